@@ -1,0 +1,1 @@
+"""Linear operators on images: see :mod:`ssdiff.operators.base`."""

@@ -1,0 +1,107 @@
+"""Operators that act on rows and columns by two small dense matrices, and their spectral functions by SVD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ssdiff.errors import ProcessError
+from ssdiff.operators.base import Constants, Operator
+
+SpectralFunction = Callable[[Tensor], Tensor]
+_RANK_TOLERANCE = 1e-12
+
+
+class Separable(Operator):
+    """Y = L X K^T on each channel: a resize, a blur or a DCT filter [MATH.md, section 2].
+
+    The SVD of the two 1-D matrices gives the SVD of the whole: singular values s_i s_j, right singular basis
+    V (x) V. It is taken once, in float64, on first use.
+
+    Args:
+        rows: L, (h, H), acts on columns of pixels.
+        columns: K, (w, W), acts on rows of pixels; L where omitted (square images).
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor | None = None) -> None:
+        columns = rows if columns is None else columns
+        if rows.ndim != 2 or columns.ndim != 2:
+            raise ProcessError(f"a separable operator needs two matrices, not {rows.ndim}-D and {columns.ndim}-D")
+        self.in_size = (rows.shape[1], columns.shape[1])
+        self.out_size = (rows.shape[0], columns.shape[0])
+        self._matrices = Constants(rows=rows, columns=columns)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """(..., H, W) to (..., h, w)."""
+        m = self._matrices.like(x)
+        return m["rows"] @ x @ m["columns"].mT
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """(..., h, w) to (..., H, W)."""
+        m = self._matrices.like(y)
+        return m["rows"].mT @ y @ m["columns"]
+
+    def norm(self) -> float:
+        """Product of the largest singular values of the two matrices."""
+        return float(self.singular_values.max())
+
+    def __matmul__(self, inner: Operator) -> Operator:
+        """Stays separable when ``inner`` is."""
+        if isinstance(inner, Separable) and inner.out_size == self.in_size:
+            rows = self._matrices["rows"] @ inner._matrices["rows"]
+            return Separable(rows, self._matrices["columns"] @ inner._matrices["columns"])
+        return super().__matmul__(inner)
+
+    @cached_property
+    def _svd(self) -> Constants:
+        """Thin factors, numerically null directions dropped: rows = u diag(s) v^T, likewise for the columns."""
+        parts = {}
+        for side in ("rows", "columns"):
+            u, s, vh = torch.linalg.svd(self._matrices[side], full_matrices=False)
+            rank = int((s > _RANK_TOLERANCE * s[0]).sum())
+            parts |= {f"{side}_u": u[:, :rank], f"{side}_s": s[:rank], f"{side}_v": vh[:rank].mT}
+        return Constants(**parts)
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        """(p, q) float64, the non-zero ones: s_i of the rows times s_j of the columns."""
+        return self._svd["rows_s"][:, None] * self._svd["columns_s"]
+
+    def to_right(self, x: Tensor) -> Tensor:
+        """V^T x, the part of an input (..., H, W) that the operator sees, in its singular basis (..., p, q)."""
+        f = self._svd.like(x)
+        return f["rows_v"].mT @ x @ f["columns_v"]
+
+    def from_right(self, coefficients: Tensor) -> Tensor:
+        """V c: (..., p, q) to (..., H, W)."""
+        f = self._svd.like(coefficients)
+        return f["rows_v"] @ coefficients @ f["columns_v"].mT
+
+    def to_left(self, y: Tensor) -> Tensor:
+        """U^T y: (..., h, w) to (..., p, q)."""
+        f = self._svd.like(y)
+        return f["rows_u"].mT @ y @ f["columns_u"]
+
+    def from_left(self, coefficients: Tensor) -> Tensor:
+        """U c: (..., p, q) to (..., h, w)."""
+        f = self._svd.like(coefficients)
+        return f["rows_u"] @ coefficients @ f["columns_u"].mT
+
+    def spectral(self, function: SpectralFunction, x: Tensor) -> Tensor:
+        """f(A^T A) x, the null space included.
+
+        Args:
+            function: f, elementwise on squared singular values (float64); f(0) acts on the null space.
+            x: (..., H, W).
+        """
+        squares = self.singular_values.square()
+        null = float(function(torch.zeros(1, dtype=torch.float64)))
+        gain = (function(squares) - null).to(x)
+        return null * x + self.from_right(gain * self.to_right(x))
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """A^+ y: (..., h, w) to (..., H, W), the input of smallest norm among the best fits."""
+        return self.from_right(self.to_left(y) / self.singular_values.to(y))
