@@ -1,0 +1,50 @@
+"""Scale Space Diffusion: diffusion models whose steps change resolution.
+
+The public names load on first use, so ``import ssdiff`` is fast and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssdiff.build import build_model as build_model
+    from ssdiff.build import build_process as build_process
+    from ssdiff.pipeline import Pipeline as Pipeline
+    from ssdiff.pipeline import import_official as import_official
+    from ssdiff.pipeline import load as load
+    from ssdiff.presets import load_preset as load_preset
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "Pipeline": "ssdiff.pipeline",
+    "build_model": "ssdiff.build",
+    "build_process": "ssdiff.build",
+    "import_official": "ssdiff.pipeline",
+    "load": "ssdiff.pipeline",
+    "load_preset": "ssdiff.presets",
+}
+
+__all__ = [
+    "Pipeline",
+    "__version__",
+    "build_model",
+    "build_process",
+    "import_official",
+    "load",
+    "load_preset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
