@@ -41,10 +41,12 @@ class Operator(ABC):
     Attributes:
         in_size: (H, W) of the images that ``apply`` takes, None where any size will do.
         out_size: (h, w) of the images that it returns, None where the size stays.
+        in_channels: channels that ``apply`` takes, None where any number will do.
     """
 
     in_size: Size | None = None
     out_size: Size | None = None
+    in_channels: int | None = None
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
@@ -93,6 +95,7 @@ class Composed(Operator):
         self.outer, self.inner = outer, inner
         self.in_size = inner.in_size or outer.in_size
         self.out_size = outer.out_size or inner.out_size
+        self.in_channels = inner.in_channels or outer.in_channels
 
     def apply(self, x: Tensor) -> Tensor:
         """outer(inner(x))."""
@@ -103,11 +106,9 @@ class Composed(Operator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
     def norm(self) -> float:
-        """Largest singular value by power iteration on A^T A, one channel, to a relative 1e-12."""
-        if self.in_size is None:
-            return self.outer.norm() * self.inner.norm()  # only scales and channel mixes have no size
+        """Largest singular value by power iteration on A^T A, to a relative 1e-12."""
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(1, 3, *self.in_size, dtype=torch.float64, generator=generator)
+        x = torch.randn(1, self.in_channels or 1, *(self.in_size or (1, 1)), dtype=torch.float64, generator=generator)
         estimate = 0.0
         for _ in range(1000):
             x = self.adjoint(self.apply(x / x.norm()))

@@ -51,6 +51,7 @@ class ChannelMix(Operator):
     def __init__(self, matrix: Tensor) -> None:
         if matrix.ndim != 2:
             raise ProcessError(f"a channel mix needs one matrix, not shape {tuple(matrix.shape)}")
+        self.in_channels = matrix.shape[1]
         self._matrix = Constants(matrix=matrix)
 
     def apply(self, x: Tensor) -> Tensor:

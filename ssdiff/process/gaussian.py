@@ -1,0 +1,244 @@
+"""The generalized linear Gaussian process: noise and changes of resolution, with exact posteriors.
+
+x_t = a_t R_t x_0 + sigma_t eps, R_t the cumulative resize [MATH.md, section 2; SSD, section 3]. DDPM is the case in
+which the resolution never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssdiff.errors import ProcessError
+from ssdiff.operators import matrices
+from ssdiff.operators.base import Constants, Size
+from ssdiff.operators.separable import Separable
+
+ResizeMatrix = Callable[[int, int], Tensor]
+Severity = int | Tensor
+_SLACK = 1e-9  # relative rounding that the check of a transition forgives
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The process at one severity: x_t = signal * R x_0 + sigma * eps."""
+
+    size: Size  # (height, width), pixels
+    signal: float  # a_t, no unit
+    sigma: float  # noise standard deviation, in units of the [-1, 1] image
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side of a square image; the height otherwise."""
+        return self.size[0]
+
+    @property
+    def snr(self) -> float:
+        """(a_t / sigma_t)^2, infinite for the clean image."""
+        return (self.signal / self.sigma) ** 2 if self.sigma else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """p(x_s | x_t, x_0), a normal distribution over (B, C, h_s, w_s)."""
+
+    mean: Tensor
+    root: Callable[[Tensor], Tensor]  # applies C^{1/2}, symmetric, to a batch at the size of s
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + C^{1/2} noise, for standard normal ``noise`` of the mean's shape."""
+        return self.mean + self.root(noise)
+
+
+class GaussianProcess:
+    """A chain of states with exact marginals, transitions and posteriors between any two of them.
+
+    Args:
+        states: severity 0 (clean: signal 1, sigma 0) to T.
+        resize: (n_in, n_out) to the 1-D matrix of one change of size.
+
+    Raises:
+        ProcessError: if state 0 is not clean, a size grows with t, or a transition would need negative variance:
+            sigma_t^2 >= sigma_s^2 ||M_{s:t}||^2 is required [MATH.md, section 2]. It names the pair of states.
+    """
+
+    def __init__(self, states: Sequence[State], resize: ResizeMatrix = matrices.resize) -> None:
+        if len(states) < 2 or states[0].signal != 1 or states[0].sigma != 0:
+            raise ProcessError("a process starts at a clean state (signal 1, sigma 0) and has at least one more")
+        self.states = tuple(states)
+        self._tables = Constants(
+            signal=torch.tensor([s.signal for s in states], dtype=torch.float64),
+            sigma=torch.tensor([s.sigma for s in states], dtype=torch.float64),
+        )
+        self._resizes = _cumulative_resizes([s.size for s in states], resize)
+        self._steps: dict[tuple[int, int, float], Constants] = {}
+        for t in range(2, len(states)):
+            self._check_transition(t - 1, t)
+
+    @property
+    def T(self) -> int:  # noqa: N802 - the field's name
+        """The highest severity."""
+        return len(self.states) - 1
+
+    def resize(self, x: Tensor, s: int, t: int) -> Tensor:
+        """R_{s:t} x: (B, C, h_s, w_s) to (B, C, h_t, w_t), no signal scale."""
+        operator = self._resize(s, t)
+        return operator.apply(x) if operator else x
+
+    def degrade(self, x0: Tensor, t: Severity) -> Tensor:
+        """D(x_0, t) = R_t x_0, without noise and signal scale.
+
+        Args:
+            x0: (B, C, H, W) clean images in [-1, 1].
+            t: one severity, or (B,) severities of one size.
+        """
+        return self.resize(x0, 0, self._one_size(t))
+
+    def marginal(self, x0: Tensor, t: Severity, noise: Tensor) -> Tensor:
+        """x_t = a_t R_t x_0 + sigma_t noise.
+
+        Args:
+            x0: (B, C, H, W) clean images in [-1, 1].
+            t: one severity, or (B,) severities of one size.
+            noise: (B, C, h_t, w_t) standard normal.
+        """
+        return self.scale(self.degrade(x0, t), t, noise)
+
+    def scale(self, reduced: Tensor, t: Severity, noise: Tensor) -> Tensor:
+        """a_t * reduced + sigma_t * noise, for images that are already at the size of t."""
+        return self._lookup("signal", t, reduced) * reduced + self._lookup("sigma", t, reduced) * noise
+
+    def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Severity) -> Tensor:
+        """R_t x_0 from x_t and its noise: (x_t - sigma_t noise) / a_t."""
+        return (x_t - self._lookup("sigma", t, x_t) * noise) / self._lookup("signal", t, x_t)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """(a_t / sigma_t)^2 of (B,) severities, float32, on the device of ``t``."""
+        like = torch.empty(0, device=t.device)
+        return (self._lookup("signal", t, like) / self._lookup("sigma", t, like)).square().flatten()
+
+    def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 1.0) -> Posterior:
+        """p(x_s | x_t, x_0), or its less random relatives [MATH.md, section 2, the eta family].
+
+        Args:
+            x_t: (B, C, h_t, w_t).
+            x0_s: (B, C, h_s, w_s) clean image (or prediction) at the size of s, unscaled, about [-1, 1].
+            t: severity of ``x_t``.
+            s: severity wanted, 0 <= s < t; 0 returns ``x0_s`` without noise.
+            eta: 1 is the exact posterior; 0 keeps every known noise component and draws fresh noise only for the
+                dimensions that the larger size adds (DDIM at equal size). Every eta keeps the marginals.
+
+        Raises:
+            ProcessError: if s, t or eta is out of range, or a size does not fit its severity.
+        """
+        if not 0 <= s < t <= self.T or not 0 <= eta <= 1:
+            raise ProcessError(
+                f"a posterior needs 0 <= s < t <= {self.T} and eta in [0, 1], not s={s}, t={t}, eta={eta}"
+            )
+        for name, x, state in (("x_t", x_t, self.states[t]), ("x0_s", x0_s, self.states[s])):
+            if tuple(x.shape[-2:]) != state.size:
+                raise ProcessError(f"{name} is {tuple(x.shape[-2:])} pixels, its severity has {state.size}")
+        resize, mu = self._resize(s, t), self.states[s].signal * x0_s
+        if resize is None:
+            gain, spread = self._scalar_gains(t, s, eta)
+            ratio = self.states[t].signal / self.states[s].signal
+            return Posterior(mu + gain * (x_t - ratio * mu), lambda noise: spread * noise)
+        gains, sigma = self._spectral_gains(resize, t, s, eta).like(x_t), self.states[s].sigma
+        residual = resize.to_left(x_t) - gains["singular"] * resize.to_right(mu)
+        return Posterior(
+            mu + resize.from_right(gains["gain"] * residual),
+            lambda noise: sigma * noise + resize.from_right(gains["excess"] * resize.to_right(noise)),
+        )
+
+    def log_noise_distance(self) -> Tensor:
+        """(T,) how far log(sigma / a) has risen since t = 1, drops at changes of size not counted; increasing.
+
+        Steps evenly spaced along it are even in log-SNR within each size.
+        """
+        nu = (self._tables["sigma"][1:] / self._tables["signal"][1:]).log()
+        same = torch.tensor([a.size == b.size for a, b in zip(self.states[1:], self.states[2:], strict=False)])
+        return torch.cat([torch.zeros(1, dtype=torch.float64), (nu.diff().clamp_min(0) * same).cumsum(0)])
+
+    def _scalar_gains(self, t: int, s: int, eta: float) -> tuple[float, float]:
+        """b and c of the eta family where M is a multiple of the identity."""
+        state_s, state_t = self.states[s], self.states[t]
+        m = state_t.signal / state_s.signal
+        variance = (eta * state_s.sigma) ** 2 * max(0.0, 1 - (state_s.sigma * m / state_t.sigma) ** 2)
+        return (state_s.sigma**2 - variance) ** 0.5 / state_t.sigma, variance**0.5
+
+    def _spectral_gains(self, resize: Separable, t: int, s: int, eta: float) -> Constants:
+        """m_k, b_k and c_k - sigma_s on the range of M^T; on its null space b = 0 and c = sigma_s."""
+        key = (t, s, eta)
+        if key not in self._steps:
+            state_s, state_t = self.states[s], self.states[t]
+            m = resize.singular_values * (state_t.signal / state_s.signal)
+            variance = state_s.sigma**2 - (state_s.sigma**2 / state_t.sigma * m).square()
+            variance = eta**2 * variance.clamp_min(0)
+            gain = (state_s.sigma**2 - variance).sqrt() / state_t.sigma
+            self._steps[key] = Constants(singular=m, gain=gain, excess=variance.sqrt() - state_s.sigma)
+        return self._steps[key]
+
+    def _resize(self, s: int, t: int) -> Separable | None:
+        """R_{s:t}, None where the size stays."""
+        return self._resizes.get((self.states[s].size, self.states[t].size))
+
+    def _one_size(self, t: Severity) -> int:
+        if isinstance(t, int):
+            if not 0 <= t <= self.T:
+                raise ProcessError(f"severity {t} is outside 0..{self.T}")
+            return t
+        return int(t[0])
+
+    def _lookup(self, name: str, t: Severity, like: Tensor) -> Tensor | float:
+        if isinstance(t, int):
+            return float(self._tables[name][t])
+        table = self._tables.like(like)[name]
+        return table[t.to(table.device)][:, None, None, None]
+
+    def _check_transition(self, s: int, t: int) -> None:
+        state_s, state_t, resize = self.states[s], self.states[t], self._resize(s, t)
+        norm = (resize.norm() if resize else 1.0) * state_t.signal / state_s.signal
+        floor = state_s.sigma * norm
+        if state_t.sigma < floor * (1 - _SLACK):
+            raise ProcessError(
+                f"no transition from severity {s} to {t}: sigma_t = {state_t.sigma:.4g} is below sigma_s * ||M|| = "
+                f"{floor:.4g}",
+                hint="raise the noise at the later severity or lower process.match",
+            )
+
+
+def from_schedule(
+    nu: Tensor, sizes: Sequence[Size], full: Size, resize: ResizeMatrix = matrices.resize
+) -> GaussianProcess:
+    """The process with noise-to-signal ratios ``nu`` and image sizes ``sizes`` at t = 1..T, variance preserving.
+
+    Args:
+        nu: (T,) sigma_t / a_t.
+        sizes: T pairs (height, width).
+        full: (height, width) of the clean image.
+        resize: as in :class:`GaussianProcess`.
+    """
+    signal = (1 + nu.double().square()).rsqrt()
+    sigma = signal * nu
+    noisy = [State(size, float(a), float(c)) for size, a, c in zip(sizes, signal, sigma, strict=True)]
+    return GaussianProcess([State(full, 1.0, 0.0), *noisy], resize)
+
+
+def _cumulative_resizes(sizes: Sequence[Size], resize: ResizeMatrix) -> dict[tuple[Size, Size], Separable]:
+    """R_{s:t} for every pair of sizes in the chain: the product of the single changes between them."""
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        if after[0] > before[0] or after[1] > before[1]:
+            raise ProcessError(f"an image cannot grow along a process: {before} pixels are followed by {after}")
+    chain = list(dict.fromkeys(sizes))
+    result: dict[tuple[Size, Size], Separable] = {}
+    for i, before in enumerate(chain):
+        total: Separable | None = None
+        for inner, outer in zip(chain[i:], chain[i + 1 :], strict=False):
+            step = Separable(resize(inner[0], outer[0]), resize(inner[1], outer[1]))
+            composed = step if total is None else step @ total
+            assert isinstance(composed, Separable)
+            result[before, outer] = total = composed
+    return result

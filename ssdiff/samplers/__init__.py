@@ -1,0 +1,1 @@
+"""Samplers: from noise, or a degraded image, back to a clean one."""

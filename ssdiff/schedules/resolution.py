@@ -1,0 +1,147 @@
+"""Resolution schedules: which level (0 is the full resolution) each severity t = 1..T has, and respacing.
+
+A schedule is an int64 tensor (T,), non-decreasing, of levels. The decays take tau = (t - 1) / (T - 1).
+Facts of the decays: the official code of [SSD]; golden tables in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssdiff.errors import ProcessError
+
+
+def level_sizes(size: int, levels: int, factor: float = 2.0, coarsest: int = 1) -> tuple[int, ...]:
+    """Pixels a side of each level, largest first: ``size`` divided by ``factor`` again and again.
+
+    Args:
+        size: full resolution, pixels a side.
+        levels: how many.
+        factor: ratio of neighbouring levels, above 1.
+        coarsest: divisor of the smallest U-Net level relative to the full size, e.g. 8 for four U-Net levels. A
+            level between size / 2^k and size / 2^(k+1) is rounded to a multiple of coarsest / 2^k, so that the
+            network can halve it all the way down; the official rule for factors other than 2.
+
+    Raises:
+        ProcessError: if two levels coincide or one vanishes.
+    """
+    sizes: list[int] = []
+    exact = float(size)
+    for _ in range(levels):
+        octave = max(k for k in range(coarsest.bit_length()) if k == 0 or exact <= size / 2**k)
+        unit = max(1, coarsest >> octave)
+        down, up = round(exact) // unit * unit, -(-round(exact) // unit) * unit
+        sizes.append(down if round(exact) - down <= unit / 2 else up)
+        exact = float(round(exact / factor))
+    if min(sizes) < 1 or len(set(sizes)) < levels:
+        raise ProcessError(
+            f"{levels} levels of factor {factor:g} do not fit into {size} pixels: they would be {sizes}",
+            hint="lower process.levels or raise process.factor",
+        )
+    return tuple(sizes)
+
+
+def _tau(steps: int) -> Tensor:
+    return torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
+
+
+def _quantise(position: Tensor, levels: int) -> Tensor:
+    return (position * levels).long().clamp(max=levels - 1)
+
+
+def convex_decay(steps: int, levels: int, gamma: float = 0.5) -> Tensor:
+    """Position 1 - (1 - tau)^gamma; the papers' models use 0.5, 1 gives equal shares."""
+    return _quantise(1 - (1 - _tau(steps)) ** gamma, levels)
+
+
+def equal(steps: int, levels: int) -> Tensor:
+    """The same number of steps at each level."""
+    return _quantise(_tau(steps), levels)
+
+
+def _smooth(x: Tensor, gamma: float) -> Tensor:
+    """Odd, increasing map of [-1/2, 1/2] onto itself: a smoothstep of the signed power."""
+    step = x.sign() * x.abs() ** gamma + 0.5
+    rise = 3 * step**2 - 2 * step**3 - 0.5
+    low = 0.5 - 0.5**gamma
+    return -0.5 * rise / (3 * low**2 - 2 * low**3 - 0.5)
+
+
+def _smooth_inverse(y: Tensor, gamma: float) -> Tensor:
+    """Inverse of :func:`_smooth` by bisection, to the last bit of float64."""
+    low, high = torch.full_like(y, -0.5), torch.full_like(y, 0.5)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = _smooth(middle, gamma) < y
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def tanh_like(steps: int, levels: int, gamma: float = 2.0) -> Tensor:
+    """Short stays at both ends, long ones at the middle levels."""
+    return _mirrored(_smooth(_tau(steps) - 0.5, gamma) + 0.5, levels)
+
+
+def sigmoid_like(steps: int, levels: int, gamma: float = 2.0) -> Tensor:
+    """Long stays at both ends: the inverse curve of :func:`tanh_like`."""
+    return _mirrored(_smooth_inverse(_tau(steps) - 0.5, gamma) + 0.5, levels)
+
+
+def _mirrored(curve: Tensor, levels: int) -> Tensor:
+    """The official code counts these two decays from the coarse end."""
+    return levels - 1 - _quantise(1 - curve, levels)
+
+
+def explicit(steps: int, changes: Sequence[int]) -> Tensor:
+    """Level k + 1 begins at severity ``changes[k]``, in 1..T, increasing."""
+    if list(changes) != sorted(set(changes)) or (changes and not 1 < changes[0] <= changes[-1] <= steps):
+        raise ProcessError(f"changes of resolution must increase within 2..{steps}, not {list(changes)}")
+    severities = torch.arange(1, steps + 1)
+    return torch.bucketize(severities, torch.tensor(list(changes), dtype=torch.int64), right=True)
+
+
+def by_log_snr(nu: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """Level k + 1 begins where the full-resolution log-SNR -2 log nu falls below ``thresholds[k]``."""
+    log_snr = -2 * nu.log()
+    return (log_snr[:, None] < torch.tensor(list(thresholds), dtype=torch.float64)).sum(dim=1)
+
+
+def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> list[int]:
+    """Severities of a chain of ``steps`` steps, from T down to 0, evenly spaced, every change of level kept.
+
+    Args:
+        levels: (T,) level of each severity.
+        steps: wanted number of steps, 1..T; a change of level that falls between two of them adds one, so 250 of
+            1000 with three changes gives up to 253.
+        coordinate: (T,) non-decreasing, what to space evenly; t itself where omitted.
+
+    Returns:
+        Decreasing severities; the first is T, the last is 0. The first severity of each coarser level is
+        among them, so two neighbours t > s satisfy level(s) == level(t - 1).
+
+    Raises:
+        ProcessError: if ``steps`` is outside 1..T.
+    """
+    total = len(levels)
+    if not 1 <= steps <= total:
+        raise ProcessError(f"steps must be between 1 and {total} (the process's T), not {steps}")
+    if coordinate is None:
+        even = torch.linspace(total, 1, steps, dtype=torch.float64).round().long()
+    else:
+        even = _even_along(coordinate, steps)
+    changes = (levels[1:] != levels[:-1]).nonzero().flatten() + 2
+    return [*torch.cat([even, changes]).unique().flip(0).tolist(), 0]
+
+
+def _even_along(coordinate: Tensor, steps: int) -> Tensor:
+    """(steps,) distinct severities, T among them, as even as whole numbers can be along a (T,) coordinate."""
+    total, order = len(coordinate), torch.arange(steps)
+    wanted = torch.linspace(float(coordinate[-1]), float(coordinate[0]), steps, dtype=torch.float64).flip(0)
+    middles = (coordinate[1:] + coordinate[:-1]) / 2
+    nearest = torch.searchsorted(middles, wanted)
+    nearest[-1] = total - 1
+    distinct = (nearest - order).cummax(0).values + order
+    return torch.minimum(distinct, total - steps + order) + 1
