@@ -1,0 +1,115 @@
+"""From a preset to objects: the one place that maps names to classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssdiff.models.flexi_unet import FlexiUNet
+from ssdiff.operators import matrices
+from ssdiff.operators.base import Size
+from ssdiff.process.gaussian import GaussianProcess, from_schedule
+from ssdiff.schedules import noise, resolution
+from ssdiff.settings import (
+    ConvexDecay,
+    CosineNoise,
+    Equal,
+    ExplicitChanges,
+    LinearNoise,
+    LogSnrChanges,
+    Preset,
+    ProcessSettings,
+    SigmoidLike,
+    TanhLike,
+)
+
+
+def build_model(preset: Preset) -> FlexiUNet:
+    """The network of a preset, freshly initialised from torch's global generator, in float32 on the CPU.
+
+    A DDPM model is the plain ADM UNet, whose decoder runs to its last block; a Flexi-UNet leaves before it.
+    """
+    model = preset.model
+    return FlexiUNet(
+        size=preset.data.size,
+        channels=preset.data.channels,
+        width=model.width,
+        multipliers=model.multipliers,
+        blocks=model.blocks,
+        attention=model.attention,
+        heads=model.heads,
+        dropout=model.dropout,
+        classes=model.classes,
+        checkpointing=model.checkpointing,
+        full_decoder=preset.process.kind == "ddpm",
+    )
+
+
+def build_process(preset: Preset, size: Size | None = None) -> GaussianProcess:
+    """The forward process of a preset.
+
+    Args:
+        preset: gives schedule, levels and noise.
+        size: (height, width) of the clean image; the preset's square by default. Another size keeps the preset's
+            noise and the ratios of its levels.
+
+    Raises:
+        ProcessError: if the levels do not fit or a transition would need negative variance.
+    """
+    side = preset.data.size
+    height, width = size or (side, side)
+    sides = level_sizes(preset)
+    scaled = [(max(1, round(height * n / side)), max(1, round(width * n / side))) for n in sides]
+    settings = preset.process
+    nu = _noise(settings)
+    level = _levels(settings, nu)
+    nu = noise.matched(nu, _gains(scaled)[level], settings.match, settings.final_snr)
+    return from_schedule(nu, [scaled[k] for k in level.tolist()], scaled[0])
+
+
+def level_sizes(preset: Preset) -> tuple[int, ...]:
+    """Pixels a side of each level of the process, largest first."""
+    coarsest = 2 ** (len(preset.model.multipliers) - 1)
+    return resolution.level_sizes(
+        preset.data.size, preset.process.levels, preset.process.factor, coarsest
+    )
+
+
+def _noise(settings: ProcessSettings) -> Tensor:
+    match settings.noise:
+        case LinearNoise(beta_start=start, beta_end=end):
+            return noise.linear(settings.T, start, end)
+        case CosineNoise(offset=offset):
+            return noise.cosine(settings.T, offset)
+        case rule:
+            return noise.log_snr(settings.T, rule.first, rule.last)
+
+
+def _levels(settings: ProcessSettings, nu: Tensor) -> Tensor:
+    """(T,) level of each severity."""
+    steps, levels = settings.T, settings.levels
+    match settings.resolution:
+        case ConvexDecay(gamma=gamma):
+            return resolution.convex_decay(steps, levels, gamma)
+        case Equal():
+            return resolution.equal(steps, levels)
+        case SigmoidLike(gamma=gamma):
+            return resolution.sigmoid_like(steps, levels, gamma)
+        case TanhLike(gamma=gamma):
+            return resolution.tanh_like(steps, levels, gamma)
+        case LogSnrChanges(at=thresholds):
+            return resolution.by_log_snr(nu, thresholds)
+        case ExplicitChanges(changes=changes):
+            return resolution.explicit(steps, changes)
+
+
+def _gains(sizes: Sequence[Size]) -> Tensor:
+    """(levels,) product of ||R||_2 over the changes of size down to each level."""
+    norms = [1.0]
+    for (h_in, w_in), (h_out, w_out) in zip(sizes, sizes[1:], strict=False):
+        rows, columns = matrices.resize(h_in, h_out), matrices.resize(w_in, w_out)
+        norm = torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2)
+        norms.append(norms[-1] * float(norm))
+    return torch.tensor(norms, dtype=torch.float64)

@@ -1,0 +1,43 @@
+"""Where to compute and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from ssdiff.errors import ResourceError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name: ``auto`` (CUDA, then MPS, then CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        ResourceError: if PyTorch cannot use that device here.
+    """
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
+    kind, _, index = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not present.get(kind) or (index and not (index.isdigit() and int(index) < count)):
+        usable = ", ".join(kind for kind, usable in present.items() if usable)
+        raise ResourceError(
+            f"device {name!r} is not available to PyTorch {torch.__version__}", hint=f"usable here: {usable}"
+        )
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """float32 or bfloat16 of ``auto`` (bf16 where the GPU computes it natively), ``fp32`` or ``bf16``."""
+    if name == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Mixed precision for the network; nothing for float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype)
