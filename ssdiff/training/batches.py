@@ -1,0 +1,157 @@
+"""What a training step sees: which images, which severities, which noise.
+
+All of it is a pure function of (seed, micro-batch, position in the global batch), so a resumed run sees what the
+uninterrupted one would have seen, and two processes see the two halves of one doubled batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssdiff import rng
+from ssdiff.operators.base import Size
+
+_RESIDENT_SHARE = 0.4  # of the device's free memory that a data set may take
+_WORD = 2**32  # counters of the generator are 32 bits wide
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process's images lie in the global batch."""
+
+    rank: int
+    world: int
+    batch: int
+
+    @property
+    def positions(self) -> Tensor:
+        """(batch,) positions of this process's images in the global micro-batch."""
+        return torch.arange(self.rank * self.batch, (self.rank + 1) * self.batch)
+
+
+class Severities:
+    """The batch rule of [SSD, section 4]: one change of resolution at a time, other severities mixed.
+
+    The first draw of a batch, uniform in 1..T, decides the pair (size at t, size at t - 1). The whole batch is drawn
+    from the severities of that pair: many where the size stays, a single one at a change.
+
+    Args:
+        sizes: image size of t = 0..T.
+        seed: of the run.
+    """
+
+    def __init__(self, sizes: Sequence[Size], seed: int) -> None:
+        groups: dict[tuple[Size, Size], list[int]] = {}
+        for t in range(1, len(sizes)):
+            groups.setdefault((sizes[t], sizes[t - 1]), []).append(t)
+        self._groups = {pair: torch.tensor(members) for pair, members in groups.items()}
+        self._pair = [(sizes[t], sizes[t - 1]) for t in range(1, len(sizes))]
+        self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/severity")
+
+    def draw(self, counter: int, positions: Tensor) -> Tensor:
+        """(B,) severities on the CPU, all with the same size now and the same size next."""
+        first = int(rng.integers(self._first, torch.zeros(1, dtype=torch.int64), counter, 0, len(self._pair)))
+        group = self._groups[self._pair[first]]
+        return group[rng.integers(self._rest, positions, counter, 0, len(group))]
+
+
+class ImageOrder:
+    """Every image once an epoch, in an order of its own each epoch.
+
+    Args:
+        count: images in the set.
+        seed: of the run.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self._epochs: dict[int, Tensor] = {}
+
+    def __call__(self, places: Tensor) -> Tensor:
+        """(B,) image numbers at (B,) places of the endless sequence of epochs."""
+        epochs = places // self._count
+        result = torch.empty_like(places)
+        for epoch in epochs.unique().tolist():
+            here = epochs == epoch
+            result[here] = self._permutation(epoch)[places[here] - epoch * self._count]
+        return result
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            self._epochs = {k: order for k, order in self._epochs.items() if k >= epoch - 1}
+            key = rng.derive(self._seed, f"train/order/{epoch}") >> 1
+            self._epochs[epoch] = torch.randperm(self._count, generator=torch.Generator().manual_seed(key))
+        return self._epochs[epoch]
+
+
+class Batches:
+    """Training images as float batches on the device.
+
+    A set that fits stays on the device as bytes; otherwise bytes travel and are converted there.
+
+    Args:
+        images: (N, C, S, S) uint8, an array or memory map.
+        labels: (N,) classes, or None.
+        device: where batches are wanted.
+        place: this process's part of the global batch.
+        seed: of the run.
+        flip: mirror half of the images.
+        classes: number of classes of the model; 0 leaves labels out.
+        label_dropout: share of labels replaced by the unconditional class.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        device: torch.device,
+        place: Place,
+        seed: int,
+        *,
+        flip: bool,
+        classes: int = 0,
+        label_dropout: float = 0.0,
+    ) -> None:
+        self._order = ImageOrder(len(images), seed)
+        self._device, self._place = device, place
+        self._flip, self._classes, self._dropout = flip, classes, label_dropout
+        self._flip_key, self._label_key = rng.derive(seed, "train/flip"), rng.derive(seed, "train/label")
+        self._host = images
+        self._resident = torch.from_numpy(np.ascontiguousarray(images)).to(device) if self._fits() else None
+        self._labels = None if labels is None or not classes else torch.from_numpy(labels.astype(np.int64))
+
+    def __call__(self, counter: int) -> tuple[Tensor, Tensor | None]:
+        """Images (B, C, S, S) in [-1, 1] and (B,) labels of one micro-batch, counted from the start of the run."""
+        positions = self._place.positions
+        global_batch = self._place.batch * self._place.world
+        numbers = self._order(positions + counter * global_batch)
+        images = self._bytes(numbers).float().mul_(2 / 255).sub_(1)
+        if self._flip:
+            mirrored = rng.uniform(self._flip_key, positions, counter % _WORD, (1, 1, 1)) < 0.5
+            images = torch.where(mirrored.to(self._device), images.flip(-1), images)
+        return images, self._classes_of(numbers, positions, counter)
+
+    def _classes_of(self, numbers: Tensor, positions: Tensor, counter: int) -> Tensor | None:
+        if not self._classes:
+            return None
+        blank = torch.full_like(numbers, self._classes)
+        labels = blank if self._labels is None else self._labels[numbers]
+        hidden = rng.uniform(self._label_key, positions, counter % _WORD, ()) <= self._dropout
+        return torch.where(hidden, blank, labels).to(self._device)
+
+    def _bytes(self, numbers: Tensor) -> Tensor:
+        if self._resident is not None:
+            return self._resident[numbers.to(self._device)]
+        taken = torch.from_numpy(self._host[numbers.numpy()])
+        return taken.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else taken
+
+    def _fits(self) -> bool:
+        if self._device.type != "cuda":
+            return False
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return bool(self._host.nbytes < _RESIDENT_SHARE * free)

@@ -1,0 +1,214 @@
+"""The optimiser's step and everything that a checkpoint must hold."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ssdiff import rng
+from ssdiff.devices import autocast
+from ssdiff.errors import CheckpointError, NonFiniteError
+from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.settings import TrainingSettings
+from ssdiff.training.batches import Batches, Place, Severities
+from ssdiff.training.losses import gaussian_loss
+
+_BUCKET = 1 << 23  # numbers reduced between processes at a time
+_WORD = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class Averages:
+    """Means since they were last asked for."""
+
+    loss: float
+    by_resolution: dict[int, float]
+    grad_norm: float
+    steps: int
+
+
+class Trainer:
+    """Weights, their average, the optimiser, and one step.
+
+    Args:
+        settings: the optimiser's.
+        process: the forward process.
+        model: the network, on its device; trained in place.
+        batches: gives clean images.
+        place: this process's part of the global batch.
+        precision: type of the network's mixed precision.
+        predict: ``x0`` or ``eps``.
+
+    Attributes:
+        step: steps done.
+        ema: the averaged network, in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        process: GaussianProcess,
+        model: nn.Module,
+        batches: Batches,
+        place: Place,
+        *,
+        precision: torch.dtype = torch.float32,
+        predict: str = "x0",
+    ) -> None:
+        self.settings, self.process, self.model = settings, process, model.train()
+        self.ema = copy.deepcopy(model).requires_grad_(False).eval()
+        self.step = 0
+        self._batches, self._place, self._precision, self._predict = batches, place, precision, predict
+        self._names = [name for name, _ in model.named_parameters()]
+        self._weights = list(model.parameters())
+        self._averaged = list(self.ema.parameters())
+        self._device = self._weights[0].device
+        self._severities = Severities([state.size for state in process.states], settings.seed)
+        self._noise_key = rng.derive(settings.seed, "train/noise")
+        self._optimizer = torch.optim.AdamW(
+            self._weights, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+        self._resolutions = sorted({state.resolution for state in process.states[1:]}, reverse=True)
+        self._sums = torch.zeros(len(self._resolutions), 2, device=self._device)
+        self._norms: list[float] = []
+
+    def advance(self) -> None:
+        """One step of the optimiser.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is not finite; the weights are as before the step.
+        """
+        settings = self.settings
+        for micro in range(settings.accumulate):
+            self._backward(self.step * settings.accumulate + micro)
+        used = [weight.grad for weight in self._weights if weight.grad is not None]
+        if self._place.world > 1:
+            _average(used, self._place.world)
+        norm = torch.nn.utils.get_total_norm(used)
+        if not math.isfinite(size := float(norm)):
+            raise NonFiniteError(
+                f"the gradient is not finite at step {self.step + 1} ({self._last}); nothing was saved",
+                hint="resume from the last checkpoint with a lower training.lr or training.precision = 'fp32'",
+            )
+        if settings.clip and size > settings.clip:
+            torch._foreach_mul_(used, settings.clip / size)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(settings, self.step)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._norms.append(size)
+        # A young average follows quickly, so that short runs do not end near their random start.
+        decay = min(settings.ema, self.step / (self.step + 9))
+        get_ema_multi_avg_fn(decay)(self._averaged, self._weights, self.step)
+
+    def averages(self) -> Averages:
+        """Mean losses since the last call, over all processes; one exchange with the device."""
+        sums = self._sums.clone()
+        if self._place.world > 1:
+            dist.all_reduce(sums)
+        self._sums.zero_()
+        table = sums.double().cpu()
+        total, count = table.sum(0).tolist()
+        by_resolution = {
+            r: s / n for r, (s, n) in zip(self._resolutions, table.tolist(), strict=True) if n > 0
+        }
+        norms, self._norms = self._norms, []
+        return Averages(total / max(count, 1), by_resolution, sum(norms) / max(len(norms), 1), len(norms))
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Tensors of a checkpoint: ``ema``, ``weights``, ``optimizer``."""
+        optimizer = {
+            f"{key}.{name}": value
+            for name, weight in zip(self._names, self._weights, strict=True)
+            for key, value in self._optimizer.state.get(weight, {}).items()
+        }
+        averaged = dict(zip(self._names, self._averaged, strict=True))
+        weights = {name: weight.detach() for name, weight in zip(self._names, self._weights, strict=True)}
+        return {"ema": averaged, "weights": weights, "optimizer": optimizer}
+
+    @torch.no_grad()
+    def restore(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue from the tensors of :meth:`state` after ``step`` steps.
+
+        Raises:
+            CheckpointError: if a tensor is missing or has another shape.
+        """
+        for own, kind in ((self._averaged, "ema"), (self._weights, "weights")):
+            for name, target in zip(self._names, own, strict=True):
+                source = tensors[kind].get(name)
+                if source is None or source.shape != target.shape:
+                    found = "missing" if source is None else f"of shape {tuple(source.shape)}"
+                    raise CheckpointError(f"{kind} {name} is {found}, the model needs {tuple(target.shape)}")
+                target.copy_(source)
+        by_name = dict(zip(self._names, self._weights, strict=True))
+        for entry, value in tensors["optimizer"].items():
+            key, _, name = entry.partition(".")
+            if name not in by_name:
+                raise CheckpointError(f"the optimizer's state names an unknown weight {name}")
+            weight = by_name[name]
+            like = weight if value.shape == weight.shape else torch.empty((), device=weight.device)
+            self._optimizer.state[weight][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        self.step = step
+
+    def _backward(self, counter: int) -> None:
+        """Gradients of one micro-batch are added to those that are there."""
+        settings, positions = self.settings, self._place.positions
+        severities = self._severities.draw(counter % _WORD, positions)
+        size = self.process.states[int(severities[0])].size
+        x0, labels = self._batches(counter)
+        x0 = x0.contiguous(memory_format=torch.channels_last)
+        noise = rng.normal(self._noise_key, positions.to(self._device), counter % _WORD, (x0.shape[1], *size))
+        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules()):
+            torch.manual_seed(rng.derive(settings.seed, f"train/dropout/{counter}/{self._place.rank}") >> 1)
+        losses = gaussian_loss(
+            self._network,
+            self.process,
+            x0,
+            severities.to(self._device),
+            noise,
+            labels,
+            predict=self._predict,
+            min_snr=settings.min_snr,
+        )
+        (losses.mean() / settings.accumulate).backward()
+        row = self._sums[self._resolutions.index(size[0])]
+        row[0] += losses.detach().sum()
+        row[1] += len(losses)
+        self._last = f"{size[0]} px, severities {int(severities.min())}..{int(severities.max())}"
+
+    def _network(self, x_t: Tensor, index: Tensor, resolution: int, labels: Tensor | None) -> Tensor:
+        with autocast(self._device, self._precision):
+            output: Tensor = self.model(x_t, index, resolution, labels)
+        return output
+
+
+def learning_rate(settings: TrainingSettings, step: int) -> float:
+    """The rate of a step, counted from 0: a linear warm-up, then constant, or down to 0 at the last step."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
+    remaining = max(0.0, 1 - done)
+    factor = {"constant": 1.0, "linear": remaining, "cosine": 0.5 - 0.5 * math.cos(math.pi * remaining)}
+    return settings.lr * factor[settings.decay]
+
+
+def _average(gradients: list[Tensor], world: int) -> None:
+    """Mean over processes, in place. All use the same part of the network, so nobody searches for unused weights."""
+    bucket: list[Tensor] = []
+    for position, gradient in enumerate(gradients):
+        bucket.append(gradient)
+        if sum(g.numel() for g in bucket) >= _BUCKET or position == len(gradients) - 1:
+            flat = torch.cat([g.flatten() for g in bucket])
+            dist.all_reduce(flat)
+            flat /= world
+            parts = flat.split([g.numel() for g in bucket])
+            torch._foreach_copy_(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
+            bucket = []
