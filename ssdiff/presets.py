@@ -35,7 +35,10 @@ __all__ = [
 ]
 
 # Tables whose `kind` decides which fields exist, with the kind that is meant when none is given.
-_UNIONS = {("process", "resolution"): "convex_decay", ("process", "noise"): "linear"}
+_UNIONS: dict[tuple[str, ...], str] = {
+    ("process", "resolution"): "convex_decay",
+    ("process", "noise"): "linear",
+}
 _STEPS = 250  # of sampling, unless the preset says otherwise or T is smaller
 
 
@@ -121,7 +124,7 @@ def shipped_preset(name: str) -> str:
 
 
 def compare(a: Preset, b: Preset, sections: Collection[str] | None = None) -> list[str]:
-    """Fields in which two presets differ, as ``"model.width: 128 != 64"``, in the order of the preset.
+    """Fields in which two presets differ, as ``"model.width: 128 != 64"``; those that only b has come last.
 
     Args:
         a: left of ``!=``.
@@ -233,7 +236,7 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(process, dict):
         if type(steps := process.get("T")) is int and 0 < steps < _STEPS:
             defaults["sampling"] = {"steps": steps}
-        given = {key: kind for (_, key), kind in _UNIONS.items() if isinstance(process.get(key), dict)}
+        given = {path[-1]: kind for path, kind in _UNIONS.items() if isinstance(process.get(path[-1]), dict)}
         defaults["process"] = {key: {"kind": process[key].get("kind", kind)} for key, kind in given.items()}
     return _merge(defaults, values)
 

@@ -10,8 +10,10 @@ import json
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+# TOML has no null, so an empty string is how a preset undoes a source that it inherits.
+Source = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -29,7 +31,7 @@ class DataSettings(Strict):
 
     size: int = Field(64, ge=2, le=4096, description="pixels a side at full resolution")
     channels: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
-    source: str | None = Field(None, description="data set used when --data is not given")
+    source: Source = Field(None, description="data set used when --data is not given, empty for none")
     flip: bool = Field(True, description="mirror half of the training images, left to right")
     background: float = Field(1.0, ge=0, le=1, description="grey behind transparent pixels, 1 is white")
     corrupt: Literal["error", "skip"] = Field("error", description="what to do with an unreadable file")

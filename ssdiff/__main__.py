@@ -1,0 +1,6 @@
+"""``python -m ssdiff`` and ``torchrun -m ssdiff``: the command line."""
+
+from ssdiff.cli import main
+
+if __name__ == "__main__":
+    main()

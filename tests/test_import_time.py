@@ -1,0 +1,56 @@
+"""Nothing heavy is imported before it is used: `ssdiff --help` has half a second."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "torch_fidelity", "numpy", "PIL")
+LIGHT = [name for name in ("ssdiff", "ssdiff.cli", "ssdiff.presets") if importlib.util.find_spec(name)]
+
+
+def heavy_after(code: str) -> set[str]:
+    """The heavy packages that a fresh interpreter has loaded after running the code."""
+    report = f"\nimport sys\nsys.exit(','.join(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + report], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return set(filter(None, done.stderr.strip().split(",")))
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_import_is_light(module):
+    assert heavy_after(f"import {module}") == set()
+
+
+def test_using_presets_is_light():
+    code = "import ssdiff\nfor name in dir(ssdiff): pass\nssdiff.load_preset('celeba64').to_toml()"
+    assert heavy_after(code) == set()
+
+
+def test_the_check_can_fail():
+    assert heavy_after("import torch") >= {"torch"}
+
+
+@pytest.mark.skipif("ssdiff.cli" not in LIGHT, reason="no command line yet")
+def test_help_is_light_and_quick():
+    code = (
+        "import sys\nsys.argv = ['ssdiff', '--help']\nimport ssdiff.cli\n"
+        "try: ssdiff.cli.main()\nexcept SystemExit as stop: assert not stop.code"
+    )
+    start = time.perf_counter()
+    assert heavy_after(code) == set()
+    # Half a second is the aim; the bound forgives a busy machine but not an import of torch.
+    assert time.perf_counter() - start < 2
+
+
+def test_public_names():
+    import ssdiff
+
+    assert set(ssdiff.__all__) <= set(dir(ssdiff))
+    assert ssdiff.__version__ == "0.1.0"
+    with pytest.raises(AttributeError, match="no attribute 'lod_preset'"):
+        ssdiff.lod_preset  # noqa: B018
