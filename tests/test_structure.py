@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, str] = {
     "presets": "errors settings",
     "rng": "",
     "devices": "errors",
+    "distributed": "errors",
     "images": "errors",
     "schedules": "errors",
     "models": "errors",
@@ -31,16 +32,17 @@ MAY_IMPORT: dict[str, str] = {
     "rundir": "errors settings presets checkpoints",
     "importing": "errors",
     "storage": "errors settings presets images checkpoints rundir",
-    "shapes": "errors",
+    "shapes": "errors rng",
     "data": "errors images shapes",
     "process": "errors operators",
     "samplers": "errors rng schedules process",
-    "training": "errors settings rng devices checkpoints rundir storage data process",
+    "training": "errors settings rng devices distributed operators data process",
     "metrics": "errors images",
     "analysis": "errors operators schedules process",
     "build": "errors settings presets data operators schedules process models samplers",
 }
 MAY_IMPORT["pipeline"] = " ".join(MAY_IMPORT)
+MAY_IMPORT["running"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["cli"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["__main__"] = "cli"
 
