@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, str] = {
     "data": "errors images shapes",
     "process": "errors operators",
     "samplers": "errors rng schedules process",
+    "cost": "errors schedules process",
     "training": "errors settings rng devices distributed operators data process",
     "metrics": "errors images",
     "analysis": "errors operators schedules process",
