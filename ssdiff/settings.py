@@ -163,7 +163,9 @@ class TrainingSettings(Strict):
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and noise")
     checkpoint_every: int = Field(5_000, ge=1, description="steps between checkpoints")
     keep: int = Field(3, ge=1, description="checkpoints kept, newest first")
-    sample_every: int = Field(10_000, ge=0, description="steps between sample grids, 0 is never")
+    sample_every: int = Field(10_000, ge=0, description="steps between sample grids, 0 is only at the end")
+    sample_count: int = Field(64, ge=1, description="images of a sample grid")
+    sample_steps: int = Field(50, ge=1, description="sampling steps of a sample grid, at most T")
     log_every: int = Field(50, ge=1, description="steps between lines of metrics.jsonl")
 
 

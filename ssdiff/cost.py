@@ -1,0 +1,127 @@
+"""What a model costs before it is trained: FLOPs, memory and time of each path through the network."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from ssdiff.process.gaussian import GaussianProcess
+
+_BACKWARD = 2  # FLOPs of the backward pass relative to the forward pass
+_STATE_BYTES = 20  # float32 weight, gradient, two Adam moments and average, for each parameter
+
+
+@dataclass(frozen=True, slots=True)
+class PathCost:
+    """One image along one path: in at ``resolution``, out at ``wanted``.
+
+    Attributes:
+        share: part of the severities that take this path.
+        flops: of the forward pass, 2 for a multiplication and addition.
+        activation_bytes: kept for the backward pass.
+    """
+
+    resolution: int
+    wanted: int
+    share: float
+    flops: int
+    activation_bytes: int
+
+
+def path_costs(model: nn.Module, process: GaussianProcess, channels: int, classes: int = 0) -> list[PathCost]:
+    """Costs of all paths, largest resolution first; nothing is computed when the model is on the meta device.
+
+    Args:
+        model: a Flexi-UNet, its weights requiring gradients.
+        process: says which paths occur.
+        channels: of the images.
+        classes: of the model.
+    """
+    return [
+        PathCost(now, then, count / process.T, *_forward(model, now, then, channels, classes))
+        for (now, then), count in _paths(process).items()
+    ]
+
+
+def mean_flops(costs: list[PathCost]) -> float:
+    """Forward FLOPs of one image averaged over the severities, the papers' cost of a step."""
+    return sum(cost.share * cost.flops for cost in costs)
+
+
+def training_bytes(model: nn.Module, costs: list[PathCost], batch: int) -> int:
+    """Estimate of the memory that training needs: weights and their companions, and the largest path's activations."""
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return parameters * _STATE_BYTES + batch * max(cost.activation_bytes for cost in costs)
+
+
+def training_flops(costs: list[PathCost]) -> float:
+    """FLOPs of one image in training, averaged over the severities."""
+    return (1 + _BACKWARD) * mean_flops(costs)
+
+
+def seconds_per_image(
+    model: nn.Module, process: GaussianProcess, channels: int, classes: int = 0, batch: int = 1
+) -> dict[tuple[int, int], float]:
+    """Measured seconds of a forward and backward pass for one image along each path, on the model's device.
+
+    Args:
+        model: on the device to measure.
+        process: says which paths occur.
+        channels: of the images.
+        classes: of the model.
+        batch: images a pass.
+    """
+    result = {}
+    for now, then in _paths(process):
+        x, index, labels = _inputs(model, now, channels, classes, batch)
+        times = []
+        for _ in range(2):  # the first pass also allocates and chooses kernels
+            _synchronise(x)
+            start = time.perf_counter()
+            model(x, index, then, labels).square().mean().backward()
+            _synchronise(x)
+            times.append(time.perf_counter() - start)
+        model.zero_grad(set_to_none=True)
+        result[now, then] = min(times) / batch
+    return result
+
+
+def _paths(process: GaussianProcess) -> Counter[tuple[int, int]]:
+    sides = [state.resolution for state in process.states]
+    return Counter((sides[t], sides[t - 1]) for t in range(1, len(sides)))
+
+
+def _forward(model: nn.Module, now: int, then: int, channels: int, classes: int) -> tuple[int, int]:
+    x, index, labels = _inputs(model, now, channels, classes, 1)
+    kept: dict[int, int] = {}
+    weights = {id(weight) for weight in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in weights:
+            kept[id(tensor)] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(x, index, then, labels)
+    assert output.shape[-1] == then, "the network gives the wanted resolution"
+    return counter.get_total_flops(), sum(kept.values())
+
+
+def _inputs(
+    model: nn.Module, side: int, channels: int, classes: int, batch: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    device = next(model.parameters()).device
+    x = torch.zeros(batch, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device) if classes else None
+    return x, torch.zeros(batch, dtype=torch.int64, device=device), labels
+
+
+def _synchronise(x: Tensor) -> None:
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)

@@ -1,0 +1,224 @@
+"""Batches, losses and the optimiser's step."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from ssdiff.build import build_model, build_process
+from ssdiff.errors import CheckpointError, NonFiniteError
+from ssdiff.presets import load_preset
+from ssdiff.training.batches import Batches, ImageOrder, Place, Severities
+from ssdiff.training.losses import gaussian_loss
+from ssdiff.training.trainer import Trainer, learning_rate
+
+TINY = Path(__file__).parent / "data" / "tiny.toml"
+IMAGES = np.random.RandomState(0).randint(0, 256, (10, 3, 16, 16), dtype=np.uint8)
+LABELS = np.arange(10) % 8
+
+
+def trainer(place=Place(0, 1, 4), **overrides):
+    preset = load_preset(TINY, {f"training.{key}": value for key, value in overrides.items()})
+    torch.manual_seed(0)
+    batches = Batches(
+        IMAGES, LABELS, torch.device("cpu"), place, preset.training.seed, flip=True, classes=8, label_dropout=0.1
+    )
+    model = build_model(preset)
+    # The last convolutions start at zero, which would hide everything behind them.
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return Trainer(preset.training, build_process(preset), model, batches, place)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 500))
+def test_a_batch_has_one_pair_of_sizes(seed, counter):
+    sizes = [(16, 16)] * 8 + [(8, 8)] * 6 + [(4, 4)] * 7
+    drawn = Severities(sizes, seed).draw(counter, torch.arange(16)).tolist()
+    assert len({(sizes[t], sizes[t - 1]) for t in drawn}) == 1
+    assert all(1 <= t <= 20 for t in drawn)
+
+
+def test_severities_are_uniform_over_many_batches():
+    sizes = [(16, 16)] * 8 + [(8, 8)] * 6 + [(4, 4)] * 7
+    rule = Severities(sizes, 0)
+    counts = torch.bincount(torch.cat([rule.draw(k, torch.arange(16)) for k in range(4000)]), minlength=21)
+    assert counts[0] == 0
+    assert_close(counts[1:] / counts.sum(), torch.full((20,), 0.05), atol=0.012, rtol=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 50), st.integers(0, 2**31))
+def test_every_image_once_an_epoch(count, seed):
+    order = ImageOrder(count, seed)
+    for epoch in range(3):
+        seen = order(torch.arange(epoch * count, (epoch + 1) * count))
+        assert sorted(seen.tolist()) == list(range(count))
+    straddling = torch.arange(count // 2, count // 2 + count)
+    assert torch.equal(ImageOrder(count, seed)(straddling), order(straddling))
+
+
+def test_batches_do_not_depend_on_the_number_of_processes():
+    whole = Batches(IMAGES, LABELS, torch.device("cpu"), Place(0, 1, 6), 3, flip=True, classes=8, label_dropout=0.3)
+    parts = [
+        Batches(IMAGES, LABELS, torch.device("cpu"), Place(rank, 2, 3), 3, flip=True, classes=8, label_dropout=0.3)
+        for rank in (0, 1)
+    ]
+    for counter in range(4):
+        images, labels = whole(counter)
+        assert images.min() >= -1 and images.max() <= 1
+        assert torch.equal(images, torch.cat([part(counter)[0] for part in parts]))
+        assert torch.equal(labels, torch.cat([part(counter)[1] for part in parts]))
+
+
+def test_loss_of_a_perfect_network_is_zero_and_weights_are_min_snr():
+    process = build_process(load_preset(TINY))
+    x0, t = torch.rand(2, 3, 16, 16), torch.tensor([3, 5])
+    noise = torch.randn(2, 3, 16, 16)
+    perfect = gaussian_loss(lambda x, i, r, y: process.degrade(x0, 2), process, x0, t, noise)
+    assert_close(perfect, torch.zeros(2))
+    off = gaussian_loss(lambda x, i, r, y: process.degrade(x0, 2) + 1, process, x0, t, noise, min_snr=2.0)
+    assert_close(off, torch.tensor([min(process.states[k].snr, 2.0) for k in (3, 5)]))
+    eps = gaussian_loss(lambda x, i, r, y: noise + 1, process, x0, t, noise, predict="eps", min_snr=2.0)
+    assert_close(eps, torch.tensor([min(1.0, 2.0 / process.states[k].snr) for k in (3, 5)]))
+
+
+def test_target_at_a_change_is_the_finer_image():
+    process = build_process(load_preset(TINY))
+    change = next(t for t in range(2, 21) if process.states[t].resolution != process.states[t - 1].resolution)
+    seen = {}
+
+    def network(x, index, resolution, labels):
+        seen.update(x=x.shape[-1], index=index.tolist(), resolution=resolution)
+        return torch.zeros(len(x), 3, resolution, resolution)
+
+    gaussian_loss(network, process, torch.rand(2, 3, 16, 16), torch.tensor([change] * 2), torch.zeros(2, 3, 8, 8))
+    assert seen == {"x": 8, "index": [change - 1] * 2, "resolution": 16}
+
+
+def test_two_processes_have_the_gradient_of_the_doubled_batch():
+    whole, parts = trainer(Place(0, 1, 8)), [trainer(Place(rank, 2, 4)) for rank in (0, 1)]
+    for counter in range(3):
+        for one in (whole, *parts):
+            one.model.zero_grad(set_to_none=True)
+            one._backward(counter)
+        for name, weight in whole.model.named_parameters():
+            halves = [dict(part.model.named_parameters())[name].grad for part in parts]
+            if weight.grad is None:
+                assert halves == [None, None]
+            else:
+                assert_close((halves[0] + halves[1]) / 2, weight.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_accumulation_averages_micro_batches():
+    one = trainer(accumulate=2)
+    one._backward(0)
+    one._backward(1)
+    both = {name: weight.grad for name, weight in one.model.named_parameters() if weight.grad is not None}
+    two = trainer()
+    two._backward(0)
+    two._backward(1)
+    for name, weight in two.model.named_parameters():
+        if weight.grad is not None:
+            assert_close(both[name], weight.grad / 2)
+
+
+def test_only_the_blocks_of_a_path_get_gradients():
+    one = trainer()
+    low = next(k for k in range(100) if one.process.states[int(one._severities.draw(k, torch.arange(4))[0])].resolution == 8)
+    one._backward(low)
+    unused = [name for name, weight in one.model.named_parameters() if weight.grad is None]
+    assert unused, "at the lower resolution some blocks are skipped"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_resuming_is_bitwise(dropout):
+    def make():
+        preset = load_preset(TINY, {"model.dropout": dropout})
+        place = Place(0, 1, 4)
+        torch.manual_seed(0)
+        batches = Batches(IMAGES, LABELS, torch.device("cpu"), place, 0, flip=True, classes=8)
+        return Trainer(preset.training, build_process(preset), build_model(preset), batches, place)
+
+    straight = make()
+    for _ in range(6):
+        straight.advance()
+    first = make()
+    for _ in range(3):
+        first.advance()
+    saved = {kind: {k: v.clone() for k, v in part.items()} for kind, part in first.state().items()}
+    second = make()
+    second.restore(3, saved)
+    for _ in range(3):
+        second.advance()
+    for kind, part in straight.state().items():
+        other = second.state()[kind]
+        assert part.keys() == other.keys()
+        assert all(torch.equal(value, other[name]) for name, value in part.items())
+
+
+def test_restoring_a_foreign_state_is_refused():
+    one = trainer()
+    state = {kind: dict(part) for kind, part in one.state().items()}
+    name = next(iter(state["weights"]))
+    state["weights"][name] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="of shape"):
+        one.restore(1, state)
+    del state["weights"][name]
+    with pytest.raises(CheckpointError, match="missing"):
+        one.restore(1, state)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights():
+    one = trainer()
+    before = [weight.clone() for weight in one.model.parameters()]
+    with torch.no_grad():
+        next(iter(one.model.parameters())).data[0] = float("nan")
+        before[0][0] = float("nan")
+    with pytest.raises(NonFiniteError, match="step 1 "):
+        one.advance()
+    assert one.step == 0
+    for weight, old in zip(one.model.parameters(), before, strict=True):
+        assert_close(weight, old, equal_nan=True, atol=0, rtol=0)
+
+
+def test_the_average_follows_the_weights():
+    one = trainer(ema=0.5)
+    start = [weight.clone() for weight in one.ema.parameters()]
+    one.advance()
+    for old, averaged, weight in zip(start, one.ema.parameters(), one.model.parameters(), strict=True):
+        assert_close(averaged, old + (weight - old) * (1 - min(0.5, 1 / 10)))
+
+
+def test_clipping_bounds_the_gradient():
+    one = trainer(clip=1e-3)
+    one.advance()
+    assert one.averages().grad_norm > 1e-3
+    moments = [state["exp_avg"] for state in one._optimizer.state.values()]
+    assert torch.stack([m.norm() for m in moments]).norm() <= 1e-3 * 0.1 * 1.001
+
+
+def test_loss_falls_on_ten_images():
+    one = trainer(lr=2e-3)
+    losses = []
+    for _ in range(4):
+        for _ in range(15):
+            one.advance()
+        losses.append(one.averages().loss)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_learning_rates():
+    preset = load_preset(TINY, {"training.warmup": 4, "training.steps": 14, "training.lr": 1.0})
+    rates = {}
+    for decay in ("constant", "linear", "cosine"):
+        part = preset.training.model_copy(update={"decay": decay})
+        rates[decay] = [learning_rate(part, step) for step in (0, 3, 4, 9, 14)]
+    assert rates["constant"] == [0.25, 1.0, 1.0, 1.0, 1.0]
+    assert rates["linear"] == [0.25, 1.0, 1.0, 0.5, 0.0]
+    assert rates["cosine"] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
