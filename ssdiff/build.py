@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -52,8 +53,8 @@ def build_process(preset: Preset, size: Size | None = None) -> GaussianProcess:
 
     Args:
         preset: gives schedule, levels and noise.
-        size: (height, width) of the clean image; the preset's square by default. Another size keeps the preset's
-            noise and the ratios of its levels.
+        size: (height, width) of the clean image; the preset's square by default. Another size keeps the
+            preset's noise and the ratios of its levels.
 
     Raises:
         ProcessError: if the levels do not fit or a transition would need negative variance.
@@ -72,9 +73,7 @@ def build_process(preset: Preset, size: Size | None = None) -> GaussianProcess:
 def level_sizes(preset: Preset) -> tuple[int, ...]:
     """Pixels a side of each level of the process, largest first."""
     coarsest = 2 ** (len(preset.model.multipliers) - 1)
-    return resolution.level_sizes(
-        preset.data.size, preset.process.levels, preset.process.factor, coarsest
-    )
+    return resolution.level_sizes(preset.data.size, preset.process.levels, preset.process.factor, coarsest)
 
 
 def _noise(settings: ProcessSettings) -> Tensor:
@@ -108,7 +107,7 @@ def _levels(settings: ProcessSettings, nu: Tensor) -> Tensor:
 def _gains(sizes: Sequence[Size]) -> Tensor:
     """(levels,) product of ||R||_2 over the changes of size down to each level."""
     norms = [1.0]
-    for (h_in, w_in), (h_out, w_out) in zip(sizes, sizes[1:], strict=False):
+    for (h_in, w_in), (h_out, w_out) in itertools.pairwise(sizes):
         rows, columns = matrices.resize(h_in, h_out), matrices.resize(w_in, w_out)
         norm = torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2)
         norms.append(norms[-1] * float(norm))

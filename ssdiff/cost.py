@@ -55,7 +55,8 @@ def mean_flops(costs: list[PathCost]) -> float:
 
 
 def training_bytes(model: nn.Module, costs: list[PathCost], batch: int) -> int:
-    """Estimate of the memory that training needs: weights and their companions, and the largest path's activations."""
+    """Estimate of the memory that training needs: weights and their companions, and the largest path's
+    activations."""
     parameters = sum(weight.numel() for weight in model.parameters())
     return parameters * _STATE_BYTES + batch * max(cost.activation_bytes for cost in costs)
 

@@ -93,7 +93,9 @@ class Pipeline:
         with autocast(x_t.device, self.precision):
             output: Tensor = self.model(x_t, index, self.process.states[t - 1].resolution, labels)
         output = output.to(x_t.dtype)
-        return self.process.clean_from_noise(x_t, output, t) if self.preset.process.predict == "eps" else output
+        return (
+            self.process.clean_from_noise(x_t, output, t) if self.preset.process.predict == "eps" else output
+        )
 
     def plan(
         self,
@@ -106,7 +108,8 @@ class Pipeline:
 
         Args:
             steps: 1..T; every change of resolution is kept besides.
-            sampler: ``ancestral`` (eta 1), ``ddim`` (eta 0 unless given) or ``dpm++`` (2M, steps even in log-SNR).
+            sampler: ``ancestral`` (eta 1), ``ddim`` (eta 0 unless given) or ``dpm++`` (2M, steps even in
+                log-SNR).
             eta: share of fresh noise, 0..1, for ``ddim``.
             guidance: weight of the class, 1 is off.
 
@@ -114,7 +117,7 @@ class Pipeline:
             UsageError: for options that are out of range or do not go together.
         """
         defaults = self.preset.sampling
-        steps, name = steps or defaults.steps if steps != 0 else 0, sampler or defaults.sampler
+        steps, name = defaults.steps if steps is None else steps, sampler or defaults.sampler
         guidance = defaults.guidance if guidance is None else guidance
         if name not in SAMPLERS:
             raise UsageError(f"unknown sampler {name!r}", hint=f"choose one of {', '.join(SAMPLERS)}")
@@ -136,8 +139,8 @@ class Pipeline:
         """States of sampling from pure noise: (T, x_T), then one (s, x_s) a step, down to (0, x_0).
 
         Args:
-            images: (B,) image numbers on the pipeline's device; with the seed they decide all noise, so an image is
-                the same in any batch.
+            images: (B,) image numbers on the pipeline's device; with the seed they decide all noise, so an
+                image is the same in any batch.
             plan: from :meth:`plan`.
             seed: any integer.
             labels: (B,) classes.
@@ -201,10 +204,11 @@ class Pipeline:
             part = slice(start, start + size)
             images = numbers[part].to(self.device)
             given = None if chosen is None else chosen[part].to(self.device)
-            for _, x in self.walk(images, plan, seed, given):
-                if on_step is not None:
+            for severity, x in self.walk(images, plan, seed, given):
+                if on_step is not None and severity < plan.severities[0]:
                     on_step(len(images))
-            result[part] = x.clamp(-1, 1).cpu()
+                if severity == 0:
+                    result[part] = x.clamp(-1, 1).cpu()
         return result
 
     def choose_labels(self, numbers: Tensor, labels: Sequence[int] | Tensor | None = None) -> Tensor | None:
@@ -220,7 +224,9 @@ class Pipeline:
         return chosen
 
 
-def load(source: str | Path, *, weights: str = "ema", device: str = "auto", precision: str = "auto") -> Pipeline:
+def load(
+    source: str | Path, *, weights: str = "ema", device: str = "auto", precision: str = "auto"
+) -> Pipeline:
     """A pipeline from a run folder, one of its checkpoints, or an exported ``.safetensors`` file.
 
     Args:
@@ -269,7 +275,9 @@ def import_official(
     return pipeline
 
 
-def assemble(preset: Preset, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Pipeline:
+def assemble(
+    preset: Preset, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Pipeline:
     """A pipeline from a preset and the weights of its model."""
     with torch.device("meta"):
         model = build_model(preset)
@@ -292,8 +300,11 @@ def _check_weights(expected: Mapping[str, Any], found: Mapping[str, Tensor]) -> 
         if expected[name].shape != found[name].shape
     ]
     problems = sorted(shapes)[:1]
-    problems += [f"{len(names)} weights {word}, e.g. {names[0]}" for word, names in
-                 (("missing", missing), ("unknown", extra)) if names]
+    problems += [
+        f"{len(names)} weights {word}, e.g. {names[0]}"
+        for word, names in (("missing", missing), ("unknown", extra))
+        if names
+    ]
     if problems:
         raise CheckpointError(
             f"the weights do not fit the preset: {'; '.join(problems)}",

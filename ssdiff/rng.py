@@ -1,9 +1,9 @@
 """Random numbers that are a pure function of where they are used.
 
 Philox4x32-10 [Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"] in vectorised integer
-arithmetic: the number for (seed, stream, step, element) is the same in any batch, in any order, on any device and
-in any number of processes. A stream is an image when sampling and a position in the global batch when training;
-a purpose keeps the uses apart that share a seed.
+arithmetic: the number for (seed, stream, step, element) is the same in any batch, in any order, on any device
+and in any number of processes. A stream is an image when sampling and a position in the global batch when
+training; a purpose keeps the uses apart that share a seed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def derive(seed: int, purpose: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _philox(
+    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, key: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds of Philox4x32 on broadcastable int64 counters that hold 32-bit words."""
     k0, k1 = key & _MASK, (key >> 32) & _MASK
     for _ in range(_ROUNDS):
@@ -55,7 +57,7 @@ def _words(key: int, streams: Tensor, step: int, count: int) -> Tensor:
     words = _philox(
         block.unsqueeze(0), stream & _MASK, (stream >> 32) & _MASK, torch.full_like(stream, step & _MASK), key
     )
-    return torch.stack(torch.broadcast_tensors(*words), dim=1)  # (B, 4, K)
+    return torch.stack([word.expand(len(stream), len(block)) for word in words], dim=1)  # (B, 4, K)
 
 
 def uniform(

@@ -18,15 +18,13 @@ from ssdiff.build import build_model, build_process
 from ssdiff.data import ImageSet, open_data
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.distributed import World, world
-from ssdiff.errors import CheckpointError, Interrupted, PresetError, SsdiffError, UsageError
+from ssdiff.errors import Interrupted, PresetError, SsdiffError, UsageError
 from ssdiff.pipeline import Pipeline
-from ssdiff.presets import compare, parse_preset
-from ssdiff.settings import Preset
+from ssdiff.resuming import Request, Start, check_unchanged, locate
 from ssdiff.training.batches import Batches, Place
 from ssdiff.training.trainer import Trainer
 
 EventKind = Literal["start", "step", "log", "checkpoint", "samples", "note"]
-_MODEL_SECTIONS = ("data", "process", "model")
 _log = logging.getLogger("ssdiff")
 
 
@@ -38,29 +36,6 @@ class Event:
     step: int
     text: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to train, where, and from where on.
-
-    Attributes:
-        preset: the settings; None takes those of the run that is resumed.
-        source: data set, folder or archive; None takes the preset's ``data.source``.
-        out: run folder; None chooses a new one in the user's data folder.
-        resume: ``"auto"`` (continue the run if there is one, else start), a run or checkpoint folder, or None.
-        device: see :func:`ssdiff.devices.pick_device`.
-        accept_data: resume although the data set has changed.
-        accept_topology: resume with another number of processes.
-    """
-
-    preset: Preset | None
-    source: str | Path | None = None
-    out: Path | None = None
-    resume: str | None = None
-    device: str = "auto"
-    accept_data: bool = False
-    accept_topology: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +66,7 @@ def train(
         SsdiffError: whatever else is wrong with the request, its files or the machine.
     """
     with world(request.device) as here, ExitStack() as stack:
-        start = _locate(request)
+        start = locate(request)
         folder = _open_folder(start, here, stack)
         run = _Run(start, folder, here, on_event if here.rank == 0 else lambda event: None)
         try:
@@ -105,73 +80,13 @@ def train(
             raise
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """A request with everything decided: settings, folder, and the checkpoint to continue from."""
-
-    request: Request
-    preset: Preset
-    folder: Path
-    loaded: checkpoints.Loaded | None
-    notes: tuple[str, ...]
-
-
-def _locate(request: Request) -> _Start:
-    """Find the checkpoint and settle which settings count."""
-    folder, found, notes = request.out, None, []
-    if request.resume == "auto":
-        folder = folder or rundir.newest_run(request.preset.name if request.preset else None)
-        if folder is not None and rundir.is_run(folder):
-            latest, skipped = checkpoints.latest(rundir.RunFolder(folder).checkpoints)
-            notes = [f"skipped {path.name}: {reason}" for path, reason in skipped]
-            found = latest.path if latest else None
-        if folder is None or not folder.exists():
-            notes.append("nothing to resume: a new run is started")
-    elif request.resume is not None:
-        found, folder = _explicit(Path(request.resume), folder)
-    loaded = None
-    if found is not None:
-        loaded = checkpoints.require(checkpoints.load(found), "ema", "weights", "optimizer")
-    preset = _settle(request, loaded)
-    return _Start(request, preset, folder or rundir.new_run_path(preset.name), loaded, tuple(notes))
-
-
-def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
-    """Checkpoint and run folder of an explicit ``--resume PATH``; never falls back to anything else."""
-    if not path.is_dir():
-        raise CheckpointError(f"no run or checkpoint folder at {path}", path=path, hint="nothing was started")
-    if not rundir.is_run(path):
-        return path, out or path.parent.parent
-    steps = checkpoints.list_steps(rundir.RunFolder(path).checkpoints)
-    if not steps:
-        raise CheckpointError(f"{path} has no checkpoint to resume from", path=path)
-    return steps[-1], out or path
-
-
-def _settle(request: Request, loaded: checkpoints.Loaded | None) -> Preset:
-    if loaded is None:
-        if request.preset is None:
-            raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
-        return request.preset
-    stored = parse_preset(str(loaded.meta.get("preset", "")), "the checkpoint's preset")
-    if request.preset is None:
-        return stored
-    differing = compare(stored, request.preset, _MODEL_SECTIONS)
-    if stored.training.seed != request.preset.training.seed:
-        differing.append(f"training.seed: {stored.training.seed} != {request.preset.training.seed}")
-    if differing:
-        raise CheckpointError(
-            f"the checkpoint was trained with other settings: {'; '.join(differing[:5])}",
-            hint="leave --preset out to go on with the run's own, or start a new run with --out",
-        )
-    return request.preset
-
-
-def _open_folder(start: _Start, here: World, stack: ExitStack) -> rundir.RunFolder:
+def _open_folder(start: Start, here: World, stack: ExitStack) -> rundir.RunFolder:
     """Process 0 makes and locks the run folder; the others wait for it and share its place."""
     if here.rank == 0:
         folder = rundir.RunFolder.create(
-            start.folder, start.preset.to_toml(), resume=start.loaded is not None or start.request.resume == "auto"
+            start.folder,
+            start.preset.to_toml(),
+            resume=start.loaded is not None or start.request.resume == "auto",
         )
         stack.enter_context(folder.lock())
     if here.size > 1:
@@ -187,12 +102,18 @@ class _Run:
     """The loop of :func:`train` and what it needs to know."""
 
     def __init__(
-        self, start: _Start, folder: rundir.RunFolder, here: World, notify: Callable[[Event], None]
+        self, start: Start, folder: rundir.RunFolder, here: World, notify: Callable[[Event], None]
     ) -> None:
-        self.start, self.preset, self.folder, self.here, self.notify = start, start.preset, folder, here, notify
+        self.start, self.preset, self.folder, self.here, self.notify = (
+            start,
+            start.preset,
+            folder,
+            here,
+            notify,
+        )
         self.trainer: Trainer | None = None
         self.grid: Path | None = None
-        self._saved = -1
+        self._saved = self._drawn = -1
 
     @property
     def step(self) -> int:
@@ -217,23 +138,29 @@ class _Run:
                 if trainer.step % settings.log_every == 0 or trainer.step == settings.steps:
                     window = self._record(time.monotonic() - window)
                 stopping = self._agree(stop())
-                if trainer.step % settings.checkpoint_every == 0 or trainer.step == settings.steps or stopping:
+                if (
+                    trainer.step % settings.checkpoint_every == 0
+                    or trainer.step == settings.steps
+                    or stopping
+                ):
                     self._save(data)
                 if stopping and trainer.step < settings.steps:
                     raise Interrupted(
-                        f"stopped at step {trainer.step}, saved in {self.folder.path}", hint="go on with --resume auto"
+                        f"stopped at step {trainer.step}, saved in {self.folder.path}",
+                        hint="go on with --resume auto",
                     )
                 if settings.sample_every and trainer.step % settings.sample_every == 0:
                     self._draw(data)
-            if self._saved < 0 or self.grid is None:
-                self._draw(data)
+            self._draw(data)
         self.status("finished", steps=settings.steps)
         return Result(self.folder.path, trainer.step, time.monotonic() - began, self.grid)
 
     def _open_data(self) -> ImageSet:
         settings, source = self.preset.data, self.start.request.source or self.preset.data.source
         if source is None:
-            raise UsageError(f"the preset {self.preset.name!r} names no data set", hint="give --data FOLDER or NAME")
+            raise UsageError(
+                f"the preset {self.preset.name!r} names no data set", hint="give --data FOLDER or NAME"
+            )
         # Process 0 prepares the cache; the others then find it.
         data: ImageSet | None = None
         for turn in (0, 1):
@@ -244,7 +171,9 @@ class _Run:
                     channels=settings.channels,
                     background=settings.background,
                     corrupt=settings.corrupt,
-                    progress=lambda done, total: self.notify(Event("note", 0, "data", {"done": done, "total": total})),
+                    progress=lambda done, total: self.notify(
+                        Event("note", 0, "data", {"done": done, "total": total})
+                    ),
                 )
             if self.here.size > 1:
                 dist.barrier()
@@ -253,26 +182,11 @@ class _Run:
         if classes and data.labels is None:
             raise PresetError(f"model.classes = {classes} needs labels, {source} has none")
         if classes and data.labels is not None and int(data.labels.max()) >= classes:
-            raise PresetError(f"{source} has {int(data.labels.max()) + 1} classes, the preset model.classes = {classes}")
-        self._check_unchanged(data)
+            raise PresetError(
+                f"{source} has {int(data.labels.max()) + 1} classes, the preset model.classes = {classes}"
+            )
+        check_unchanged(self.start, data.fingerprint, self.here.size)
         return data
-
-    def _check_unchanged(self, data: ImageSet) -> None:
-        """Rows 13 and 24 of the fault table."""
-        request, loaded = self.start.request, self.start.loaded
-        if loaded is None:
-            return
-        then, now = loaded.meta.get("data"), data.fingerprint
-        if then != now and not request.accept_data:
-            raise CheckpointError(
-                f"the data set has changed since the checkpoint: fingerprint {str(then)[:12]} then, {now[:12]} now",
-                hint="restore it, or resume all the same with --accept-changed-data",
-            )
-        if loaded.meta.get("world") != self.here.size and not request.accept_topology:
-            raise CheckpointError(
-                f"the checkpoint was made by {loaded.meta.get('world')} processes, there are {self.here.size} now",
-                hint="resume all the same with --allow-topology-change",
-            )
 
     def _build(self, data: ImageSet) -> Trainer:
         preset, settings = self.preset, self.preset.training
@@ -305,8 +219,8 @@ class _Run:
         )
         if self.start.loaded is not None:
             trainer.restore(self.start.loaded.step, self.start.loaded.tensors)
-            if self.here.rank == 0:
-                self.folder.truncate_metrics(trainer.step)
+        if self.here.rank == 0:
+            self.folder.truncate_metrics(trainer.step)
         return trainer
 
     def _announce(self, data: ImageSet) -> None:
@@ -322,7 +236,11 @@ class _Run:
             "skipped": len(data.skipped),
         }
         verb = f"resumed at step {self.step}" if values["resumed"] else "started"
-        self._tell(Event("start", self.step, f"{verb}: {self.preset.name}, {len(data)} images of {data.source}", values))
+        self._tell(
+            Event(
+                "start", self.step, f"{verb}: {self.preset.name}, {len(data)} images of {data.source}", values
+            )
+        )
 
     def _record(self, seconds: float) -> float:
         """One line of metrics.jsonl; returns the time from which the next one counts."""
@@ -364,11 +282,18 @@ class _Run:
 
     def _draw(self, data: ImageSet) -> None:
         """A grid of samples of the averaged weights; the same images each time, so that grids compare."""
-        if self.here.rank == 0:
+        if self.here.rank == 0 and self._drawn != self.step:
             trainer, settings = self._trainer, self.preset.training
-            precision = pick_precision(settings.precision, self.here.device(pick_device(self.start.request.device)))
+            precision = pick_precision(
+                settings.precision, self.here.device(pick_device(self.start.request.device))
+            )
             pipeline = Pipeline(
-                self.preset, trainer.process, trainer.ema, data.class_names, step=trainer.step, precision=precision
+                self.preset,
+                trainer.process,
+                trainer.ema,
+                data.class_names,
+                step=trainer.step,
+                precision=precision,
             )
             drawn = pipeline.sample(
                 settings.sample_count, min(settings.sample_steps, self.preset.process.T), seed=settings.seed
@@ -376,6 +301,7 @@ class _Run:
             self.grid = self.folder.samples / f"step-{trainer.step:08d}.png"
             images.save_image(images.grid(drawn), self.grid, overwrite=True)
             self._tell(Event("samples", trainer.step, str(self.grid)))
+        self._drawn = self.step
         if self.here.size > 1:
             dist.barrier()
 

@@ -1,6 +1,7 @@
 """Where trained models are kept: weights out of run folders and checkpoints, and single-file models.
 
-A single-file model is a safetensors file whose metadata holds the preset (TOML), so that it needs nothing beside it.
+A single-file model is a safetensors file whose metadata holds the preset (TOML), so that it needs nothing
+beside it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def read(path: Path, weights: str = "ema") -> Stored:
     if weights not in _FILES:
         raise CheckpointError(f"unknown weights {weights!r}", hint=f"choose one of {', '.join(_FILES)}")
     if not path.exists():
-        raise CheckpointError(f"no run or checkpoint at {path}", path=path, hint="check the path given to --ckpt")
+        raise CheckpointError(
+            f"no run or checkpoint at {path}", path=path, hint="check the path given to --ckpt"
+        )
     if path.is_file():
         if weights == "raw":
             raise CheckpointError(f"{path} holds averaged weights only", path=path, hint="use --weights ema")
@@ -131,7 +134,9 @@ def _read_file(path: Path) -> Stored:
     found = metadata.get("ssdiff")
     if found is None:
         raise CheckpointError(
-            f"{path} holds weights without a preset", path=path, hint="convert it with `ssdiff import --preset NAME`"
+            f"{path} holds weights without a preset",
+            path=path,
+            hint="convert it with `ssdiff import --preset NAME`",
         )
     if found != str(FORMAT):
         raise CheckpointError(f"{path} has format {found}, this version reads {FORMAT}", path=path)
@@ -142,7 +147,11 @@ def _read_file(path: Path) -> Stored:
     step = metadata.get("step", "")
     origin = f"{path}{': ' + metadata['note'] if metadata.get('note') else ''}"
     return Stored(
-        _preset(metadata.get("preset", ""), path), weights, names, origin, int(step) if step.isdigit() else None
+        _preset(metadata.get("preset", ""), path),
+        weights,
+        names,
+        origin,
+        int(step) if step.isdigit() else None,
     )
 
 

@@ -125,7 +125,9 @@ def test_resize_is_pytorchs(n_in, n_out):
     assert_close(ours, F.interpolate(x, (n_out, n_out), mode="bilinear", antialias=True), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("padding", "mode"), [("reflect", "reflect"), ("circular", "circular"), ("zero", "constant")])
+@pytest.mark.parametrize(
+    ("padding", "mode"), [("reflect", "reflect"), ("circular", "circular"), ("zero", "constant")]
+)
 def test_blur_is_a_convolution_with_all_its_taps(padding, mode):
     x, offset = draw((1, 1, 16, 16), 4), torch.arange(-3, 4).double()
     kernel = torch.exp(-0.5 * (offset / 1.1) ** 2)
@@ -136,7 +138,12 @@ def test_blur_is_a_convolution_with_all_its_taps(padding, mode):
 
 
 def test_matrices_keep_constants_and_energy():
-    for matrix in (matrices.resize(13, 5), matrices.area(13, 5), matrices.nearest(13, 29), matrices.heat(9, 2.0)):
+    for matrix in (
+        matrices.resize(13, 5),
+        matrices.area(13, 5),
+        matrices.nearest(13, 29),
+        matrices.heat(9, 2.0),
+    ):
         assert_close(matrix.sum(1), torch.ones(len(matrix), dtype=torch.float64))
     basis = matrices.dct(9)
     assert_close(basis @ basis.mT, torch.eye(9, dtype=torch.float64))

@@ -102,17 +102,29 @@ def test_every_eta_keeps_the_marginal(match, factor, eta):
     """Closed form: cov(x_s) = B (sigma_t^2 I) B^T + C = sigma_s^2 I, mean = mu_s, over any span."""
     process = ssd(12, 3, 60, match, factor)
     changes = [t for t in range(2, 61) if process.states[t].size != process.states[t - 1].size]
-    for t, s in [(changes[0], changes[0] - 1), (changes[1], changes[1] - 1), (60, 1), (changes[0] + 3, changes[0] - 5)]:
+    for t, s in [
+        (changes[0], changes[0] - 1),
+        (changes[1], changes[1] - 1),
+        (60, 1),
+        (changes[0] + 3, changes[0] - 5),
+    ]:
         now, then = process.states[t], process.states[s]
         x0 = normal(3, (1, 1, 12, 12))
         clean, zero = process.degrade(x0, s), torch.zeros(1, 1, *then.size, dtype=torch.float64)
         exact = process.posterior(now.signal * process.degrade(x0, t), clean, t, s, eta).mean
         assert_close(exact, then.signal * clean, atol=1e-12, rtol=0)
-        gain = dense(lambda x, t=t, s=s, z=zero: process.posterior(x, z.expand(len(x), -1, -1, -1), t, s, eta).mean, now.size)
+        gain = dense(
+            lambda x, t=t, s=s, z=zero: process.posterior(x, z.expand(len(x), -1, -1, -1), t, s, eta).mean,
+            now.size,
+        )
         blank = torch.zeros(1, 1, *now.size, dtype=torch.float64)
-        root = dense(lambda x, t=t, s=s, z=zero, b=blank: process.posterior(b, z, t, s, eta).sample(x), then.size)
+        root = dense(
+            lambda x, t=t, s=s, z=zero, b=blank: process.posterior(b, z, t, s, eta).sample(x), then.size
+        )
         covariance = now.sigma**2 * gain @ gain.mT + root @ root.mT
-        assert_close(covariance, then.sigma**2 * torch.eye(len(covariance), dtype=torch.float64), atol=1e-12, rtol=0)
+        assert_close(
+            covariance, then.sigma**2 * torch.eye(len(covariance), dtype=torch.float64), atol=1e-12, rtol=0
+        )
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -134,7 +146,10 @@ def test_semigroup_of_resizes():
     process = ssd(32, 3, 30)
     x0, ts = normal(0, (1, 2, 32, 32)), [1, 18, 29]
     for t in ts:
-        assert_close(process.resize(process.degrade(x0, 17), 17, t) if t > 17 else process.degrade(x0, t), process.degrade(x0, t))
+        assert_close(
+            process.resize(process.degrade(x0, 17), 17, t) if t > 17 else process.degrade(x0, t),
+            process.degrade(x0, t),
+        )
     assert torch.equal(process.degrade(x0, 0), x0)
 
 
@@ -189,7 +204,9 @@ def test_matched_noise_is_the_least_that_a_transition_allows():
         GaussianProcess([CLEAN, state(8, 1.0), state(4, 0.49)])
 
 
-@pytest.mark.parametrize(("t", "s", "eta"), [(3, 3, 1.0), (2, 5, 1.0), (1001, 1, 1.0), (5, 4, 1.1), (5, -1, 0.0)])
+@pytest.mark.parametrize(
+    ("t", "s", "eta"), [(3, 3, 1.0), (2, 5, 1.0), (1001, 1, 1.0), (5, 4, 1.1), (5, -1, 0.0)]
+)
 def test_posterior_arguments_out_of_range(published, t, s, eta):
     x = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ProcessError, match="a posterior needs"):
@@ -199,5 +216,5 @@ def test_posterior_arguments_out_of_range(published, t, s, eta):
 def test_posterior_sizes_are_checked(published):
     with pytest.raises(ProcessError, match="x0_s is"):
         published.posterior(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16), 556, 555)
-    with pytest.raises(ProcessError, match="outside 0..1000"):
+    with pytest.raises(ProcessError, match=r"outside 0\.\.1000"):
         published.degrade(torch.zeros(1, 3, 32, 32), 1001)

@@ -1,5 +1,6 @@
 """Samplers with exact denoisers as models: no training."""
 
+import itertools
 import math
 
 import pytest
@@ -44,8 +45,15 @@ def start(process, count, draw):
 def test_exact_denoiser_gives_the_data_distribution(eta, second_order):
     process, table = build(8, 1, 200)
     draw = noises(4000)
-    steps = sample(oracle(process, 0.5), process, start(process, 4000, draw), resolution.respace(table, 200), draw,
-                   eta=eta, second_order=second_order)
+    steps = sample(
+        oracle(process, 0.5),
+        process,
+        start(process, 4000, draw),
+        resolution.respace(table, 200),
+        draw,
+        eta=eta,
+        second_order=second_order,
+    )
     *_, (s, x) = steps
     assert s == 0 and x.std().item() == pytest.approx(0.5, rel=0.04)
 
@@ -57,7 +65,9 @@ def test_second_order_is_dpm_solver_and_converges_faster():
 
     def end(steps, second_order):
         chain = resolution.respace(table, steps, process.log_noise_distance())
-        *_, (_, x) = sample(oracle(process, 0.7), process, x_T, chain, draw, eta=0.0, second_order=second_order)
+        *_, (_, x) = sample(
+            oracle(process, 0.7), process, x_T, chain, draw, eta=0.0, second_order=second_order
+        )
         return x
 
     exact = end(1000, True)
@@ -67,7 +77,7 @@ def test_second_order_is_dpm_solver_and_converges_faster():
     # Textbook DPM-Solver++(2M) on the same grid [Lu et al. 2022, algorithm 2].
     chain, x, last = resolution.respace(table, 25, process.log_noise_distance()), x_T, None
     predict = oracle(process, 0.7)
-    for t, s in zip(chain, chain[1:], strict=False):
+    for t, s in itertools.pairwise(chain):
         now, then, x0 = process.states[t], process.states[s], predict(x, t)
         if s == 0:
             x = x0
@@ -87,10 +97,11 @@ def test_known_image_is_recovered_across_resolutions(match, steps):
     draw = noises(2)
     x = process.states[50].sigma * draw(50, (3, 4, 4))
     visited = []
-    for s, x in sample(lambda _, t: process.degrade(truth, t - 1), process, x, resolution.respace(table, steps), draw):
+    chain = resolution.respace(table, steps)
+    for s, state in sample(lambda _, t: process.degrade(truth, t - 1), process, x, chain, draw):
         visited.append(s)
-        assert tuple(x.shape[-2:]) == process.states[s].size
-    assert torch.equal(x, truth) and visited == resolution.respace(table, steps)[1:]
+        assert tuple(state.shape[-2:]) == process.states[s].size
+    assert torch.equal(state, truth) and visited == resolution.respace(table, steps)[1:]
 
 
 def test_images_do_not_depend_on_the_batch():
@@ -102,8 +113,13 @@ def test_images_do_not_depend_on_the_batch():
             return rng.normal(key, streams, s, shape)
 
         x = draw(20, (3, 4, 4))
-        *_, (_, x) = sample(lambda x_t, t: torch.nn.functional.interpolate(x_t, process.states[t - 1].size).tanh(),
-                            process, x, resolution.respace(table, 20), draw)
+        *_, (_, x) = sample(
+            lambda x_t, t: torch.nn.functional.interpolate(x_t, process.states[t - 1].size).tanh(),
+            process,
+            x,
+            resolution.respace(table, 20),
+            draw,
+        )
         return x
 
     assert_close(run(torch.arange(6))[4:], run(torch.arange(4, 6)), atol=1e-6, rtol=0)
@@ -116,5 +132,6 @@ def test_marginals_of_the_chain_across_resolutions():
     draw = noises(3000)
     for eta in (0.0, 1.0):
         x = process.states[10].sigma * draw(10, (1, 4, 4))
-        for s, x in sample(lambda _, t: process.degrade(truth, t - 1), process, x, resolution.respace(table, 10), draw, eta=eta):
-            assert x.std().item() == pytest.approx(process.states[s].sigma, rel=0.03, abs=1e-12)
+        chain = resolution.respace(table, 10)
+        for s, state in sample(lambda _, t: process.degrade(truth, t - 1), process, x, chain, draw, eta=eta):
+            assert state.std().item() == pytest.approx(process.states[s].sigma, rel=0.03, abs=1e-12)

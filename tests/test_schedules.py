@@ -1,5 +1,6 @@
 """Noise and resolution schedules."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_respaced_neighbours_agree_on_the_resolution(total, levels, gamma, data)
     chain = resolution.respace(table, data.draw(st.integers(1, total)))
     assert chain[0] == total and chain[-1] == 0 and chain == sorted(set(chain), reverse=True)
     level = [0, *table.tolist()]
-    assert all(level[s] == level[t - 1] for t, s in zip(chain, chain[1:], strict=False))
+    assert all(level[s] == level[t - 1] for t, s in itertools.pairwise(chain))
 
 
 @settings(max_examples=50, deadline=None)

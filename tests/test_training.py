@@ -21,11 +21,21 @@ IMAGES = np.random.RandomState(0).randint(0, 256, (10, 3, 16, 16), dtype=np.uint
 LABELS = np.arange(10) % 8
 
 
-def trainer(place=Place(0, 1, 4), **overrides):
+ONE = Place(0, 1, 4)
+
+
+def trainer(place=ONE, **overrides):
     preset = load_preset(TINY, {f"training.{key}": value for key, value in overrides.items()})
     torch.manual_seed(0)
     batches = Batches(
-        IMAGES, LABELS, torch.device("cpu"), place, preset.training.seed, flip=True, classes=8, label_dropout=0.1
+        IMAGES,
+        LABELS,
+        torch.device("cpu"),
+        place,
+        preset.training.seed,
+        flip=True,
+        classes=8,
+        label_dropout=0.1,
     )
     model = build_model(preset)
     # The last convolutions start at zero, which would hide everything behind them.
@@ -64,9 +74,13 @@ def test_every_image_once_an_epoch(count, seed):
 
 
 def test_batches_do_not_depend_on_the_number_of_processes():
-    whole = Batches(IMAGES, LABELS, torch.device("cpu"), Place(0, 1, 6), 3, flip=True, classes=8, label_dropout=0.3)
+    whole = Batches(
+        IMAGES, LABELS, torch.device("cpu"), Place(0, 1, 6), 3, flip=True, classes=8, label_dropout=0.3
+    )
     parts = [
-        Batches(IMAGES, LABELS, torch.device("cpu"), Place(rank, 2, 3), 3, flip=True, classes=8, label_dropout=0.3)
+        Batches(
+            IMAGES, LABELS, torch.device("cpu"), Place(rank, 2, 3), 3, flip=True, classes=8, label_dropout=0.3
+        )
         for rank in (0, 1)
     ]
     for counter in range(4):
@@ -97,7 +111,9 @@ def test_target_at_a_change_is_the_finer_image():
         seen.update(x=x.shape[-1], index=index.tolist(), resolution=resolution)
         return torch.zeros(len(x), 3, resolution, resolution)
 
-    gaussian_loss(network, process, torch.rand(2, 3, 16, 16), torch.tensor([change] * 2), torch.zeros(2, 3, 8, 8))
+    gaussian_loss(
+        network, process, torch.rand(2, 3, 16, 16), torch.tensor([change] * 2), torch.zeros(2, 3, 8, 8)
+    )
     assert seen == {"x": 8, "index": [change - 1] * 2, "resolution": 16}
 
 
@@ -130,7 +146,11 @@ def test_accumulation_averages_micro_batches():
 
 def test_only_the_blocks_of_a_path_get_gradients():
     one = trainer()
-    low = next(k for k in range(100) if one.process.states[int(one._severities.draw(k, torch.arange(4))[0])].resolution == 8)
+    low = next(
+        k
+        for k in range(100)
+        if one.process.states[int(one._severities.draw(k, torch.arange(4))[0])].resolution == 8
+    )
     one._backward(low)
     unused = [name for name, weight in one.model.named_parameters() if weight.grad is None]
     assert unused, "at the lower resolution some blocks are skipped"

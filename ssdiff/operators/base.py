@@ -1,11 +1,13 @@
 """Linear operators on image batches: what they promise, composition, and the trivial ones.
 
-An operator maps (B, C, H, W) to (B, C', h, w), never changes state, and works on any device and floating-point
+An operator maps (B, C, H, W) to (B, C', h, w), never changes state, and works on any device and
+floating-point
 type: its constants are kept in float64 and converted once for each device and type that it meets.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TypeAlias
 
@@ -90,7 +92,7 @@ class Composed(Operator):
     def __init__(self, outer: Operator, inner: Operator) -> None:
         if outer.in_size and inner.out_size and outer.in_size != inner.out_size:
             raise ProcessError(
-                f"cannot compose operators: the inner one returns {inner.out_size}, the outer takes {outer.in_size}"
+                f"cannot compose operators: one returns {inner.out_size}, the next takes {outer.in_size}"
             )
         self.outer, self.inner = outer, inner
         self.in_size = inner.in_size or outer.in_size
@@ -108,11 +110,13 @@ class Composed(Operator):
     def norm(self) -> float:
         """Largest singular value by power iteration on A^T A, to a relative 1e-12."""
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(1, self.in_channels or 1, *(self.in_size or (1, 1)), dtype=torch.float64, generator=generator)
+        x = torch.randn(
+            1, self.in_channels or 1, *(self.in_size or (1, 1)), dtype=torch.float64, generator=generator
+        )
         estimate = 0.0
         for _ in range(1000):
             x = self.adjoint(self.apply(x / x.norm()))
             previous, estimate = estimate, float(x.norm())
             if abs(estimate - previous) <= 1e-12 * estimate:
                 break
-        return estimate**0.5
+        return math.sqrt(estimate)

@@ -18,7 +18,7 @@ Padding = Literal["circular", "reflect", "zero"]
 
 
 def resize(n_in: int, n_out: int) -> Tensor:
-    """(n_out, n_in) anti-aliased bilinear resize, PyTorch's ``interpolate(..., antialias=True)`` row by row."""
+    """(n_out, n_in) anti-aliased bilinear resize, the one of PyTorch's ``interpolate``."""
     eye = torch.eye(n_in, dtype=torch.float64)[None, None]
     columns = F.interpolate(eye, size=(n_in, n_out), mode="bilinear", align_corners=False, antialias=True)
     return columns[0, 0].mT.contiguous()
@@ -44,15 +44,20 @@ def gaussian_blur(n: int, std: float, taps: int | None = None, padding: Padding 
     Args:
         n: pixels in a row.
         std: standard deviation in pixels, above 0.
-        taps: odd length of the kernel; by default it reaches 4 standard deviations, at most n - 1 pixels, each way.
-        padding: what lies beyond the border: the row repeated, its mirror image without the edge pixel, or zeros.
+        taps: odd length of the kernel; by default it reaches 4 standard deviations, at most n - 1 pixels,
+            each way.
+        padding: what lies beyond the border: the row repeated, its mirror image without the edge pixel, or
+            zeros.
 
     Raises:
-        ProcessError: for an even kernel, a std that is not positive, or a kernel wider than the padding allows.
+        ProcessError: for an even kernel, a std that is not positive, or a kernel wider than the padding
+            allows.
     """
     reach = min(max(1, math.ceil(4 * std)), n - 1) if taps is None else taps // 2
     if not std > 0 or (taps is not None and taps % 2 == 0):
-        raise ProcessError(f"a Gaussian kernel needs std > 0 and an odd length, not std {std} and length {taps}")
+        raise ProcessError(
+            f"a Gaussian kernel needs std > 0 and an odd length, not std {std} and length {taps}"
+        )
     if padding != "zero" and reach > n - (padding == "reflect"):
         raise ProcessError(
             f"a kernel of {2 * reach + 1} taps is too wide for {n} pixels with {padding} padding",
@@ -72,7 +77,7 @@ def gaussian_blur(n: int, std: float, taps: int | None = None, padding: Padding 
 
 
 def dct(n: int) -> Tensor:
-    """(n, n) orthonormal DCT-II; row k is the cosine of frequency k, so ``dct(n) @ x`` are the coefficients."""
+    """(n, n) orthonormal DCT-II; row k is the cosine of frequency k, ``dct(n) @ x`` the coefficients."""
     k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
     basis = torch.cos(math.pi * k * (i + 0.5) / n) * math.sqrt(2.0 / n)
     basis[0] /= math.sqrt(2.0)

@@ -13,7 +13,8 @@ class Mask(Operator):
     """Multiplication by a mask of any real values; 0 hides a pixel, 1 keeps it.
 
     Args:
-        mask: (H, W), or anything that broadcasts against (B, C, H, W), e.g. (B, 1, H, W) for one mask an image.
+        mask: (H, W), or anything that broadcasts against (B, C, H, W), e.g. (B, 1, H, W) for one mask an
+            image.
     """
 
     def __init__(self, mask: Tensor) -> None:

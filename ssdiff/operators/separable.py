@@ -29,7 +29,9 @@ class Separable(Operator):
     def __init__(self, rows: Tensor, columns: Tensor | None = None) -> None:
         columns = rows if columns is None else columns
         if rows.ndim != 2 or columns.ndim != 2:
-            raise ProcessError(f"a separable operator needs two matrices, not {rows.ndim}-D and {columns.ndim}-D")
+            raise ProcessError(
+                f"a separable operator needs two matrices, not {rows.ndim}-D and {columns.ndim}-D"
+            )
         self.in_size = (rows.shape[1], columns.shape[1])
         self.out_size = (rows.shape[0], columns.shape[0])
         self._matrices = Constants(rows=rows, columns=columns)
@@ -57,8 +59,9 @@ class Separable(Operator):
 
     @cached_property
     def _svd(self) -> Constants:
-        """Thin factors, numerically null directions dropped: rows = u diag(s) v^T, likewise for the columns."""
-        parts = {}
+        """Thin factors, numerically null directions dropped: rows = u diag(s) v^T, likewise for the
+        columns."""
+        parts: dict[str, Tensor] = {}
         for side in ("rows", "columns"):
             u, s, vh = torch.linalg.svd(self._matrices[side], full_matrices=False)
             rank = int((s > _RANK_TOLERANCE * s[0]).sum())
@@ -71,7 +74,8 @@ class Separable(Operator):
         return self._svd["rows_s"][:, None] * self._svd["columns_s"]
 
     def to_right(self, x: Tensor) -> Tensor:
-        """V^T x, the part of an input (..., H, W) that the operator sees, in its singular basis (..., p, q)."""
+        """V^T x, the part of an input (..., H, W) that the operator sees, in its singular basis (..., p,
+        q)."""
         f = self._svd.like(x)
         return f["rows_v"].mT @ x @ f["columns_v"]
 

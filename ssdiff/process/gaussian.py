@@ -1,11 +1,12 @@
 """The generalized linear Gaussian process: noise and changes of resolution, with exact posteriors.
 
-x_t = a_t R_t x_0 + sigma_t eps, R_t the cumulative resize [MATH.md, section 2; SSD, section 3]. DDPM is the case in
-which the resolution never changes.
+x_t = a_t R_t x_0 + sigma_t eps, R_t the cumulative resize [MATH.md, section 2; SSD, section 3]. DDPM is the
+case in which the resolution never changes.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,13 +62,16 @@ class GaussianProcess:
         resize: (n_in, n_out) to the 1-D matrix of one change of size.
 
     Raises:
-        ProcessError: if state 0 is not clean, a size grows with t, or a transition would need negative variance:
-            sigma_t^2 >= sigma_s^2 ||M_{s:t}||^2 is required [MATH.md, section 2]. It names the pair of states.
+        ProcessError: if state 0 is not clean, a size grows with t, or a transition would need negative
+            variance: sigma_t^2 >= sigma_s^2 ||M_{s:t}||^2 is required [MATH.md, section 2]. It names the
+                pair of states.
     """
 
     def __init__(self, states: Sequence[State], resize: ResizeMatrix = matrices.resize) -> None:
         if len(states) < 2 or states[0].signal != 1 or states[0].sigma != 0:
-            raise ProcessError("a process starts at a clean state (signal 1, sigma 0) and has at least one more")
+            raise ProcessError(
+                "a process starts at a clean state (signal 1, sigma 0) and has at least one more"
+            )
         self.states = tuple(states)
         self._tables = Constants(
             signal=torch.tensor([s.signal for s in states], dtype=torch.float64),
@@ -79,7 +83,7 @@ class GaussianProcess:
             self._check_transition(t - 1, t)
 
     @property
-    def T(self) -> int:  # noqa: N802 - the field's name
+    def T(self) -> int:
         """The highest severity."""
         return len(self.states) - 1
 
@@ -118,7 +122,8 @@ class GaussianProcess:
     def snr(self, t: Tensor) -> Tensor:
         """(a_t / sigma_t)^2 of (B,) severities, float32, on the device of ``t``."""
         like = torch.empty(0, device=t.device)
-        return (self._lookup("signal", t, like) / self._lookup("sigma", t, like)).square().flatten()
+        signal, sigma = (self._tables.like(like)[name][t] for name in ("signal", "sigma"))
+        return (signal / sigma).square()
 
     def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 1.0) -> Posterior:
         """p(x_s | x_t, x_0), or its less random relatives [MATH.md, section 2, the eta family].
@@ -128,8 +133,8 @@ class GaussianProcess:
             x0_s: (B, C, h_s, w_s) clean image (or prediction) at the size of s, unscaled, about [-1, 1].
             t: severity of ``x_t``.
             s: severity wanted, 0 <= s < t; 0 returns ``x0_s`` without noise.
-            eta: 1 is the exact posterior; 0 keeps every known noise component and draws fresh noise only for the
-                dimensions that the larger size adds (DDIM at equal size). Every eta keeps the marginals.
+            eta: 1 is the exact posterior; 0 keeps every known noise component and draws fresh noise only for
+                the dimensions that the larger size adds (DDIM at equal size). Every eta keeps the marginals.
 
         Raises:
             ProcessError: if s, t or eta is out of range, or a size does not fit its severity.
@@ -154,12 +159,15 @@ class GaussianProcess:
         )
 
     def log_noise_distance(self) -> Tensor:
-        """(T,) how far log(sigma / a) has risen since t = 1, drops at changes of size not counted; increasing.
+        """(T,) how far log(sigma / a) has risen since t = 1, drops at changes of size not counted;
+        increasing.
 
         Steps evenly spaced along it are even in log-SNR within each size.
         """
         nu = (self._tables["sigma"][1:] / self._tables["signal"][1:]).log()
-        same = torch.tensor([a.size == b.size for a, b in zip(self.states[1:], self.states[2:], strict=False)])
+        same = torch.tensor(
+            [a.size == b.size for a, b in zip(self.states[1:], self.states[2:], strict=False)]
+        )
         return torch.cat([torch.zeros(1, dtype=torch.float64), (nu.diff().clamp_min(0) * same).cumsum(0)])
 
     def _scalar_gains(self, t: int, s: int, eta: float) -> tuple[float, float]:
@@ -204,8 +212,8 @@ class GaussianProcess:
         floor = state_s.sigma * norm
         if state_t.sigma < floor * (1 - _SLACK):
             raise ProcessError(
-                f"no transition from severity {s} to {t}: sigma_t = {state_t.sigma:.4g} is below sigma_s * ||M|| = "
-                f"{floor:.4g}",
+                f"no transition from severity {s} to {t}: sigma_t = {state_t.sigma:.4g} is below "
+                f"sigma_s * ||M|| = {floor:.4g}",
                 hint="raise the noise at the later severity or lower process.match",
             )
 
@@ -213,7 +221,8 @@ class GaussianProcess:
 def from_schedule(
     nu: Tensor, sizes: Sequence[Size], full: Size, resize: ResizeMatrix = matrices.resize
 ) -> GaussianProcess:
-    """The process with noise-to-signal ratios ``nu`` and image sizes ``sizes`` at t = 1..T, variance preserving.
+    """The process with noise-to-signal ratios ``nu`` and image sizes ``sizes`` at t = 1..T, variance
+    preserving.
 
     Args:
         nu: (T,) sigma_t / a_t.
@@ -229,9 +238,11 @@ def from_schedule(
 
 def _cumulative_resizes(sizes: Sequence[Size], resize: ResizeMatrix) -> dict[tuple[Size, Size], Separable]:
     """R_{s:t} for every pair of sizes in the chain: the product of the single changes between them."""
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         if after[0] > before[0] or after[1] > before[1]:
-            raise ProcessError(f"an image cannot grow along a process: {before} pixels are followed by {after}")
+            raise ProcessError(
+                f"an image cannot grow along a process: {before} pixels are followed by {after}"
+            )
     chain = list(dict.fromkeys(sizes))
     result: dict[tuple[Size, Size], Separable] = {}
     for i, before in enumerate(chain):

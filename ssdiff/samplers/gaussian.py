@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,7 +24,8 @@ def sample(
     eta: float = 1.0,
     second_order: bool = False,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Walk down a chain of severities, drawing x_s from the eta-family posterior of the predicted clean image.
+    """Walk down a chain of severities, drawing x_s from the eta-family posterior of the predicted clean
+    image.
 
     Args:
         predict: the denoiser.
@@ -32,14 +34,14 @@ def sample(
         severities: decreasing, each change of size kept, as from :func:`ssdiff.schedules.resolution.respace`.
         noise: fresh noise for a severity; called only where the step is random.
         eta: 1 is ancestral sampling [Ho et al. 2020], 0 DDIM [Song et al. 2021].
-        second_order: extrapolate the predictions as DPM-Solver++(2M) does [Lu et al. 2022, section 4.1]; restarted
-            at each change of size. With eta = 0 this is that solver exactly.
+        second_order: extrapolate the predictions as DPM-Solver++(2M) does [Lu et al. 2022, section 4.1];
+            restarted at each change of size. With eta = 0 this is that solver exactly.
 
     Yields:
         (s, x_s) for each severity after the first; x_0 is the last prediction.
     """
     previous: tuple[int, Tensor] | None = None
-    for t, s in zip(severities, severities[1:], strict=False):
+    for t, s in itertools.pairwise(severities):
         clean = prediction = predict(x, t)
         if second_order and s > 0 and previous is not None and previous[1].shape == prediction.shape:
             clean = _extrapolate(process.states, previous, (t, prediction), s)

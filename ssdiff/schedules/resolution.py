@@ -21,9 +21,9 @@ def level_sizes(size: int, levels: int, factor: float = 2.0, coarsest: int = 1) 
         size: full resolution, pixels a side.
         levels: how many.
         factor: ratio of neighbouring levels, above 1.
-        coarsest: divisor of the smallest U-Net level relative to the full size, e.g. 8 for four U-Net levels. A
-            level between size / 2^k and size / 2^(k+1) is rounded to a multiple of coarsest / 2^k, so that the
-            network can halve it all the way down; the official rule for factors other than 2.
+        coarsest: divisor of the smallest U-Net level relative to the full size, e.g. 8 for four U-Net
+            levels. A level between size / 2^k and size / 2^(k+1) is rounded to a multiple of coarsest / 2^k,
+            so that the network can halve it all the way down; the official rule for factors other than 2.
 
     Raises:
         ProcessError: if two levels coincide or one vanishes.
@@ -49,7 +49,8 @@ def _tau(steps: int) -> Tensor:
 
 
 def _quantise(position: Tensor, levels: int) -> Tensor:
-    return (position * levels).long().clamp(max=levels - 1)
+    index: Tensor = (position * levels).long().clamp(max=levels - 1)
+    return index
 
 
 def convex_decay(steps: int, levels: int, gamma: float = 0.5) -> Tensor:
@@ -114,8 +115,8 @@ def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> lis
 
     Args:
         levels: (T,) level of each severity.
-        steps: wanted number of steps, 1..T; a change of level that falls between two of them adds one, so 250 of
-            1000 with three changes gives up to 253.
+        steps: wanted number of steps, 1..T; a change of level that falls between two of them adds one, so
+            250 of 1000 with three changes gives up to 253.
         coordinate: (T,) non-decreasing, what to space evenly; t itself where omitted.
 
     Returns:

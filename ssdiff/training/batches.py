@@ -1,7 +1,7 @@
 """What a training step sees: which images, which severities, which noise.
 
-All of it is a pure function of (seed, micro-batch, position in the global batch), so a resumed run sees what the
-uninterrupted one would have seen, and two processes see the two halves of one doubled batch.
+All of it is a pure function of (seed, micro-batch, position in the global batch), so a resumed run sees what
+the uninterrupted one would have seen, and two processes see the two halves of one doubled batch.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Place:
 class Severities:
     """The batch rule of [SSD, section 4]: one change of resolution at a time, other severities mixed.
 
-    The first draw of a batch, uniform in 1..T, decides the pair (size at t, size at t - 1). The whole batch is drawn
-    from the severities of that pair: many where the size stays, a single one at a change.
+    The first draw of a batch, uniform in 1..T, decides the pair (size at t, size at t - 1). The whole batch
+    is drawn from the severities of that pair: many where the size stays, a single one at a change.
 
     Args:
         sizes: image size of t = 0..T.
@@ -126,7 +126,8 @@ class Batches:
         self._labels = None if labels is None or not classes else torch.from_numpy(labels.astype(np.int64))
 
     def __call__(self, counter: int) -> tuple[Tensor, Tensor | None]:
-        """Images (B, C, S, S) in [-1, 1] and (B,) labels of one micro-batch, counted from the start of the run."""
+        """Images (B, C, S, S) in [-1, 1] and (B,) labels of one micro-batch, counted from the start of the
+        run."""
         positions = self._place.positions
         global_batch = self._place.batch * self._place.world
         numbers = self._order(positions + counter * global_batch)
@@ -148,7 +149,9 @@ class Batches:
         if self._resident is not None:
             return self._resident[numbers.to(self._device)]
         taken = torch.from_numpy(self._host[numbers.numpy()])
-        return taken.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else taken
+        return (
+            taken.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else taken
+        )
 
     def _fits(self) -> bool:
         if self._device.type != "cuda":

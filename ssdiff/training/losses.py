@@ -31,7 +31,7 @@ def gaussian_loss(
         network: (x_t, t - 1, resolution wanted, labels) to a prediction.
         process: the forward process.
         x0: (B, C, H, W) clean images in [-1, 1].
-        t: (B,) severities on the device of x0, all with one size now and one size next.
+        t: (B,) severities on the CPU, all with one size now and one size next.
         noise: (B, C, h_t, w_t) standard normal.
         labels: (B,) classes.
         predict: ``x0`` or ``eps``.
@@ -41,6 +41,7 @@ def gaussian_loss(
         (B,) losses, float32.
     """
     now, then = int(t[0]), int(t[0]) - 1
+    t = t.to(x0.device)
     target = process.degrade(x0, then)
     x_t = process.scale(process.resize(target, then, now), t, noise)
     output = network(x_t, t - 1, process.states[then].resolution, labels).float()

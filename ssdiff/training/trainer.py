@@ -73,11 +73,16 @@ class Trainer:
         self._severities = Severities([state.size for state in process.states], settings.seed)
         self._noise_key = rng.derive(settings.seed, "train/noise")
         self._optimizer = torch.optim.AdamW(
-            self._weights, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+            self._weights,
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         self._resolutions = sorted({state.resolution for state in process.states[1:]}, reverse=True)
         self._sums = torch.zeros(len(self._resolutions), 2, device=self._device)
         self._norms: list[float] = []
+        self._drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
     def advance(self) -> None:
         """One step of the optimiser.
@@ -95,7 +100,7 @@ class Trainer:
         if not math.isfinite(size := float(norm)):
             raise NonFiniteError(
                 f"the gradient is not finite at step {self.step + 1} ({self._last}); nothing was saved",
-                hint="resume from the last checkpoint with a lower training.lr or training.precision = 'fp32'",
+                hint="resume from the last checkpoint with a lower training.lr or in fp32",
             )
         if settings.clip and size > settings.clip:
             torch._foreach_mul_(used, settings.clip / size)
@@ -108,6 +113,13 @@ class Trainer:
         # A young average follows quickly, so that short runs do not end near their random start.
         decay = min(settings.ema, self.step / (self.step + 9))
         get_ema_multi_avg_fn(decay)(self._averaged, self._weights, self.step)
+
+    def resolution_of_step(self, step: int) -> int:
+        """Pixels a side of the noisy images of a step's first micro-batch, steps counted from 0."""
+        counter = step * self.settings.accumulate % _WORD
+        return self.process.states[
+            int(self._severities.draw(counter, torch.zeros(1, dtype=torch.int64)))
+        ].resolution
 
     def averages(self) -> Averages:
         """Mean losses since the last call, over all processes; one exchange with the device."""
@@ -130,8 +142,8 @@ class Trainer:
             for name, weight in zip(self._names, self._weights, strict=True)
             for key, value in self._optimizer.state.get(weight, {}).items()
         }
-        averaged = dict(zip(self._names, self._averaged, strict=True))
-        weights = {name: weight.detach() for name, weight in zip(self._names, self._weights, strict=True)}
+        averaged: dict[str, Tensor] = dict(zip(self._names, self._averaged, strict=True))
+        weights: dict[str, Tensor] = dict(zip(self._names, self._weights, strict=True))
         return {"ema": averaged, "weights": weights, "optimizer": optimizer}
 
     @torch.no_grad()
@@ -166,13 +178,13 @@ class Trainer:
         x0, labels = self._batches(counter)
         x0 = x0.contiguous(memory_format=torch.channels_last)
         noise = rng.normal(self._noise_key, positions.to(self._device), counter % _WORD, (x0.shape[1], *size))
-        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules()):
+        if self._drops:
             torch.manual_seed(rng.derive(settings.seed, f"train/dropout/{counter}/{self._place.rank}") >> 1)
         losses = gaussian_loss(
             self._network,
             self.process,
             x0,
-            severities.to(self._device),
+            severities,
             noise,
             labels,
             predict=self._predict,
@@ -201,7 +213,8 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
 
 
 def _average(gradients: list[Tensor], world: int) -> None:
-    """Mean over processes, in place. All use the same part of the network, so nobody searches for unused weights."""
+    """Mean over processes, in place. All use the same part of the network, so nobody searches for unused
+    weights."""
     bucket: list[Tensor] = []
     for position, gradient in enumerate(gradients):
         bucket.append(gradient)

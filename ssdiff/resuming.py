@@ -1,0 +1,126 @@
+"""Where a training run begins: a new folder, or a verified checkpoint of an old one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssdiff import checkpoints, rundir
+from ssdiff.errors import CheckpointError, UsageError
+from ssdiff.presets import compare, parse_preset
+from ssdiff.settings import Preset
+
+_MODEL_SECTIONS = ("data", "process", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to train, where, and from where on.
+
+    Attributes:
+        preset: the settings; None takes those of the run that is resumed.
+        source: data set, folder or archive; None takes the preset's ``data.source``.
+        out: run folder; None chooses a new one in the user's data folder.
+        resume: ``"auto"`` (continue the run if there is one, else start), a run or checkpoint folder, or
+            None.
+        device: see :func:`ssdiff.devices.pick_device`.
+        accept_data: resume although the data set has changed.
+        accept_topology: resume with another number of processes.
+    """
+
+    preset: Preset | None
+    source: str | Path | None = None
+    out: Path | None = None
+    resume: str | None = None
+    device: str = "auto"
+    accept_data: bool = False
+    accept_topology: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A request with everything decided: settings, folder, and the checkpoint to continue from."""
+
+    request: Request
+    preset: Preset
+    folder: Path
+    loaded: checkpoints.Loaded | None
+    notes: tuple[str, ...]
+
+
+def locate(request: Request) -> Start:
+    """Find the checkpoint and settle which settings count.
+
+    Raises:
+        CheckpointError: an explicit checkpoint is absent, damaged or of other settings.
+        UsageError: nothing says what to train.
+    """
+    folder, found, notes = request.out, None, []
+    if request.resume == "auto":
+        folder = folder or rundir.newest_run(request.preset.name if request.preset else None)
+        if folder is not None and rundir.is_run(folder):
+            latest, skipped = checkpoints.latest(rundir.RunFolder(folder).checkpoints)
+            notes = [f"skipped {path.name}: {reason}" for path, reason in skipped]
+            found = latest.path if latest else None
+        if folder is None or not folder.exists():
+            notes.append("nothing to resume: a new run is started")
+    elif request.resume is not None:
+        found, folder = _explicit(Path(request.resume), folder)
+    loaded = None
+    if found is not None:
+        loaded = checkpoints.require(checkpoints.load(found), "ema", "weights", "optimizer")
+    preset = _settle(request, loaded)
+    return Start(request, preset, folder or rundir.new_run_path(preset.name), loaded, tuple(notes))
+
+
+def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
+    """Checkpoint and run folder of an explicit ``--resume PATH``; never falls back to anything else."""
+    if not path.is_dir():
+        raise CheckpointError(f"no run or checkpoint folder at {path}", path=path, hint="nothing was started")
+    if not rundir.is_run(path):
+        return path, out or path.parent.parent
+    steps = checkpoints.list_steps(rundir.RunFolder(path).checkpoints)
+    if not steps:
+        raise CheckpointError(f"{path} has no checkpoint to resume from", path=path)
+    return steps[-1], out or path
+
+
+def _settle(request: Request, loaded: checkpoints.Loaded | None) -> Preset:
+    if loaded is None:
+        if request.preset is None:
+            raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
+        return request.preset
+    stored = parse_preset(str(loaded.meta.get("preset", "")), "the checkpoint's preset")
+    if request.preset is None:
+        return stored
+    differing = compare(stored, request.preset, _MODEL_SECTIONS)
+    if stored.training.seed != request.preset.training.seed:
+        differing.append(f"training.seed: {stored.training.seed} != {request.preset.training.seed}")
+    if differing:
+        raise CheckpointError(
+            f"the checkpoint was trained with other settings: {'; '.join(differing[:5])}",
+            hint="leave --preset out to go on with the run's own, or start a new run with --out",
+        )
+    return request.preset
+
+
+def check_unchanged(start: Start, fingerprint: str, processes: int) -> None:
+    """Rows 13 and 24 of the fault table: the data set and the number of processes are the checkpoint's.
+
+    Raises:
+        CheckpointError: they are not, and the request does not accept that.
+    """
+    if start.loaded is None:
+        return
+    then = str(start.loaded.meta.get("data"))
+    if then != fingerprint and not start.request.accept_data:
+        raise CheckpointError(
+            f"the data set has changed: fingerprint {then[:12]} at the checkpoint, {fingerprint[:12]} now",
+            hint="restore it, or resume all the same with --accept-changed-data",
+        )
+    world = start.loaded.meta.get("world")
+    if world != processes and not start.request.accept_topology:
+        raise CheckpointError(
+            f"the checkpoint was made by {world} processes, there are {processes} now",
+            hint="resume all the same with --allow-topology-change",
+        )
