@@ -1,0 +1,80 @@
+"""From what the user asked for to a prepared set."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from pathlib import Path
+
+from ssdiff.data.builtin import DATA_NAMES, find_idx, named_source
+from ssdiff.data.prepared import Corrupt, ImageSet, Progress, cache_root, prepare
+from ssdiff.data.sources import Fit, FolderSource, Source, ZipSource
+from ssdiff.errors import DataError, UsageError
+from ssdiff.images.reading import MAX_PIXELS
+
+__all__ = ["DATA_NAMES", "open_data"]
+
+
+def open_data(
+    source: str | Path,
+    *,
+    size: int,
+    channels: int,
+    background: float = 1.0,
+    corrupt: Corrupt = "error",
+    max_pixels: int = MAX_PIXELS,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """Open a training set, preparing it on first use.
+
+    Images are cut to the central square and resized; see `ssdiff.images.reading` for what happens to depth,
+    orientation, transparency and colour. Two or more sub-folders that hold all images are classes.
+
+    Args:
+        source: a folder (with all its sub-folders; or one with the idx files of MNIST), a zip file, or one of
+            DATA_NAMES. A folder called like a name is written with a path, as in "./shapes".
+        size: pixels a side.
+        channels: 1 (grey) or 3 (RGB).
+        background: grey behind transparent pixels, from 0 (black) to 1 (white).
+        corrupt: "error" stops at an unreadable file; "skip" leaves out up to 1 % (or one) and lists them.
+        max_pixels: an image with more is not decoded and counts as unreadable.
+        cache: root of the cache; by default `cache_root()`.
+        progress: called with (done, total) while the set is prepared.
+
+    Returns:
+        The set; `.images` is memory-mapped.
+
+    Raises:
+        DataError: the source is missing, empty, damaged or unsafe.
+        ResourceError: the cache cannot be written, or a download or a package is not available.
+        UsageError: a setting is out of range.
+    """
+    if size < 1 or channels not in (1, 3) or not 0 <= background <= 1 or corrupt not in ("error", "skip"):
+        raise UsageError(
+            "data need size >= 1, channels 1 or 3, background 0..1 and corrupt 'error' or 'skip', "
+            f"not {size}, {channels}, {background} and {corrupt!r}"
+        )
+    root = cache_root() if cache is None else cache
+    images = _find(source, root, max_pixels)
+    fit = Fit(size, channels, background, max_pixels)
+    return prepare(images, fit, corrupt=corrupt, cache=root, progress=progress)
+
+
+def _find(source: str | Path, root: Path, max_pixels: int) -> Source:
+    if isinstance(source, str) and source in DATA_NAMES:
+        return named_source(source, root / "torchvision")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return find_idx(path, str(path)) or FolderSource(path)
+    if path.is_file():
+        if zipfile.is_zipfile(path):
+            return ZipSource(path, max_pixels)
+        raise DataError(f"{path} is a file but no zip", path=path, hint="pass a folder, a zip file or a name")
+    near = difflib.get_close_matches(str(source), DATA_NAMES, n=1, cutoff=0.5)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise DataError(
+        f"there is no data set, folder or zip file {str(source)!r}",
+        path=path,
+        hint=f"{meant}names are {', '.join(DATA_NAMES)}",
+    )

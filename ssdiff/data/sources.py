@@ -1,0 +1,288 @@
+"""Sources of images: a folder, a zip file read in place, arrays. Nothing is ever extracted to the disk."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import stat
+import struct
+import threading
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ssdiff.errors import DataError
+from ssdiff.images.reading import IMAGE_SUFFIXES, MAX_PIXELS, fit_square, open_image, pixels
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+# No honest image needs more bytes a pixel (16 bits, 4 channels), apart from a header.
+_BYTES_A_PIXEL, _HEADER = 8, 2**20
+# Deflate reaches 1000 : 1 on constant bytes. Small flat drawings may; a large member at this ratio is a bomb.
+_BOMB_RATIO, _BOMB_SIZE = 200, 2**25
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How any image becomes (channels, size, size) bytes: see `ssdiff.images.reading`."""
+
+    size: int
+    channels: int
+    background: float = 1.0
+    max_pixels: int = MAX_PIXELS
+
+    def decode(self, stream: BinaryIO, name: str) -> Pixels:
+        """The image in a file; `name` is for messages."""
+        image = open_image(
+            stream,
+            name,
+            channels=self.channels,
+            background=self.background,
+            max_pixels=self.max_pixels,
+            at_least=self.size,
+        )
+        return pixels(fit_square(image, self.size))
+
+    def convert(self, array: Pixels) -> Pixels:
+        """An image already decoded, (H, W) grey or (H, W, 3) RGB."""
+        image = Image.fromarray(array).convert("L" if self.channels == 1 else "RGB")
+        return pixels(fit_square(image, self.size))
+
+
+class Source(ABC):
+    """Images in a fixed order.
+
+    Attributes:
+        name: what to call it in messages.
+        class_names: names of the classes, empty if there are none.
+    """
+
+    name: str
+    class_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    def labels(self) -> Labels | None:
+        """(N,) positions in class_names, or None."""
+        return None
+
+    @abstractmethod
+    def identity(self) -> Iterator[str]:
+        """Lines that differ when the images may differ; cheap, no image is read."""
+
+    @abstractmethod
+    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
+        """Images start..stop-1, or what is wrong with them. Several threads may call it at once."""
+
+    def close(self) -> None:
+        """Release what loading opened."""
+        return
+
+
+class FileSource(Source):
+    """Encoded images with names; folders in the names are the classes."""
+
+    def __init__(self, name: str, members: Sequence[str]) -> None:
+        self.name = name
+        self.members = members
+        self.class_names, self._labels = classes(members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def labels(self) -> Labels | None:
+        """(N,) positions in class_names, or None."""
+        return self._labels
+
+    @abstractmethod
+    def open(self, index: int) -> AbstractContextManager[BinaryIO]:
+        """The file of one image."""
+
+    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
+        """Images start..stop-1, or what is wrong with them. Several threads may call it at once."""
+        return [self._load(index, fit) for index in range(start, stop)]
+
+    def _load(self, index: int, fit: Fit) -> Pixels | DataError:
+        name = f"{self.name}: {self.members[index]}"
+        try:
+            with self.open(index) as stream:
+                return fit.decode(stream, name)
+        except DataError as error:
+            return error
+        except Exception as error:  # an archive can raise anything on hostile bytes
+            return DataError(f"cannot read {name}: {str(error) or type(error).__name__}", path=name)
+
+
+class FolderSource(FileSource):
+    """Image files under a folder, by name; hidden files are left out.
+
+    Args:
+        folder: searched with all its sub-folders.
+        only: names relative to the folder; other files are left out. None takes every image file.
+
+    Raises:
+        DataError: the folder cannot be read or holds no image file.
+    """
+
+    def __init__(self, folder: Path, only: frozenset[str] | None = None) -> None:
+        self.folder = folder.resolve()
+        try:
+            found = sorted(_walk(self.folder))
+        except OSError as error:
+            raise DataError(f"cannot read {folder}: {error.strerror or error}", path=folder) from error
+        files = [f for f in found if _is_image(f[0]) and (only is None or f[0] in only)]
+        if not files:
+            raise no_images(folder, len(found), "file")
+        self._stamps = [stamp for _, stamp in files]
+        super().__init__(str(folder), [name for name, _ in files])
+
+    def identity(self) -> Iterator[str]:
+        """Path of the folder; name, size and time of every file."""
+        yield f"folder {self.folder}"
+        yield from (f"{name}\0{stamp}" for name, stamp in zip(self.members, self._stamps, strict=True))
+
+    def open(self, index: int) -> AbstractContextManager[BinaryIO]:
+        """The file of one image."""
+        return (self.folder / self.members[index]).open("rb")
+
+
+class ZipSource(FileSource):
+    """Image files in a zip, stored or deflated, by name; one handle a thread.
+
+    Args:
+        path: the zip file.
+        max_pixels: limit for an image, which also bounds the declared size of a member.
+
+    Raises:
+        DataError: the file is no zip, has no image, or has a member that is encrypted, leads outside, or
+            claims to be far larger than an image can be.
+    """
+
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+            raise DataError(f"cannot read {path} as a zip file: {error}", path=path) from error
+        for info in entries:
+            _check_member(path, info, max_pixels)
+        members = [info for info in entries if not info.is_dir()]
+        self._infos = sorted((i for i in members if _is_image(i.filename)), key=lambda i: i.filename)
+        if not self._infos:
+            raise no_images(path, len(members), "member")
+        self._local = threading.local()
+        self._handles: list[zipfile.ZipFile] = []
+        super().__init__(str(path), [info.filename for info in self._infos])
+
+    def identity(self) -> Iterator[str]:
+        """Name, size and checksum of every member."""
+        yield "zip"
+        yield from (f"{info.filename}\0{info.file_size}\0{info.CRC}" for info in self._infos)
+
+    def open(self, index: int) -> AbstractContextManager[BinaryIO]:
+        """The bytes of one image."""
+        handle: zipfile.ZipFile | None = getattr(self._local, "handle", None)
+        if handle is None:
+            handle = self._local.handle = zipfile.ZipFile(self.path)
+            self._handles.append(handle)
+        # Python stops at the declared size, checked above, and compares the checksum.
+        return BytesIO(handle.read(self._infos[index]))
+
+    def close(self) -> None:
+        """Close the handle of every thread."""
+        for handle in self._handles:
+            handle.close()
+        self._local, self._handles = threading.local(), []
+
+
+def classes(members: Sequence[str]) -> tuple[tuple[str, ...], Labels | None]:
+    """Class names and labels, if all images lie in two or more folders side by side.
+
+    A folder around all of them does not count, and sub-folders of a class belong to the class.
+    """
+    folders = [member.split("/")[:-1] for member in members]
+    ends = zip(min(folders), max(folders), strict=False)
+    depth = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
+    if any(len(folder) == depth for folder in folders):
+        return (), None
+    names, labels = np.unique([folder[depth] for folder in folders], return_inverse=True)
+    return tuple(names.tolist()), labels.astype(np.int64)
+
+
+def stamp(path: Path | os.DirEntry[str]) -> str:
+    """Size and time of change of a file, which stand for its content."""
+    status = path.stat()
+    return f"{status.st_size}\0{status.st_mtime_ns}"
+
+
+def no_images(where: Path, found: int, kind: str) -> DataError:
+    """The error for a source without images."""
+    others = f"none of its {found} {kind}s ends in" if found else f"it has no {kind}; searched for"
+    return DataError(f"no images in {where}: {others} {' '.join(IMAGE_SUFFIXES)}", path=where)
+
+
+def _is_image(name: str) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return not hidden and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _walk(root: Path) -> Iterator[tuple[str, str]]:
+    """Name and stamp of every regular file, links followed; no folder is visited twice, so loops end."""
+    pending, seen = [("", root)], set()
+    while pending:
+        prefix, folder = pending.pop()
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            listing = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        for entry in listing:
+            name = prefix + entry.name
+            if entry.is_dir():
+                pending.append((name + "/", Path(entry.path)))
+            elif entry.is_file():
+                yield name, stamp(entry)
+
+
+def _check_member(path: Path, info: zipfile.ZipInfo, max_pixels: int) -> None:
+    """Raise DataError for a member that no honest image archive has."""
+    name = info.filename
+    parts = name.replace("\\", "/").split("/")
+    limit = _BYTES_A_PIXEL * max_pixels + _HEADER
+    problem = None
+    if ".." in parts or not parts[0] or re.match("[A-Za-z]:", name):
+        problem = "leads outside the archive"
+    elif not _is_image(name):
+        return  # never opened
+    elif stat.S_ISLNK(info.external_attr >> 16):
+        problem = "is a symbolic link"
+    elif info.flag_bits & 1:
+        problem = "is encrypted"
+    elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        problem = f"is compressed by method {info.compress_type}, not stored or deflated"
+    elif info.file_size > limit:
+        problem = f"claims {info.file_size:,} bytes, the limit is {limit:,}"
+    elif info.file_size > max(_BOMB_SIZE, _BOMB_RATIO * info.compress_size):
+        problem = f"claims to expand from {info.compress_size:,} to {info.file_size:,} bytes"
+    if problem:
+        raise DataError(
+            f"{path}: member {name!r} {problem}",
+            path=path,
+            hint="nothing was extracted; make a plain zip of the images",
+        )

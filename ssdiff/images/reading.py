@@ -1,0 +1,224 @@
+"""Files to pixels: one guarded way in, whatever the format, bit depth, orientation or transparency.
+
+Policies, the same everywhere:
+
+- Only PNG, JPEG, WebP, GIF, BMP, TIFF and PPM are opened, and the number of pixels is checked on the header.
+- EXIF orientation is applied; of an animation the first frame counts; colour profiles are ignored.
+- 16-bit grey is scaled to 8 bits, never clipped.
+- Transparent pixels are composited on a grey background.
+- A grey file read as colour is repeated; a colour file read as grey becomes its Rec. 601 luma.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ssdiff.errors import DataError, SsdiffError, UsageError
+from ssdiff.images.layout import from_uint8
+
+MAX_PIXELS = 100_000_000
+"""Default limit on width times height of a file."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""File name endings that are taken for images, in lower case."""
+
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+_lock = threading.Lock()
+
+
+def read_image(
+    source: Path | str | bytes,
+    *,
+    channels: int | None = None,
+    background: float = 1.0,
+    max_pixels: int = MAX_PIXELS,
+) -> Tensor:
+    """An image of any size as a tensor.
+
+    Args:
+        source: a path, or the bytes of a file.
+        channels: 1 (grey; a colour file becomes its luma), 3 (colour; a grey file is repeated) or None (1 for
+            a grey file, else 3).
+        background: grey behind transparent pixels, from 0 (black) to 1 (white).
+        max_pixels: refuse files with more, before decoding them.
+
+    Returns:
+        (C, H, W) float32 in [-1, 1], upright.
+
+    Raises:
+        DataError: the file is missing, damaged, too large or no image of a supported format.
+    """
+    name = "the image" if isinstance(source, bytes) else str(source)
+    try:
+        with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+            image = open_image(stream, name, channels=channels, background=background, max_pixels=max_pixels)
+    except OSError as error:
+        raise DataError(f"cannot read {name}: {error.strerror or error}", path=name) from error
+    return from_uint8(torch.from_numpy(pixels(image)))
+
+
+def open_image(
+    stream: BinaryIO,
+    name: str,
+    *,
+    channels: int | None,
+    background: float = 1.0,
+    max_pixels: int = MAX_PIXELS,
+    at_least: int | None = None,
+) -> Image.Image:
+    """Decode a file by the policies of this module.
+
+    Args:
+        stream: the file, readable and seekable.
+        name: what to call it in messages.
+        channels: 1, 3 or None, as in :func:`read_image`.
+        background: grey behind transparent pixels, from 0 to 1.
+        max_pixels: refuse files with more.
+        at_least: pixels a side that are wanted in the end; JPEG may then be decoded at a fraction of its
+            size, not below three times that, which is several times faster.
+
+    Returns:
+        An image of mode L or RGB.
+
+    Raises:
+        DataError: the file is damaged, too large or no image of a supported format.
+        UsageError: channels or background is out of range.
+    """
+    if channels not in (None, 1, 3) or not 0 <= background <= 1:
+        raise UsageError(f"channels must be 1 or 3 and background 0..1, not {channels} and {background}")
+    try:
+        image = _open_header(stream, name, max_pixels)
+        if at_least is not None:
+            image.draft(None, (3 * at_least, 3 * at_least))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _normalise(image, name, channels, background)
+    except (SsdiffError, MemoryError):
+        raise
+    except Exception as error:  # a decoder can raise anything on hostile bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"cannot decode {name}: {reason}", path=name, hint="is the file complete?") from error
+
+
+def fit_square(image: Image.Image, size: int) -> Image.Image:
+    """The central square, resized to size x size.
+
+    Lanczos with antialiasing when it shrinks (from far above after a box average, which is as good and
+    faster), bicubic when it grows. An image of the right size is returned unchanged.
+    """
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    if image.size == (size, size):
+        return image
+    if width != height:
+        # Not the box of resize, whose filter would reach beyond it.
+        with _pixel_limit(side * side):
+            image = image.crop((left, top, left + side, top + side))
+    kernel = Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC
+    return image.resize((size, size), kernel, reducing_gap=3.0)
+
+
+def pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """(C, H, W) bytes of an image of mode L or RGB."""
+    array = np.array(image)
+    return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+def _open_header(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+    """Parse the header only; raise DataError for foreign formats and too many pixels."""
+    try:
+        with _pixel_limit(max_pixels):
+            image = Image.open(stream, formats=FORMATS)
+        count = image.width * image.height
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{name} is not an image{_guess(stream)}", path=name, hint=f"supported are {', '.join(FORMATS)}"
+        ) from error
+    except Image.DecompressionBombError as error:
+        found = re.search(r"\((\d+) pixels", str(error))
+        count = int(found[1]) if found else 2 * max_pixels
+    if count > max_pixels:
+        raise DataError(
+            f"{name} has {count:,} pixels, the limit is {max_pixels:,}",
+            path=name,
+            hint="shrink it, or raise the limit with max_pixels (--max-pixels) if you trust the file",
+        )
+    return image
+
+
+@contextmanager
+def _pixel_limit(max_pixels: int) -> Iterator[None]:
+    # Pillow keeps its limit in a global, warns above it and raises above twice its value. It is set for the
+    # moment of parsing a header or cropping, so that ours holds, higher or lower, and others keep theirs. The
+    # lock also keeps threads apart when Pillow meets its first WebP or TIFF and loads the plugin.
+    with _lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _guess(stream: BinaryIO) -> str:
+    stream.seek(0)
+    head = stream.read(64).lstrip().lower()
+    if not head:
+        return ", it is empty"
+    if head.startswith((b"<!doctype", b"<html")):
+        return " but a web page, so its download failed"
+    if head.startswith(b"version https://git-lfs"):
+        return " but a Git LFS pointer, so fetch it with git lfs pull"
+    return ""
+
+
+def _normalise(image: Image.Image, name: str, channels: int | None, background: float) -> Image.Image:
+    """Mode L or RGB, opaque, 8 bits."""
+    if channels is None:
+        channels = 1 if image.mode in _GREY_MODES or image.mode.startswith("I;16") else 3
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bits(image, name)
+    if image.has_transparency_data:
+        grey = round(background * 255)
+        base = Image.new("RGBA", image.size, (grey, grey, grey, 255))
+        image = Image.alpha_composite(base, image.convert("RGBA"))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """Grey of 16 or 32 bits, or floating point, as mode L (LA if one grey value stands for transparency)."""
+    values = np.asarray(image)
+    # Old Pillow reads 16-bit PNG as 32-bit integers, and 16-bit PPM still is: so this mode holds 0..65535 or
+    # a range that nobody knows.
+    top = 1.0 if image.mode == "F" else 65535
+    if not (values.min() >= 0 and values.max() <= top):
+        raise DataError(
+            f"{name} has values from {values.min()} to {values.max()}, so its black and white are unknown",
+            path=name,
+            hint="save it with 8 or 16 bits, or as floating point from 0 to 1",
+        )
+    grey = Image.fromarray(np.rint(values * np.float64(255 / top)).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey

@@ -1,0 +1,401 @@
+"""Reading, laying out and writing images."""
+
+from __future__ import annotations
+
+import io
+import resource
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from ssdiff.errors import DataError, OutputError, ResourceError, UsageError
+from ssdiff.images import (
+    check_output,
+    film_strip,
+    fit_square,
+    from_uint8,
+    grid,
+    read_image,
+    save_gif,
+    save_image,
+    to_uint8,
+    upscale_nearest,
+    write_atomic,
+)
+
+bytes_image = hnp.arrays(np.uint8, st.tuples(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)))
+
+
+def encode(image, form="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def colours(height=7, width=5):
+    """An image without any symmetry."""
+    return np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3) * 2
+
+
+def read_bytes(content, **options):
+    return to_uint8(read_image(content, **options)).permute(1, 2, 0).numpy()
+
+
+# Bytes and floats
+
+
+def test_bytes_survive_the_round_trip():
+    every = torch.arange(256, dtype=torch.uint8)
+    assert from_uint8(every).min() == -1 and from_uint8(every).max() == 1
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        assert torch.equal(to_uint8(from_uint8(every, dtype)), every)
+
+
+@given(st.floats(-3, 3, width=32))
+def test_to_uint8_rounds_to_the_nearest_and_clips(value):
+    byte = to_uint8(torch.tensor(value)).item()
+    assert abs(byte - (min(max(value, -1), 1) + 1) * 127.5) <= 0.5 + 1e-4
+
+
+@given(bytes_image)
+@settings(max_examples=25)
+def test_png_keeps_every_byte(pixels):
+    x = torch.from_numpy(pixels)
+    content = encode(Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+    assert torch.equal(to_uint8(read_image(content, channels=len(pixels))), x)
+
+
+# Reading
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_undone(form, orientation):
+    undo = {2: "fliplr", 3: "rot180", 4: "flipud", 5: "transpose", 6: "rot90", 7: "transverse", 8: "rot270"}
+    upright = np.zeros((32, 24, 3), np.uint8)
+    upright[:8, :8], upright[24:, :8] = (250, 10, 10), (10, 250, 10)
+    stored = {
+        "fliplr": upright[:, ::-1],
+        "rot180": upright[::-1, ::-1],
+        "flipud": upright[::-1],
+        "transpose": upright.transpose(1, 0, 2),
+        "rot90": np.rot90(upright, 1),  # the viewer turns it clockwise
+        "transverse": upright[::-1, ::-1].transpose(1, 0, 2),
+        "rot270": np.rot90(upright, -1),
+    }.get(undo.get(orientation, ""), upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif, quality=100)
+    found = read_bytes(content)
+    assert found.shape == upright.shape
+    assert np.abs(found.astype(int) - upright).mean() < (0.1 if form == "PNG" else 6)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_16_bits_are_scaled_not_clipped(form):
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    found = read_bytes(encode(Image.fromarray(ramp), form))
+    assert found.shape == (64, 64, 1)
+    assert np.abs(found[:, :, 0] - ramp / 257).max() <= 0.5 + 1e-6
+    colour = read_bytes(encode(Image.fromarray(ramp), form), channels=3)
+    assert (colour == found).all()
+
+
+def test_16_bit_grey_that_means_transparent():
+    ramp = np.array([[0, 30000], [65535, 30000]], np.uint16)
+    content = encode(Image.fromarray(ramp), transparency=30000)
+    assert read_bytes(content, background=1.0)[:, :, 0].tolist() == [[0, 255], [255, 255]]
+
+
+def test_floating_point_from_0_to_1_and_nothing_else():
+    unit = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    assert np.abs(read_bytes(encode(Image.fromarray(unit), "TIFF"))[:, :, 0] - unit * 255).max() <= 0.5
+    for bad in (unit * 2, unit - 0.1, np.full((3, 4), np.nan, np.float32), np.full((3, 4), 70000, np.int32)):
+        with pytest.raises(DataError, match="unknown"):
+            read_image(encode(Image.fromarray(bad), "TIFF"))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+def test_transparent_pixels_show_the_background(mode):
+    pixels = np.full((2, 2, 4), (200, 200, 200, 255), np.uint8)
+    pixels[0, 0] = (10, 10, 10, 0)  # a hidden colour
+    image = Image.fromarray(pixels).convert(mode if mode in ("RGBA", "LA") else "RGB")
+    options = {}
+    if mode in ("P", "L"):
+        image = image.quantize(4) if mode == "P" else image.convert(mode)
+        options["transparency"] = image.getpixel((0, 0))
+    elif mode == "RGB":
+        options["transparency"] = (10, 10, 10)
+    found = read_bytes(encode(image, **options), channels=3, background=0.5)
+    assert found[0, 0].tolist() == [128] * 3
+    assert found[1, 1].tolist() == [200] * 3
+
+
+def test_half_transparent_is_blended():
+    image = Image.fromarray(np.full((1, 1, 4), (100, 0, 200, 128), np.uint8))
+    assert np.abs(read_bytes(encode(image), background=1.0)[0, 0] - np.array([177, 127, 227])).max() <= 1
+
+
+def test_channels_follow_the_policy():
+    grey, colour = encode(Image.new("L", (2, 2), 77)), encode(Image.new("RGB", (2, 2), (255, 0, 0)))
+    assert read_image(grey).shape[0] == 1 and read_image(colour).shape[0] == 3
+    assert read_bytes(grey, channels=3)[0, 0].tolist() == [77] * 3
+    assert read_bytes(colour, channels=1)[0, 0].tolist() == [76]  # 0.299 * 255
+    for options in ({"channels": 2}, {"background": 1.5}):
+        with pytest.raises(UsageError):
+            read_image(grey, **options)
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"), [("1", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("YCbCr", "TIFF"), ("RGBX", "TIFF")]
+)
+def test_other_modes_are_converted(mode, form):
+    found = read_image(encode(Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode), form), channels=3)
+    assert found.shape == (3, 4, 4) and found.min() > 0.97
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "PPM"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_truncated_files_are_refused_by_name(form, share, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    content = encode(Image.fromarray(noise), form)
+    path = tmp_path / "half.png"
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(DataError, match=r"half\.png") as caught:
+        read_image(path)
+    assert caught.value.path == str(path) and "\n" not in str(caught.value)
+
+
+@given(st.binary(max_size=200), st.integers(0, 400))
+@settings(max_examples=60, deadline=None)
+def test_damaged_bytes_never_raise_anything_else(junk, position):
+    content = bytearray(encode(Image.fromarray(colours()), "PNG"))
+    content[position : position + len(junk)] = junk
+    try:
+        image = read_image(bytes(content), max_pixels=10_000)
+    except DataError:
+        return
+    assert image.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>quota", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+        (b"hello", "supported are PNG"),
+    ],
+)
+def test_what_is_no_image_is_said(content, words):
+    with pytest.raises(DataError, match=words):
+        read_image(content)
+
+
+def test_formats_outside_the_list_are_refused():
+    with pytest.raises(DataError, match="not an image"):
+        read_image(encode(Image.new("RGB", (4, 4)), "ICO"))
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(DataError, match="cannot read"):
+            read_image(path)
+
+
+def png_header(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [10_001, 15_000, 40_000])
+def test_huge_images_are_refused_on_their_header(side):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match=rf"{side * side:,} pixels.*100,000,000.*--max-pixels"):
+            read_image(png_header(side, side))
+
+
+def test_our_pixel_limit_replaces_pillows(monkeypatch):
+    content = encode(Image.new("L", (20, 20)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(content).shape == (1, 20, 20)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    with pytest.raises(DataError, match="400 pixels"):
+        read_image(content, max_pixels=399)
+
+
+def test_fit_square_takes_the_centre():
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = 255
+    assert (np.asarray(fit_square(Image.fromarray(wide), 4)) > 250).all()
+    assert (np.asarray(fit_square(Image.fromarray(wide.transpose(1, 0, 2)), 8)) == 255).all()
+    same = Image.fromarray(colours(6, 6))
+    assert fit_square(same, 6) is same
+
+
+def test_fit_square_averages_when_it_shrinks():
+    board = (np.indices((96, 96)).sum(0) % 2 * 255).astype(np.uint8)
+    assert np.abs(np.asarray(fit_square(Image.fromarray(board), 8)).astype(int) - 127).max() <= 3
+
+
+# Laying out
+
+
+@given(st.integers(1, 11), st.sampled_from([None, 1, 3, 20]), st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_grid_holds_every_image_at_its_place(count, columns, pad):
+    x = torch.rand(count, 3, 4, 5) * 2 - 1
+    sheet = grid(x, columns, pad, fill=0.25)
+    across = min(columns, count) if columns else int(np.ceil(np.sqrt(count)))
+    for k in range(count):
+        top, left = pad + k // across * (4 + pad), pad + k % across * (5 + pad)
+        assert torch.equal(sheet[:, top : top + 4, left : left + 5], x[k])
+        sheet[:, top : top + 4, left : left + 5] = 0.25
+    assert (sheet == 0.25).all()
+
+
+def test_grid_of_bytes_and_of_nothing():
+    assert grid(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), pad=1)[0, 0].tolist() == [255] * 4
+    with pytest.raises(UsageError, match="at least 1"):
+        grid(torch.zeros(0, 3, 2, 2))
+    with pytest.raises(UsageError, match="at least 1"):
+        grid(torch.zeros(2, 3, 2, 2), columns=0)
+
+
+def test_upscaling_repeats_pixels():
+    x = torch.rand(2, 3, 4, 5)
+    assert torch.equal(upscale_nearest(x, (8, 15)), x.repeat_interleave(2, -2).repeat_interleave(3, -1))
+    assert upscale_nearest(x, 7).shape == (2, 3, 7, 7)
+
+
+def test_film_strip_brings_all_to_one_height():
+    frames = [torch.full((1, 2, 3), -1.0), torch.full((3, 8, 8), 0.5), torch.zeros(3, 4, 2)]
+    strip = film_strip(frames, pad=1, fill=1.0)
+    assert strip.shape == (3, 8, 12 + 1 + 8 + 1 + 4)
+    assert (strip[:, :, 12] == 1).all() and (strip[:, :, :12] == -1).all() and (strip[:, :, 22:] == 0).all()
+    assert film_strip(frames, height=16).shape[1] == 16
+    with pytest.raises(UsageError):
+        film_strip([])
+
+
+# Writing
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_saved_images_read_back_the_same(suffix, channels, tmp_path):
+    x = from_uint8(torch.from_numpy(np.random.default_rng(1).integers(0, 256, (channels, 9, 7), np.uint8)))
+    path = save_image(x, tmp_path / "deep" / f"x{suffix}")
+    assert torch.equal(read_image(path, channels=channels), x)
+
+
+def test_jpeg_is_close(tmp_path):
+    x = torch.linspace(-1, 1, 32).expand(3, 32, 32)
+    assert (read_image(save_image(x, tmp_path / "x.jpg")) - x).abs().max() < 0.06
+
+
+def test_an_existing_file_is_replaced_only_on_request(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"precious")
+    for write in (
+        lambda: save_image(torch.zeros(3, 2, 2), path),
+        lambda: write_atomic(path, b"new"),
+        lambda: check_output(path),
+    ):
+        with pytest.raises(OutputError, match="--overwrite") as caught:
+            write()
+        assert caught.value.code == 2
+    assert path.read_bytes() == b"precious"
+    save_image(torch.zeros(3, 2, 2), path, overwrite=True)
+    assert read_image(path).shape == (3, 2, 2)
+    with pytest.raises(OutputError, match="folder"):
+        write_atomic(tmp_path, b"", overwrite=True)
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
+    path = tmp_path / "x"
+
+    def slow(stream):
+        path.write_bytes(b"other")
+        stream.write(b"mine")
+
+    with pytest.raises(OutputError, match="meantime"):
+        write_atomic(path, slow)
+    assert path.read_bytes() == b"other" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no"), KeyboardInterrupt(), OSError(28, "No space left")])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(failure, tmp_path):
+    path = write_atomic(tmp_path / "x", b"old")
+
+    def fail(stream):
+        stream.write(b"half")
+        raise failure
+
+    with pytest.raises(ResourceError if isinstance(failure, OSError) else type(failure), match=None):
+        write_atomic(path, fail, overwrite=True)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_a_resource_error(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match="cannot write"):
+            write_atomic(tmp_path / "x", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ResourceError, match="cannot write"):
+        save_image(torch.zeros(3, 2, 2), tmp_path / "file" / "x.png")
+
+
+def test_unknown_endings_name_the_known(tmp_path):
+    with pytest.raises(UsageError, match=r"\.png, \.jpg, \.jpeg, \.webp"):
+        save_image(torch.zeros(3, 2, 2), tmp_path / "x.xyz")
+    with pytest.raises(UsageError, match="no ending"):
+        save_image(torch.zeros(3, 2, 2), tmp_path / "x")
+    with pytest.raises(UsageError, match=r"\.gif"):
+        save_gif(torch.zeros(2, 3, 2, 2), tmp_path / "x.png")
+    with pytest.raises(UsageError, match="height, width"):
+        save_image(torch.zeros(2, 2, 2), tmp_path / "x.png")
+
+
+def test_animation(tmp_path):
+    frames = [torch.full((3, 4, 4), value) for value in (-1.0, 0.0, 1.0)]
+    with Image.open(save_gif(frames, tmp_path / "x.gif", [50, 50, 900])) as film:
+        assert (film.n_frames, film.info["loop"]) == (3, 0)
+        levels, times = [], []
+        for k in range(3):
+            film.seek(k)
+            levels.append(film.convert("L").getpixel((0, 0)))
+            times.append(film.info["duration"])
+    assert levels == [0, 128, 255] and times == [50, 50, 900]
+    with Image.open(save_gif(torch.stack(frames), tmp_path / "once.gif", loop=False)) as film:
+        assert "loop" not in film.info
+    for bad in ([], [torch.zeros(3, 2, 2), torch.zeros(3, 4, 4)]):
+        with pytest.raises(UsageError, match="one shape"):
+            save_gif(bad, tmp_path / "bad.gif")
