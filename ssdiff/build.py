@@ -28,10 +28,7 @@ from ssdiff.settings import (
 
 
 def build_model(preset: Preset) -> FlexiUNet:
-    """The network of a preset, freshly initialised from torch's global generator, in float32 on the CPU.
-
-    A DDPM model is the plain ADM UNet, whose decoder runs to its last block; a Flexi-UNet leaves before it.
-    """
+    """The network of a preset, freshly initialised from torch's global generator, in float32 on the CPU."""
     model = preset.model
     return FlexiUNet(
         size=preset.data.size,
@@ -44,7 +41,7 @@ def build_model(preset: Preset) -> FlexiUNet:
         dropout=model.dropout,
         classes=model.classes,
         checkpointing=model.checkpointing,
-        full_decoder=preset.process.kind == "ddpm",
+        full_decoder=model.full_decoder,
     )
 
 

@@ -142,6 +142,7 @@ class ModelSettings(Strict):
     dropout: float = Field(0.0, ge=0, lt=1, description="probability")
     classes: int = Field(0, ge=0, le=1_000_000, description="0 is unconditional")
     checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+    full_decoder: bool = Field(False, description="run the last decoder block too, as guided-diffusion does")
 
 
 class TrainingSettings(Strict):

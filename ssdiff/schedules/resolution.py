@@ -68,7 +68,8 @@ def _smooth(x: Tensor, gamma: float) -> Tensor:
     step = x.sign() * x.abs() ** gamma + 0.5
     rise = 3 * step**2 - 2 * step**3 - 0.5
     low = 0.5 - 0.5**gamma
-    return -0.5 * rise / (3 * low**2 - 2 * low**3 - 0.5)
+    result: Tensor = -0.5 * rise / (3 * low**2 - 2 * low**3 - 0.5)
+    return result
 
 
 def _smooth_inverse(y: Tensor, gamma: float) -> Tensor:

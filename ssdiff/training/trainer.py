@@ -142,8 +142,10 @@ class Trainer:
             for name, weight in zip(self._names, self._weights, strict=True)
             for key, value in self._optimizer.state.get(weight, {}).items()
         }
-        averaged: dict[str, Tensor] = dict(zip(self._names, self._averaged, strict=True))
-        weights: dict[str, Tensor] = dict(zip(self._names, self._weights, strict=True))
+        averaged, weights = (
+            {name: value.detach() for name, value in zip(self._names, values, strict=True)}
+            for values in (self._averaged, self._weights)
+        )
         return {"ema": averaged, "weights": weights, "optimizer": optimizer}
 
     @torch.no_grad()

@@ -1,0 +1,136 @@
+"""The blocks of the ADM UNet [Dhariwal & Nichol 2021, appendix]: residual block, attention, time
+embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+_PERIOD = 10_000.0
+_GROUPS = 32
+_Module = TypeVar("_Module", nn.Conv2d, nn.Linear)
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm of 32 groups; of fewer where that would leave under four channels each and 32 do not
+    divide."""
+    groups = min(_GROUPS, channels)
+    if channels % _GROUPS:
+        groups = max(g for g in range(1, max(channels // 4, 1) + 1) if channels % g == 0 and g <= _GROUPS)
+    return nn.GroupNorm(groups, channels)
+
+
+def zeroed(module: _Module) -> _Module:
+    """The module with weight and bias zero, so that a residual branch begins as the identity."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module
+
+
+def sinusoids(index: Tensor, width: int) -> Tensor:
+    """(B,) severities to (B, width): cosines, then sines, of geometric frequencies [Vaswani et al. 2017]."""
+    half = width // 2
+    frequency = torch.exp(-math.log(_PERIOD) / half * torch.arange(half, device=index.device))
+    angle = index.float()[:, None] * frequency
+    return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, width % 2))
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with the embedding as scale and shift of the second norm.
+
+    Args:
+        channels: in.
+        out_channels: out.
+        embedding: width of the embedding.
+        dropout: before the last convolution.
+    """
+
+    def __init__(self, channels: int, out_channels: int, embedding: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm_in = norm(channels)
+        self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * out_channels)
+        self.norm_out = norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        same = channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """(B, channels, h, w) and the activated embedding (B, embedding) to (B, out_channels, h, w)."""
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        scale, shift = self.modulation(emb).to(h.dtype)[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        result: Tensor = self.shortcut(x) + self.conv_out(self.dropout(F.silu(h)))
+        return result
+
+
+class Attention(nn.Module):
+    """Self-attention over pixels.
+
+    Args:
+        channels: in and out.
+        heads: a divisor of channels.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)  # for each head its queries, keys, values
+        self.project = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """(B, C, h, w) to the same; the embedding is not used."""
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, self.heads, 3 * c // self.heads, h * w)
+        q, k, v = qkv.mT.chunk(3, dim=-1)  # (B, heads, pixels, C / heads)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        result: Tensor = x + self.project(mixed.mT.reshape(b, c, h, w))
+        return result
+
+
+class Block(nn.Module):
+    """A residual block and, at some resolutions, attention after it.
+
+    Args:
+        parts: modules of (x, embedding), run in turn.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+    """
+
+    def __init__(self, parts: Sequence[nn.Module], checkpointing: bool = False) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.checkpointing = checkpointing
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C', h, w)."""
+        if self.checkpointing and torch.is_grad_enabled():
+            recomputed: Tensor = checkpoint(self._run, x, emb, use_reentrant=False)
+            return recomputed
+        return self._run(x, emb)
+
+    def _run(self, x: Tensor, emb: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x, emb)
+        return x
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour by 2, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, 2h, 2w)."""
+        result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return result

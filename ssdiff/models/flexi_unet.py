@@ -1,0 +1,218 @@
+"""The Flexi-UNet [SSD, section 3.3]: an ADM UNet that runs only the layers a resolution needs.
+
+An image of level k enters at the first encoder block of that level and leaves after the decoder blocks of
+the level that is wanted. A step to a larger image decodes one level further, with zeros for the skip
+connections that its encoder never computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssdiff.errors import ProcessError
+from ssdiff.models.blocks import Attention, Block, ResBlock, Upsample, norm, sinusoids, zeroed
+
+_EMBEDDING = 4  # width of the embedding relative to the model's
+
+
+class Level(nn.Module):
+    """What the network does at one resolution.
+
+    Attributes:
+        encoder: blocks on the way down.
+        down: to the next level; nothing at the last.
+        decoder: blocks on the way up, each after a skip connection.
+        up: to the level before; nothing at the first.
+        channels_in: what the encoder takes, which decides the adapter of images that start here.
+        channels_out: what the decoder gives, which decides the adapter of images that end here.
+        skips: channels of the decoder's skip connections, in the order of its blocks.
+    """
+
+    encoder: nn.ModuleList
+    down: nn.Module
+    decoder: nn.ModuleList
+    up: nn.Module
+    channels_in: int
+    channels_out: int
+    skips: list[int]
+
+
+class FlexiUNet(nn.Module):
+    """ADM UNet with an entrance and an exit at each level.
+
+    Args:
+        size: pixels a side at full resolution.
+        channels: of the images, in and out.
+        width: channels at the first level.
+        multipliers: channels of each level divided by ``width``; each level has half the size of the one
+            before.
+        blocks: residual blocks of an encoder level; its decoder has one more.
+        attention: resolutions with attention.
+        heads: attention heads.
+        dropout: in the residual blocks.
+        classes: 0 for an unconditional model; otherwise label ``classes`` stands for 'no class'.
+        checkpointing: recompute activations in the backward pass.
+        full_decoder: run the last decoder block too. The plain ADM UNet of guided-diffusion does; the
+            official Flexi-UNet leaves every level, the first one too, before its last block.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        channels: int = 3,
+        width: int = 128,
+        multipliers: Sequence[int] = (1, 2, 3, 4),
+        blocks: int = 2,
+        attention: Sequence[int] = (16, 8),
+        heads: int = 4,
+        dropout: float = 0.0,
+        classes: int = 0,
+        checkpointing: bool = False,
+        full_decoder: bool = False,
+    ) -> None:
+        super().__init__()
+        self.sizes = tuple(size >> k for k in range(len(multipliers)))
+        self.full_decoder = full_decoder
+        self._width, embedding = width, _EMBEDDING * width
+        self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.label = nn.Embedding(classes + 1, embedding) if classes else None
+
+        def block(before: int, after: int, resolution: int) -> Block:
+            parts: list[nn.Module] = [ResBlock(before, after, embedding, dropout)]
+            if resolution in attention:
+                parts.append(Attention(after, heads))
+            return Block(parts, checkpointing)
+
+        widths = [width * multiplier for multiplier in multipliers]
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.levels = nn.ModuleList(Level() for _ in widths)
+        current, skips = widths[0], [widths[0]]
+        for level, resolution, out in zip(self._levels, self.sizes, widths, strict=True):
+            level.channels_in, level.channels_out = current, out
+            ins = [current, *[out] * (blocks - 1)]
+            level.encoder = nn.ModuleList(block(before, out, resolution) for before in ins)
+            current = out
+            skips += [out] * blocks
+            last = resolution == self.sizes[-1]
+            level.down = nn.Identity() if last else nn.Conv2d(out, out, 3, stride=2, padding=1)
+            skips += [] if last else [out]
+        ends = [ResBlock(current, current, embedding, dropout) for _ in range(2)]
+        self.middle = Block([ends[0], Attention(current, heads), ends[1]], checkpointing)
+        for level, resolution, out in reversed(list(zip(self._levels, self.sizes, widths, strict=True))):
+            level.skips = [skips.pop() for _ in range(blocks + 1)]
+            ins = [current, *[out] * blocks]
+            joined = [before + skip for before, skip in zip(ins, level.skips, strict=True)]
+            level.decoder = nn.ModuleList(block(before, out, resolution) for before in joined)
+            current = out
+            level.up = nn.Identity() if resolution == size else Upsample(out)
+        # Levels with the same number of channels share an adapter [official code].
+        self.enter = _adapters({n: (widths[0], n) for n in (level.channels_in for level in self._levels)})
+        self.leave = _adapters({n: (n, widths[0]) for n in widths})
+        self.head_norm = norm(widths[0])
+        self.head = zeroed(nn.Conv2d(widths[0], channels, 3, padding=1))
+
+    @property
+    def _levels(self) -> list[Level]:
+        return [level for level in self.levels if isinstance(level, Level)]
+
+    def forward(self, x: Tensor, index: Tensor, resolution: int, labels: Tensor | None = None) -> Tensor:
+        """Predict at the resolution that is wanted.
+
+        Args:
+            x: (B, channels, r, r).
+            index: (B,) severities counted from 0, i.e. t - 1.
+            resolution: pixels a side of the result, r or more.
+            labels: (B,) classes, needed if and only if the model has classes.
+
+        Returns:
+            (B, channels, resolution, resolution).
+
+        Raises:
+            ProcessError: if the network cannot take or give such a size, or labels are missing or too many.
+        """
+        emb = self._embed(index, labels)
+        x, first, last = self._route(x, resolution)
+        h = _adapt(self.enter, self._levels[first].channels_in, self.stem(x))
+        skips = [h]
+        for level in self._levels[first:]:
+            for block in level.encoder:
+                h = block(h, emb)
+                skips.append(h)
+            if level is not self.levels[-1]:
+                h = level.down(h)
+                skips.append(h)
+        h = self._decode(self.middle(h, emb), skips, emb, first, last)
+        h = _adapt(self.leave, self._levels[last].channels_out, h)
+        h = self.head(F.silu(self.head_norm(h)))
+        return h if h.shape[-1] == resolution else _resize(h, resolution)
+
+    def _decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, first: int, last: int) -> Tensor:
+        """Up from the middle to the exit of level ``last``; ``first`` is where the image came in."""
+        for k in range(len(self.levels) - 1, last - 1, -1):
+            level = self._levels[k]
+            count = len(level.decoder) - (k == last and not (k == 0 and self.full_decoder))
+            for number, (block, width) in enumerate(zip(level.decoder, level.skips, strict=True)):
+                if number == count:
+                    break
+                # The last skip of the entrance level would come from the stem of a larger image [official
+                # code].
+                absent = k < first or (last < first == k and number == len(level.decoder) - 1)
+                joined = F.pad(h, (0, 0, 0, 0, 0, width)) if absent else torch.cat([h, skips.pop()], dim=1)
+                h = block(joined, emb)
+            if k > last:
+                h = level.up(h)
+        return h
+
+    def _embed(self, index: Tensor, labels: Tensor | None) -> Tensor:
+        """(B, embedding), activated once for all blocks."""
+        emb: Tensor = self.time(sinusoids(index, self._width))
+        if (self.label is None) != (labels is None):
+            needed = "needs labels" if self.label is not None else "has no classes and takes no labels"
+            raise ProcessError(f"the model {needed}")
+        if self.label is not None:
+            emb = emb + self.label(labels)
+        return F.silu(emb)
+
+    def _route(self, x: Tensor, wanted: int) -> tuple[Tensor, int, int]:
+        """The input, resized up where its own level cannot do the step, and the levels of entrance and
+        exit."""
+        side = x.shape[-1]
+        if x.shape[-2] != side or wanted < side or wanted > self.sizes[0]:
+            raise ProcessError(
+                f"the network takes square images and gives the same or a larger size up to {self.sizes[0]}, "
+                f"not {tuple(x.shape[-2:])} -> {wanted}"
+            )
+        if wanted > side and (wanted == self.sizes[0] or self.level_of(side) == self.level_of(wanted)):
+            x, side = _resize(x, wanted), wanted
+        first, last = self.level_of(side), self.level_of(wanted)
+        unit = 2 ** (len(self.sizes) - 1 - first)
+        if side % unit:
+            raise ProcessError(
+                f"images of {side} pixels cannot be halved down to the last level; use a multiple of {unit}"
+            )
+        return x, first, last
+
+    def level_of(self, side: int) -> int:
+        """The level that handles images of a size: the smallest one that is not smaller, or the last."""
+        return max(k for k, size in enumerate(self.sizes) if k == 0 or side <= size)
+
+
+def _adapters(shapes: Mapping[int, tuple[int, int]]) -> nn.ModuleDict:
+    """1x1 convolutions by the level's number of channels, where the stem or the head has another."""
+    return nn.ModuleDict(
+        {str(n): nn.Conv2d(*shape, 1) for n, shape in shapes.items() if shape[0] != shape[1]}
+    )
+
+
+def _adapt(adapters: nn.ModuleDict, channels: int, h: Tensor) -> Tensor:
+    key = str(channels)
+    return adapters[key](h) if key in adapters else h
+
+
+def _resize(x: Tensor, side: int) -> Tensor:
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)

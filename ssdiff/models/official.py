@@ -1,0 +1,131 @@
+"""Names and shapes of the authors' released weights, and how they map to ours.
+
+Two layouts are read: the Flexi-UNet of [SSD] and the UNet of guided-diffusion, of which it is an extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ssdiff.errors import CheckpointError
+from ssdiff.models.blocks import Attention, Block, ResBlock
+from ssdiff.models.flexi_unet import FlexiUNet
+
+_RESIDUAL = {
+    "in_layers.0": "norm_in",
+    "in_layers.2": "conv_in",
+    "emb_layers.1": "modulation",
+    "out_layers.0": "norm_out",
+    "out_layers.3": "conv_out",
+    "skip_connection": "shortcut",
+}
+_ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "project"}
+_WRAPPERS = ("module.", "_orig_mod.")
+_MARK = "input_blocks.0.0.weight"
+
+
+def recognise(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the authors' layout."""
+    return any(_strip(name) == _MARK for name in state)
+
+
+def convert(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
+    """The authors' weights under our names.
+
+    Args:
+        state: their state dict; prefixes of wrappers are dropped.
+        model: what it is for; its structure is read, its weights are not (they may be on the meta device).
+
+    Returns:
+        A state dict for ``model``. The row of 'no class', which the authors' models lack, is zero: the
+        embedding then is that of the severity alone.
+
+    Raises:
+        CheckpointError: weights missing, left over or of another shape; names some of them.
+    """
+    found = {_strip(name): value for name, value in state.items()}
+    if not recognise(state):
+        raise CheckpointError(
+            f"not the layout of the authors' weights: {_MARK} is not among {len(found)} names",
+            hint="files that ssdiff wrote are used directly, without import",
+        )
+    wanted, table = model.state_dict(), list(_table(model))
+    missing = [theirs for _, theirs in table if theirs not in found]
+    extra = sorted(found.keys() - {theirs for _, theirs in table})
+    if missing or extra:
+        parts = [
+            f"{len(names)} {word}, e.g. {names[0]}"
+            for word, names in (("missing", missing), ("left over", extra))
+            if names
+        ]
+        raise CheckpointError(
+            f"the weights are of another architecture: {'; '.join(parts)}",
+            hint="give the preset that they were trained with",
+        )
+    return {ours: _fit(found[theirs], wanted[ours], theirs) for ours, theirs in table}
+
+
+def _fit(value: Tensor, like: Tensor, name: str) -> Tensor:
+    if name == "label_emb.weight" and value.shape == (like.shape[0] - 1, like.shape[1]):
+        value = torch.cat([value, torch.zeros_like(value[:1])])
+    if value.numel() != like.numel() or value.shape[:2] != like.shape[:2]:
+        raise CheckpointError(
+            f"{name} is {tuple(value.shape)}, the preset needs {tuple(like.shape)}",
+            hint="give the preset that the weights were trained with",
+        )
+    return value.reshape(like.shape)  # their 1x1 projections are one-dimensional convolutions
+
+
+def _strip(name: str) -> str:
+    for prefix in _WRAPPERS:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _table(model: FlexiUNet) -> Iterator[tuple[str, str]]:
+    """Pairs (our name, their name) of every weight."""
+    wanted = set(model.state_dict())
+    for ours, theirs in _modules(model):
+        for kind in ("weight", "bias"):
+            if f"{ours}.{kind}" in wanted:
+                yield f"{ours}.{kind}", f"{theirs}.{kind}"
+
+
+def _modules(model: FlexiUNet) -> Iterator[tuple[str, str]]:
+    yield from (("time.0", "time_embed.0"), ("time.2", "time_embed.2"), ("label", "label_emb"))
+    yield from (("stem", "input_blocks.0.0"), ("head_norm", "out.0"), ("head", "out.2"))
+    number = 1
+    for k, level in enumerate(model.levels):
+        yield f"enter.{level.channels_in}", f"adapters_in.{model.sizes[k]}"
+        yield f"leave.{level.channels_out}", f"adapters_out.{model.sizes[k]}"
+        for j, block in enumerate(_blocks(level.encoder)):
+            yield from _parts(block, f"levels.{k}.encoder.{j}", f"input_blocks.{number}")
+            number += 1
+        if k < len(model.levels) - 1:
+            yield f"levels.{k}.down", f"input_blocks.{number}.0.op"
+            number += 1
+    yield from _parts(model.middle, "middle", "middle_block")
+    number = 0
+    for k in reversed(range(len(model.levels))):
+        blocks = _blocks(model.levels[k].decoder)
+        for j, block in enumerate(blocks):
+            yield from _parts(block, f"levels.{k}.decoder.{j}", f"output_blocks.{number}")
+            if k and j == len(blocks) - 1:
+                yield f"levels.{k}.up.conv", f"output_blocks.{number}.{len(block.parts)}.conv"
+            number += 1
+
+
+def _parts(block: Block, ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+    for i, part in enumerate(block.parts):
+        assert isinstance(part, ResBlock | Attention), "a block holds nothing else"
+        names = _RESIDUAL if isinstance(part, ResBlock) else _ATTENTION
+        for their_part, our_part in names.items():
+            yield f"{ours}.parts.{i}.{our_part}", f"{theirs}.{i}.{their_part}"
+
+
+def _blocks(modules: object) -> list[Block]:
+    assert isinstance(modules, nn.ModuleList), "a level's blocks"
+    return [block for block in modules if isinstance(block, Block)]
