@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Request:
         device: see :func:`ssdiff.devices.pick_device`.
         accept_data: resume although the data set has changed.
         accept_topology: resume with another number of processes.
+        adjust: changes the stored settings of a run that is resumed without ``preset``.
     """
 
     preset: Preset | None
@@ -35,6 +37,7 @@ class Request:
     device: str = "auto"
     accept_data: bool = False
     accept_topology: bool = False
+    adjust: Callable[[Preset], Preset] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +94,16 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> Preset:
             raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
         return request.preset
     stored = parse_preset(str(loaded.meta.get("preset", "")), "the checkpoint's preset")
-    if request.preset is None:
-        return stored
-    differing = compare(stored, request.preset, _MODEL_SECTIONS)
-    if stored.training.seed != request.preset.training.seed:
-        differing.append(f"training.seed: {stored.training.seed} != {request.preset.training.seed}")
+    wanted = request.preset or (request.adjust(stored) if request.adjust else stored)
+    differing = compare(stored, wanted, _MODEL_SECTIONS)
+    if stored.training.seed != wanted.training.seed:
+        differing.append(f"training.seed: {stored.training.seed} != {wanted.training.seed}")
     if differing:
         raise CheckpointError(
             f"the checkpoint was trained with other settings: {'; '.join(differing[:5])}",
             hint="leave --preset out to go on with the run's own, or start a new run with --out",
         )
-    return request.preset
+    return wanted
 
 
 def check_unchanged(start: Start, fingerprint: str, processes: int) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,7 +72,7 @@ def train(
         try:
             return run.go(stop)
         except SsdiffError as error:
-            state = "interrupted" if isinstance(error, Interrupted) else "failed"
+            state: rundir.State = "interrupted" if isinstance(error, Interrupted) else "failed"
             run.status(state, code=error.code, reason=str(error))
             raise
         except BaseException as error:
@@ -112,6 +112,7 @@ class _Run:
             notify,
         )
         self.trainer: Trainer | None = None
+        self._device = here.device(pick_device(start.request.device))
         self.grid: Path | None = None
         self._saved = self._drawn = -1
 
@@ -119,7 +120,7 @@ class _Run:
     def step(self) -> int:
         return self.trainer.step if self.trainer else 0
 
-    def status(self, state: str, **more: object) -> None:
+    def status(self, state: rundir.State, **more: object) -> None:
         """Process 0 writes how the run stands; another one only that it failed."""
         if self.here.rank == 0 or state == "failed":
             self.folder.write_status(state, self.step, rank=self.here.rank, **more)
@@ -175,8 +176,7 @@ class _Run:
                         Event("note", 0, "data", {"done": done, "total": total})
                     ),
                 )
-            if self.here.size > 1:
-                dist.barrier()
+            self.here.wait()
         assert data is not None, "one of the two turns is this process's"
         classes = self.preset.model.classes
         if classes and data.labels is None:
@@ -190,18 +190,17 @@ class _Run:
 
     def _build(self, data: ImageSet) -> Trainer:
         preset, settings = self.preset, self.preset.training
-        device = self.here.device(pick_device(self.start.request.device))
         place = Place(self.here.rank, self.here.size, settings.batch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(settings.seed, "train/weights") >> 1)
             model = build_model(preset)
-        model.to(device)
-        if device.type != "mps":
+        model.to(self._device)
+        if self._device.type != "mps":
             model.to(memory_format=torch.channels_last)
         batches = Batches(
             data.images,
             data.labels,
-            device,
+            self._device,
             place,
             settings.seed,
             flip=preset.data.flip,
@@ -214,13 +213,15 @@ class _Run:
             model,
             batches,
             place,
-            precision=pick_precision(settings.precision, device),
+            precision=pick_precision(settings.precision, self._device),
             predict=preset.process.predict,
         )
         if self.start.loaded is not None:
             trainer.restore(self.start.loaded.step, self.start.loaded.tensors)
         if self.here.rank == 0:
             self.folder.truncate_metrics(trainer.step)
+            for path in checkpoints.set_aside(self.folder.checkpoints, trainer.step):
+                self._tell(Event("note", trainer.step, f"kept a later checkpoint as {path.name}"))
         return trainer
 
     def _announce(self, data: ImageSet) -> None:
@@ -277,16 +278,13 @@ class _Run:
             )
             self._tell(Event("checkpoint", trainer.step, f"saved {path.name}"))
         self._saved = trainer.step
-        if self.here.size > 1:
-            dist.barrier()
+        self.here.wait()
 
     def _draw(self, data: ImageSet) -> None:
         """A grid of samples of the averaged weights; the same images each time, so that grids compare."""
         if self.here.rank == 0 and self._drawn != self.step:
             trainer, settings = self._trainer, self.preset.training
-            precision = pick_precision(
-                settings.precision, self.here.device(pick_device(self.start.request.device))
-            )
+            precision = pick_precision(settings.precision, self._device)
             pipeline = Pipeline(
                 self.preset,
                 trainer.process,
@@ -302,8 +300,7 @@ class _Run:
             images.save_image(images.grid(drawn), self.grid, overwrite=True)
             self._tell(Event("samples", trainer.step, str(self.grid)))
         self._drawn = self.step
-        if self.here.size > 1:
-            dist.barrier()
+        self.here.wait()
 
     def _agree(self, stopping: bool) -> bool:
         """True on every process as soon as one of them was asked to stop."""
@@ -324,7 +321,7 @@ class _Run:
             _log.setLevel(logging.INFO)
             stack.callback(handler.close)
             stack.callback(_log.removeHandler, handler)
-            _log.info("%s", asdict(self.start.request) | {"preset": self.preset.name})
+            _log.info("preset %s, %s", self.preset.name, self.start.request)
         return stack
 
     @property

@@ -1,0 +1,87 @@
+"""Several processes, as torchrun starts them; one process needs nothing of this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ssdiff.errors import ResourceError
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process's place among all of them."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    def device(self, device: torch.device) -> torch.device:
+        """The GPU of this process, where ``device`` is CUDA without a number."""
+        if device.type != "cuda" or device.index is not None or self.size == 1:
+            return device
+        return torch.device("cuda", self.local_rank)
+
+    def share(self, count: int) -> range:
+        """This process's part of ``count`` items: contiguous, as even as possible."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def any(self, flag: bool) -> bool:
+        """True on every process if it is True on one."""
+        if self.size == 1:
+            return flag
+        votes = torch.tensor([int(flag)])
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return bool(votes)
+
+    def gather(self, part: Tensor) -> Tensor | None:
+        """The parts of all processes joined along the first dimension, on process 0; None on the others.
+
+        Args:
+            part: (n, ...) on the CPU; n may differ between processes.
+        """
+        if self.size == 1:
+            return part
+        parts = [torch.empty(0)] * self.size if self.rank == 0 else None
+        dist.gather_object(part.cpu(), parts)
+        return torch.cat(parts) if parts else None
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.any(False)
+
+
+@contextmanager
+def world(device: str = "auto") -> Iterator[World]:
+    """Join the other processes that torchrun started, for the length of a block.
+
+    CPU tensors travel by gloo, CUDA tensors by NCCL.
+
+    Args:
+        device: as given by the user; ``cpu`` leaves NCCL out.
+
+    Raises:
+        ResourceError: if torchrun's variables are incomplete.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    try:
+        here = World(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+    except KeyError as error:
+        raise ResourceError(f"WORLD_SIZE is set but {error} is not", hint="start with torchrun") from None
+    on_gpu = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(here.local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    try:
+        yield here
+    finally:
+        dist.destroy_process_group()
