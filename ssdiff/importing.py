@@ -140,18 +140,18 @@ def _check_archive(path: Path, stream: BinaryIO, size: int) -> bytes:
     try:
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
-            for member in members:
+            names = [member.filename for member in members]
+            if any(name.endswith("/constants.pkl") for name in names):
+                reason = f"{path} is a TorchScript program, not model weights"
+                raise CheckpointError(reason, path=path, hint="save its state_dict() with torch.save")
+            for member in sorted(members, key=lambda member: member.file_size, reverse=True):
                 _check_member(path, member, size)
             if (total := sum(member.file_size for member in members)) > size:
                 raise _suspicious(path, f"its members declare {total} bytes, the file has {size}")
-            names = [member.filename for member in members]
             pickles = [member for member in members if re.fullmatch(r"[^/]+/data\.pkl", member.filename)]
             if len(pickles) != 1 or len(set(names)) != len(names):
                 reason = f"{path} is a ZIP archive, but not one of PyTorch's weights"
                 raise CheckpointError(reason, path=path, hint="give a .safetensors or PyTorch .pt file")
-            if any(name.endswith("/constants.pkl") for name in names):
-                reason = f"{path} is a TorchScript program, not model weights"
-                raise CheckpointError(reason, path=path, hint="save its state_dict() with torch.save")
             if pickles[0].file_size > _LONGEST_PICKLE:
                 length = pickles[0].file_size
                 raise _suspicious(path, f"data.pkl has {length} bytes, the limit is {_LONGEST_PICKLE}")
@@ -211,9 +211,10 @@ def _load_pickle(path: Path, pickled: bytes, mmap: bool) -> object:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a hostile file can make the reader raise anything
-        # The reader's own words first: they name what it met, a search of the pickle what is there.
+        # The reader names what it met, unless it stopped earlier at a protocol that it does not know.
         named = re.search(r"GLOBAL (\S+)", str(error))
-        refused = named[1] if named else next(_foreign_globals(pickled), None)
+        with warnings.catch_warnings(action="ignore"):
+            refused = named[1] if named else next(_foreign_globals(pickled), None)
         if refused is not None:
             raise CheckpointError(
                 f"{path} names {refused}, which is not part of a tensor; it was refused and no code ran",

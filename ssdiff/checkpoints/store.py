@@ -297,7 +297,7 @@ def _runs_elsewhere(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # it runs, but is somebody else's
     return True
 
 
