@@ -24,9 +24,7 @@ class World:
 
     def device(self, device: torch.device) -> torch.device:
         """The GPU of this process, where ``device`` is CUDA without a number."""
-        if device.type != "cuda" or device.index is not None or self.size == 1:
-            return device
-        return torch.device("cuda", self.local_rank)
+        return torch.device("cuda", self.local_rank) if self.size > 1 and str(device) == "cuda" else device
 
     def share(self, count: int) -> range:
         """This process's part of ``count`` items: contiguous, as even as possible."""

@@ -158,6 +158,7 @@ class TrainingSettings(Strict):
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient, 0 is off")
     ema: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights")
     min_snr: float = Field(5.0, gt=0, description="cap of the loss weight a^2 / sigma^2")
+    snr_floor: float = Field(0.0, ge=0, description="least loss weight, for the noisiest severities")
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
     steps: int = Field(1_000_000, ge=1, description="steps of the optimiser")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 where it is fast")

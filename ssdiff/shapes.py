@@ -80,7 +80,7 @@ def _paint(seed: int, numbers: Tensor, labels: Tensor, size: int, channels: int)
     u = uniform(derive(seed, "shapes/look"), numbers, 0, (16,), _TYPE)  # (B, 16)
     axis = (torch.arange(size, dtype=_TYPE) + 0.5) * (2 / size) - 1  # pixel centres, -1..1
     down, right = torch.meshgrid(axis, axis, indexing="ij")  # (S, S)
-    radius = (0.44 + 0.22 * u[:, 0])[:, None, None]  # (B, 1, 1), in half image sides
+    radius = (0.54 + 0.18 * u[:, 0])[:, None, None]  # (B, 1, 1), in half image sides
     room = 0.9 - radius
     x = right - room * (2 * u[:, 1, None, None] - 1)  # (B, S, S), relative to the centre of the shape
     y = down - room * (2 * u[:, 2, None, None] - 1)

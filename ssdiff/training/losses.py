@@ -21,11 +21,12 @@ def gaussian_loss(
     *,
     predict: str = "x0",
     min_snr: float = 5.0,
+    snr_floor: float = 0.0,
 ) -> Tensor:
     """Min-SNR-weighted squared error of each image [Hang et al. 2023; SSD, section 4].
 
-    The target is the clean image at the size of t - 1 (weight min(SNR_t, k)), or the noise (weight
-    min(SNR_t, k) / SNR_t, the same loss where both are defined).
+    The target is the clean image at the size of t - 1, its weight SNR_t cut to [snr_floor, min_snr]; or the
+    noise, with that weight divided by SNR_t, which is the same loss where both are defined.
 
     Args:
         network: (x_t, t - 1, resolution wanted, labels) to a prediction.
@@ -35,7 +36,8 @@ def gaussian_loss(
         noise: (B, C, h_t, w_t) standard normal.
         labels: (B,) classes.
         predict: ``x0`` or ``eps``.
-        min_snr: k.
+        min_snr: largest weight.
+        snr_floor: least weight; above 0 it makes a short training learn the coarse layout sooner.
 
     Returns:
         (B,) losses, float32.
@@ -46,7 +48,7 @@ def gaussian_loss(
     x_t = process.scale(process.resize(target, then, now), t, noise)
     output = network(x_t, t - 1, process.states[then].resolution, labels).float()
     snr = process.snr(t)
-    weight = snr.clamp(max=min_snr)
+    weight = snr.clamp(snr_floor, min_snr)
     if predict == "eps":
         target, weight = noise, weight / snr
     return weight * (output - target).square().mean(dim=(1, 2, 3))

@@ -191,6 +191,7 @@ class Trainer:
             labels,
             predict=self._predict,
             min_snr=settings.min_snr,
+            snr_floor=settings.snr_floor,
         )
         (losses.mean() / settings.accumulate).backward()
         row = self._sums[self._resolutions.index(size[0])]
