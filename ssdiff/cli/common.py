@@ -1,0 +1,159 @@
+"""What commands share: options, messages, progress, interruption."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ssdiff.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress; errors only.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Seed = Annotated[int, typer.Option(help="Decides every random number.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Change a setting of the preset; repeatable."),
+]
+
+
+class Terminal:
+    """Messages to stderr, results to stdout.
+
+    Args:
+        quiet: say nothing but errors.
+        as_json: results as one JSON object.
+    """
+
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet, self.as_json = quiet, as_json
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line on stderr."""
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def result(self, text: str, values: dict[str, Any]) -> None:
+        """What the command was run for: ``values`` as JSON if asked, ``text`` otherwise."""
+        if self.as_json:
+            print(json.dumps(values))
+        elif text and not self.quiet:
+            print(text)
+
+    @contextmanager
+    def progress(self, unit: str) -> Iterator[Progress]:
+        """A bar with rate and remaining time, on a terminal only."""
+        shown = self.console.is_terminal and not self.quiet
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(f"{{task.fields[rate]}} {unit}/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            disable=not shown,
+        ) as bar:
+            yield bar
+
+
+class StopRequest:
+    """Turns SIGTERM and the first Ctrl-C into a question that the work asks; the second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self.requested
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Handle the signals for the length of a block."""
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self._handle) for number in signals}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def parse_sets(sets: list[str] | None) -> dict[str, object]:
+    """Overrides of ``--set a.b=c`` options."""
+    from ssdiff.presets import parse_override
+
+    return dict(parse_override(text) for text in sets or [])
+
+
+def human_bytes(count: float) -> str:
+    """1.5 GB and the like, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """12 s, 3.4 min, 5.6 h, 7.8 days."""
+    for limit, unit, size in ((120.0, "s", 1.0), (7200.0, "min", 60.0), (172_800.0, "h", 3600.0)):
+        if seconds < limit:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 86_400:.3g} days"
+
+
+def positive(value: int, name: str) -> int:
+    """The value, if it is at least 1.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if value < 1:
+        raise UsageError(f"{name} must be at least 1, not {value}")
+    return value
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints: always, but for torchrun's others."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def default_path(text: str) -> Path:
+    """A path as the user wrote it, ``~`` expanded."""
+    return Path(text).expanduser()
+
+
+def flush() -> None:
+    """Write out what was printed, so that a closed pipe is noticed here."""
+    sys.stdout.flush()

@@ -1,0 +1,104 @@
+"""`ssdiff info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ssdiff.cli.common import Json, Terminal
+from ssdiff.errors import CheckpointError, SsdiffError
+
+if TYPE_CHECKING:
+    from ssdiff.process.gaussian import GaussianProcess
+    from ssdiff.settings import Preset
+
+
+def info(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="Run, checkpoint or exported model; default: the newest run, or the bundled model.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What a run or model is: settings, levels, checkpoints, state."""
+    from ssdiff import rundir, storage
+
+    source = path or rundir.newest_run() or storage.bundled()
+    if not source.exists():
+        raise CheckpointError(f"no run or model at {source}", path=source)
+    values: dict[str, Any] = {"path": str(source)}
+    lines = [str(source)]
+    if rundir.is_run(source):
+        _describe_run(rundir.RunFolder(source), values, lines)
+        from ssdiff.presets import load_preset
+
+        preset = load_preset(source / "preset.toml")
+    else:
+        stored = storage.read(source)
+        preset = stored.preset
+        values |= {"step": stored.step, "class_names": list(stored.class_names), "origin": stored.origin}
+        lines += [
+            f"step {stored.step}",
+            *([f"classes {', '.join(stored.class_names)}"] if stored.class_names else []),
+        ]
+        lines += [stored.origin]
+    _describe_preset(preset, values, lines)
+    Terminal(as_json=json).result("\n".join(lines), values)
+
+
+def _describe_run(folder: Any, values: dict[str, Any], lines: list[str]) -> None:
+    from ssdiff import checkpoints
+
+    status = folder.read_status() or {}
+    values["status"] = status
+    state = status.get("state", "unknown")
+    reason = f": {status['reason']}" if status.get("reason") else ""
+    lines.append(f"state {state}, step {status.get('step', 0)}{reason}")
+    values["checkpoints"] = []
+    for found in checkpoints.list_steps(folder.checkpoints):
+        try:
+            checkpoints.verify(found)
+            verdict = "verified"
+        except SsdiffError as error:
+            verdict = f"damaged: {error}"
+        size = sum(file.stat().st_size for file in found.iterdir() if file.is_file())
+        values["checkpoints"].append({"name": found.name, "bytes": size, "verdict": verdict})
+        lines.append(f"checkpoint {found.name}, {size / 1e6:.1f} MB, {verdict}")
+    if not values["checkpoints"]:
+        lines.append("no checkpoint yet")
+
+
+def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -> None:
+    import torch
+
+    from ssdiff.build import build_model, build_process
+
+    with torch.device("meta"):
+        count = sum(weight.numel() for weight in build_model(preset).parameters())
+    levels = _levels(build_process(preset))
+    values |= {"preset": preset.name, "summary": preset.summary, "parameters": count, "levels": levels}
+    lines += [f"preset {preset.name}: {preset.summary}", f"{count / 1e6:.2f} M parameters"]
+    lines += ["resolution   severities     log SNR"]
+    lines += [
+        f"{level['resolution']:10d}   {level['first']:4d}..{level['last']:<4d}   "
+        f"{level['log_snr'][0]:6.2f} .. {level['log_snr'][1]:.2f}"
+        for level in levels
+    ]
+
+
+def _levels(process: GaussianProcess) -> list[dict[str, Any]]:
+    """Severities and log-SNR of each resolution."""
+    import math
+
+    result: list[dict[str, Any]] = []
+    for t, state in enumerate(process.states[1:], start=1):
+        log_snr = round(math.log(state.snr), 3)
+        if not result or result[-1]["resolution"] != state.resolution:
+            result.append({"resolution": state.resolution, "first": t, "log_snr": [log_snr, log_snr]})
+        result[-1]["last"], result[-1]["log_snr"][1] = t, log_snr
+    return result

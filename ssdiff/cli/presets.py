@@ -1,0 +1,42 @@
+"""`ssdiff presets list` and `ssdiff presets show`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ssdiff.cli.common import Json, Sets, Terminal, parse_sets
+
+app = typer.Typer(help="The settings that ship with ssdiff.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_presets(json: Json = False) -> None:
+    """Names and one line about each."""
+    from ssdiff.presets import load_preset, preset_names
+
+    summaries = {name: load_preset(name).summary for name in preset_names()}
+    width = max(map(len, summaries))
+    lines = [f"{name:{width}}  {summary}" for name, summary in summaries.items()]
+    Terminal(as_json=json).result("\n".join(lines), {"presets": summaries})
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE.toml")],
+    set_: Sets = None,
+    source: Annotated[
+        bool, typer.Option("--source", help="The file as shipped, with its comments and published numbers.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Every setting of a preset, as TOML."""
+    from ssdiff.presets import load_preset, shipped_preset
+
+    if source:
+        text = shipped_preset(name)
+        Terminal(as_json=json).result(text.rstrip("\n"), {"name": name, "source": text})
+        return
+    preset = load_preset(name, parse_sets(set_))
+    Terminal(as_json=json).result(preset.to_toml().rstrip("\n"), preset.model_dump(mode="json"))

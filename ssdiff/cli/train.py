@@ -1,0 +1,203 @@
+"""`ssdiff train`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ssdiff.cli.common import (
+    Device,
+    Json,
+    Quiet,
+    Sets,
+    StopRequest,
+    Terminal,
+    human_bytes,
+    human_seconds,
+    is_main_process,
+    parse_sets,
+)
+
+if TYPE_CHECKING:
+    from ssdiff.running import Event
+    from ssdiff.settings import Preset
+
+_MEASURED_BATCH = 2  # images of the passes that a dry run times
+
+
+def train(
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE.toml", help="What to train; see `ssdiff presets list`.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH|NAME", help="Folder, .zip, or a data set's name; default: the preset's."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run folder; default: a new one in the user's data folder."),
+    ] = None,
+    set_: Sets = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|PATH", help="Continue: the newest run (or --out) with auto, or a run or checkpoint."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and time; write nothing."),
+    ] = False,
+    accept_data: Annotated[
+        bool, typer.Option("--accept-changed-data", help="Resume although the data set has changed.")
+    ] = False,
+    accept_topology: Annotated[
+        bool, typer.Option("--allow-topology-change", help="Resume with another number of processes.")
+    ] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model; under torchrun, on several devices.
+
+    Writes a run folder: preset.toml, checkpoints, metrics.jsonl, sample grids, train.log and status.json. Ctrl-C or
+    SIGTERM saves and stops; `--resume auto` continues as if nothing had happened, bit for bit.
+    """
+    main = is_main_process()
+    terminal = Terminal(quiet or not main, json and main)
+    from ssdiff.presets import load_preset, override
+
+    overrides = parse_sets(set_)
+    settings = load_preset(preset, overrides) if preset else None
+    if dry_run:
+        _dry_run(settings or load_preset("shapes32", overrides), device, terminal)
+        return
+    from ssdiff.resuming import Request
+    from ssdiff.running import train as run
+
+    adjust = (lambda stored: override(stored, overrides)) if overrides else None
+    request = Request(settings, data, out, resume, device, accept_data, accept_topology, adjust)
+    with terminal.progress("img") as bar, StopRequest().listening() as stop:
+        result = run(request, _Watcher(terminal, bar), stop)
+    values = {
+        "run": str(result.folder),
+        "step": result.step,
+        "seconds": round(result.seconds, 1),
+        "grid": str(result.grid),
+    }
+    terminal.result(
+        f"finished step {result.step} in {human_seconds(result.seconds)}\n"
+        f"run      {result.folder}\n"
+        f"samples  {result.grid}\n"
+        f"next     ssdiff sample -n 64 --out grid.png          (uses this run)\n"
+        f"         ssdiff sample -n 8 --trajectory --out film.png\n"
+        f"         ssdiff info {result.folder}",
+        values,
+    )
+
+
+class _Watcher:
+    """Shows the events of a run."""
+
+    def __init__(self, terminal: Terminal, bar: Any) -> None:
+        self.terminal, self.bar = terminal, bar
+        self.task: Any = None
+        self.reading: Any = None
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "step":
+            self.bar.update(self.task, completed=event.step)
+        elif event.kind == "start":
+            self._start(event)
+        elif event.kind == "log":
+            rate = event.values["images_per_second"]
+            self.bar.update(self.task, rate=f"{rate:.3g}", note=event.text)
+            if not self.bar.live.console.is_terminal:
+                self._line(event, rate)
+        elif "total" in event.values:
+            self._reading(event.values["done"], event.values["total"])
+        else:
+            self.terminal.say(f"step {event.step}: {event.text}")
+
+    def _start(self, event: Event) -> None:
+        values = event.values
+        if self.reading is not None:
+            self.bar.remove_task(self.reading)
+        self.terminal.say(event.text)
+        self.terminal.say(f"{values['parameters'] / 1e6:.2f} M parameters, {values['steps']} steps")
+        self.terminal.say(f"run folder {values['folder']}")
+        if values["skipped"]:
+            self.terminal.say(f"{values['skipped']} unreadable images left out")
+        self.task = self.bar.add_task(
+            "training", total=values["steps"], completed=event.step, rate="-", note=""
+        )
+
+    def _line(self, event: Event, rate: float) -> None:
+        levels = "  ".join(f"{r} px {loss:.4f}" for r, loss in event.values["loss_by_resolution"].items())
+        self.terminal.say(f"step {event.step}: {event.text}  ({levels})  {rate:.3g} img/s")
+
+    def _reading(self, done: int, total: int) -> None:
+        if self.reading is None:
+            self.reading = self.bar.add_task("preparing data", total=total, rate="-", note="")
+        self.bar.update(self.reading, completed=done)
+
+
+def _dry_run(preset: Preset, device: str, terminal: Terminal) -> None:
+    """Print what a run would cost; writes nothing."""
+    import torch
+
+    from ssdiff import cost
+    from ssdiff.build import build_model, build_process
+    from ssdiff.devices import pick_device
+
+    place, process = pick_device(device), build_process(preset)
+    with torch.device("meta"):
+        outline = build_model(preset)
+    channels, classes, settings = preset.data.channels, preset.model.classes, preset.training
+    costs = cost.path_costs(outline, process, channels, classes)
+    memory = cost.training_bytes(outline, costs, settings.batch)
+    model = build_model(preset).to(place).to(memory_format=torch.channels_last)
+    began = time.perf_counter()
+    times = cost.seconds_per_image(model, process, channels, classes, min(_MEASURED_BATCH, settings.batch))
+    images = settings.batch * settings.accumulate
+    step = images * sum(c.share * times[c.resolution, c.wanted] for c in costs)
+    parameters = sum(weight.numel() for weight in outline.parameters())
+    rows = [
+        {
+            "in": [c.resolution] * 2,
+            "out": [c.wanted] * 2,
+            "share": c.share,
+            "gflops": c.flops / 1e9,
+            "activation_bytes": c.activation_bytes,
+            "seconds_per_image": times[c.resolution, c.wanted],
+        }
+        for c in costs
+    ]
+    values = {
+        "preset": preset.name,
+        "parameters": parameters,
+        "mean_gflops": cost.mean_flops(costs) / 1e9,
+        "training_bytes": memory,
+        "seconds_per_step": step,
+        "seconds_in_all": step * settings.steps,
+        "device": str(place),
+        "paths": rows,
+    }
+    lines = [f"{preset.name}: {preset.summary}", f"{parameters / 1e6:.2f} M parameters, T = {process.T}"]
+    lines += ["path          share of steps   GFLOPs   activations   ms an image (forward + backward)"]
+    lines += [
+        f"{c.resolution:4d} -> {c.wanted:4d}  {100 * c.share:13.1f} % {c.flops / 1e9:8.2f} "
+        f"{human_bytes(c.activation_bytes):>13} {1e3 * times[c.resolution, c.wanted]:13.1f}"
+        for c in costs
+    ]
+    lines += [
+        f"mean forward cost     {cost.mean_flops(costs) / 1e9:.1f} GFLOPs an image and step",
+        f"memory in training    about {human_bytes(memory)} at batch {settings.batch} (weights, Adam, average, activations)",
+        f"time a step           about {human_seconds(step)} on {place} ({images} images), "
+        f"{settings.steps} steps: {human_seconds(step * settings.steps)}",
+        f"measured in           {time.perf_counter() - began:.1f} s; nothing was written",
+    ]
+    terminal.result("\n".join(lines), values)

@@ -1,0 +1,86 @@
+"""`ssdiff import` and `ssdiff export`: single-file models from the authors' weights and from runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssdiff.cli.common import Json, Overwrite, Quiet, Sets, Terminal, parse_sets
+from ssdiff.errors import CheckpointError
+
+_SUFFIX = (".safetensors",)
+
+
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="The authors' .pt or .safetensors file.")],
+    preset: Annotated[
+        str, typer.Option(metavar="NAME|FILE.toml", help="The settings that it was trained with.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="x.safetensors", help="The model to write.")],
+    set_: Sets = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn the authors' released weights into a model that `ssdiff sample --ckpt` takes.
+
+    A .pt file is examined before anything in it is loaded, and only tensors are ever loaded.
+    """
+    from ssdiff import storage
+    from ssdiff.images import check_output
+    from ssdiff.pipeline import import_official
+    from ssdiff.presets import load_preset
+
+    check_output(out, overwrite, _SUFFIX)
+    settings = load_preset(preset, parse_sets(set_))
+    pipeline = import_official(file, settings, device="cpu")
+    weights = pipeline.model.state_dict()
+    note = f"imported from {file.name}"
+    storage.export(out, settings, weights, note=note, overwrite=overwrite)
+    count = sum(weight.numel() for weight in weights.values())
+    values = {"out": str(out), "preset": settings.name, "weights": len(weights), "parameters": count}
+    Terminal(quiet, json).result(
+        f"{out}: {len(weights)} weights, {count / 1e6:.2f} M parameters, as {settings.name}\n"
+        f"next  ssdiff sample --ckpt {out}",
+        values,
+    )
+
+
+def export(
+    out: Annotated[Path, typer.Option(metavar="x.safetensors", help="The model to write.")],
+    run: Annotated[Path | None, typer.Argument(help="Run or checkpoint; default: the newest run.")] = None,
+    weights: Annotated[str, typer.Option(help="ema or raw.")] = "ema",
+    half: Annotated[bool, typer.Option("--half", help="Store 16-bit numbers: half the size.")] = False,
+    note: Annotated[str, typer.Option(help="How it was made, kept in the file.")] = "",
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's weights as one file that needs nothing beside it."""
+    import torch
+
+    from ssdiff import rundir, storage
+    from ssdiff.images import check_output
+
+    check_output(out, overwrite, _SUFFIX)
+    source = run or rundir.newest_run()
+    if source is None:
+        raise CheckpointError("there is no run to export", hint="name one, or train one first")
+    stored = storage.read(source, weights)
+    storage.export(
+        out,
+        stored.preset,
+        stored.weights,
+        class_names=stored.class_names,
+        step=stored.step,
+        note=note,
+        dtype=torch.float16 if half else torch.float32,
+        overwrite=overwrite,
+    )
+    size = out.stat().st_size
+    values = {"out": str(out), "bytes": size, "step": stored.step, "preset": stored.preset.name}
+    Terminal(quiet, json).result(
+        f"{out}: {size / 1e6:.2f} MB, {stored.preset.name}, step {stored.step}", values
+    )
