@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,6 +50,75 @@ def random_model(**options):
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
     return model
+
+
+class PlainUNet:
+    """The UNet of guided-diffusion written down again, straight from a state dict of its names."""
+
+    def __init__(self, state, heads):
+        self.state, self.heads = state, heads
+
+    def conv(self, name, x, stride=1):
+        weight = self.state[f"{name}.weight"]
+        weight = weight[..., None] if weight.dim() == 3 else weight
+        return F.conv2d(x, weight, self.state[f"{name}.bias"], stride, weight.shape[-1] // 2)
+
+    def norm(self, name, x):
+        return F.group_norm(x, 32, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
+
+    def linear(self, name, x):
+        return F.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
+
+    def residual(self, name, x, emb):
+        h = self.conv(f"{name}.in_layers.2", F.silu(self.norm(f"{name}.in_layers.0", x)))
+        scale, shift = self.linear(f"{name}.emb_layers.1", F.silu(emb))[:, :, None, None].chunk(2, 1)
+        h = self.norm(f"{name}.out_layers.0", h) * (1 + scale) + shift
+        h = self.conv(f"{name}.out_layers.3", F.silu(h))
+        shortcut = f"{name}.skip_connection"
+        return h + (self.conv(shortcut, x) if f"{shortcut}.weight" in self.state else x)
+
+    def attend(self, name, x):
+        b, c, h, w = x.shape
+        qkv = self.conv(f"{name}.qkv", self.norm(f"{name}.norm", x)).view(b, self.heads, -1, h * w)
+        q, k, v = qkv.chunk(3, 2)
+        scores = torch.einsum("bncs,bnct->bnst", q, k) / (c / self.heads) ** 0.5
+        mixed = torch.einsum("bnst,bnct->bncs", scores.softmax(-1), v)
+        return x + self.conv(f"{name}.proj_out", mixed.reshape(b, c, h, w))
+
+    def run(self, block, x, emb):
+        for part in sorted({name.split(".")[len(block.split("."))] for name in self.under(block)}):
+            name = f"{block}.{part}"
+            if f"{name}.in_layers.0.weight" in self.state:
+                x = self.residual(name, x, emb)
+            elif f"{name}.qkv.weight" in self.state:
+                x = self.attend(name, x)
+            elif f"{name}.op.weight" in self.state:
+                x = self.conv(f"{name}.op", x, stride=2)
+            elif f"{name}.conv.weight" in self.state:
+                x = self.conv(f"{name}.conv", x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+            else:
+                x = self.conv(name, x)
+        return x
+
+    def under(self, block):
+        return [name for name in self.state if name.startswith(f"{block}.")]
+
+    def count(self, list_name):
+        return 1 + max(int(name.split(".")[1]) for name in self.under(list_name))
+
+    def __call__(self, x, index):
+        width = self.state["time_embed.0.weight"].shape[1]
+        angle = index[:, None] * 10_000.0 ** (-torch.arange(width // 2) / (width // 2))
+        emb = self.linear("time_embed.0", torch.cat([angle.cos(), angle.sin()], 1))
+        emb = self.linear("time_embed.2", F.silu(emb))
+        skips = []
+        for n in range(self.count("input_blocks")):
+            x = self.run(f"input_blocks.{n}", x, emb)
+            skips.append(x)
+        x = self.run("middle_block", x, emb)
+        for n in range(self.count("output_blocks")):
+            x = self.run(f"output_blocks.{n}", torch.cat([x, skips.pop()], 1), emb)
+        return self.conv("out.2", F.silu(self.norm("out.0", x)))
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -114,9 +184,13 @@ def test_only_the_needed_blocks_run():
         (16, 24),
         (20, 32),
         (12, 12),
+        (4, 4),
+        (4, 16),
+        (36, 36),
+        (16, 48),
     ],
 )
-def test_sizes_between_the_levels(side, wanted):
+def test_sizes_between_and_beyond_the_levels(side, wanted):
     with torch.no_grad():
         y = random_model()(torch.randn(2, 3, side, side), torch.tensor([3, 4]), wanted)
     assert y.shape == (2, 3, wanted, wanted) and y.isfinite().all()
@@ -126,9 +200,9 @@ def test_sizes_between_the_levels(side, wanted):
     ("side", "wanted", "message"),
     [
         (16, 8, "same or a larger"),
-        (32, 64, "same or a larger"),
         (30, 30, "multiple of 4"),
         (9, 9, "multiple of 2"),
+        (8, 13, "13 pixels .* multiple of 2"),
     ],
 )
 def test_sizes_that_do_not_work(side, wanted, message):
@@ -176,11 +250,34 @@ def test_classes():
         random_model()(x, index, 8, torch.arange(6))
 
 
+def test_compiles_without_breaks():
+    model, x, index = random_model(), torch.randn(1, 3, 8, 8), torch.tensor([5])
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x, index, 16), model(x, index, 16))
+
+
 def test_full_decoder_is_the_plain_unet():
-    model = random_model(full_decoder=True)
-    model(torch.randn(1, 3, 32, 32), torch.zeros(1), 32).sum().backward()
+    info, _, state = golden_model(GOLDEN[0])
+    plain = {name: value for name, value in state.items() if not name.startswith("adapters")}
+    model = FlexiUNet(size=32, width=32, multipliers=(1, 2, 4), full_decoder=True)
+    model.load_state_dict(official.convert(plain, model))
+    x, index = torch.randn(2, 3, 32, 32), torch.tensor([0.0, 700.0])
+    y = model(x, index, 32)
+    assert_close(y, PlainUNet(plain, info["num_heads"])(x, index), atol=1e-4, rtol=0)
+    y.sum().backward()
     unused = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is None}
-    assert unused <= {"enter", "leave"}
+    assert unused == {"enter", "leave"}
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_weights_for_the_other_decoder_are_refused(full):
+    _, _, state = golden_model(GOLDEN[0])
+    if not full:
+        state = {name: value for name, value in state.items() if not name.startswith("adapters")}
+    model = FlexiUNet(size=32, width=32, multipliers=(1, 2, 4), full_decoder=full)
+    with pytest.raises(CheckpointError, match=f"model.full_decoder = {str(not full).lower()}"):
+        official.convert(state, model)
 
 
 def test_groups():
@@ -200,7 +297,7 @@ def test_groups():
 
 def test_importing_wrapped_and_conditional_weights():
     _, model, state = golden_model(GOLDEN[0])
-    wrapped = {f"module.{name}": value for name, value in state.items()}
+    wrapped = {f"_orig_mod.module.{name}": value for name, value in state.items()}
     assert official.recognise(wrapped) and not official.recognise(model.state_dict())
     plain = official.convert(state, model)
     assert all(torch.equal(value, plain[name]) for name, value in official.convert(wrapped, model).items())
@@ -210,12 +307,32 @@ def test_importing_wrapped_and_conditional_weights():
     assert torch.equal(converted["label.weight"][:10], labels) and not converted["label.weight"][10].any()
 
 
+def test_levels_with_as_many_channels_share_an_adapter():
+    model = random_model()
+    weights = model.state_dict()
+    theirs = {their: weights[our] for our, their in official._table(model)}
+    assert theirs["adapters_out.16.weight"] is theirs["adapters_out.8.weight"]
+    assert weights.keys() == official.convert(theirs, model).keys()
+    theirs["adapters_out.8.bias"] = theirs["adapters_out.8.bias"] + 1
+    with pytest.raises(CheckpointError, match=r"adapters_out.*bias differs"):
+        official.convert(theirs, model)
+
+
+def test_models_of_one_width_need_no_adapters():
+    for full in (False, True):
+        model = random_model(multipliers=(1, 1, 1), full_decoder=full)
+        theirs = {their: model.state_dict()[our] for our, their in official._table(model)}
+        assert official.convert(theirs, model).keys() == model.state_dict().keys()
+
+
 def test_importing_other_weights_is_refused():
     _, model, state = golden_model(GOLDEN[0])
     with pytest.raises(CheckpointError, match="not the layout"):
         official.convert(model.state_dict(), model)
-    short = dict(list(state.items())[:-1])
-    with pytest.raises(CheckpointError, match="1 missing"):
+    short = {name: value for name, value in state.items() if not name.startswith("time_embed")}
+    with pytest.raises(
+        CheckpointError, match=r"4 missing, e.g. time_embed.0.weight, time_embed.0.bias, time_embed.2.weight;"
+    ):
         official.convert(short, model)
     with pytest.raises(CheckpointError, match="1 left over"):
         official.convert(state | {"extra": torch.zeros(1)}, model)

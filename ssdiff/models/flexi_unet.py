@@ -124,7 +124,7 @@ class FlexiUNet(nn.Module):
         """Predict at the resolution that is wanted.
 
         Args:
-            x: (B, channels, r, r).
+            x: (B, channels, r, r); an r above the model's size runs at the first level.
             index: (B,) severities counted from 0, i.e. t - 1.
             resolution: pixels a side of the result, r or more.
             labels: (B,) classes, needed if and only if the model has classes.
@@ -133,7 +133,8 @@ class FlexiUNet(nn.Module):
             (B, channels, resolution, resolution).
 
         Raises:
-            ProcessError: if the network cannot take or give such a size, or labels are missing or too many.
+            ProcessError: if the result would be smaller, if either size is no multiple of
+                2^(levels below its own), or if labels are missing or too many.
         """
         emb = self._embed(index, labels)
         x, first, last = self._route(x, resolution)
@@ -182,23 +183,26 @@ class FlexiUNet(nn.Module):
         """The input, resized up where its own level cannot do the step, and the levels of entrance and
         exit."""
         side = x.shape[-1]
-        if x.shape[-2] != side or wanted < side or wanted > self.sizes[0]:
+        if x.shape[-2] != side or wanted < side:
             raise ProcessError(
-                f"the network takes square images and gives the same or a larger size up to {self.sizes[0]}, "
+                "the network takes square images and gives the same or a larger size, "
                 f"not {tuple(x.shape[-2:])} -> {wanted}"
             )
-        if wanted > side and (wanted == self.sizes[0] or self.level_of(side) == self.level_of(wanted)):
-            x, side = _resize(x, wanted), wanted
         first, last = self.level_of(side), self.level_of(wanted)
-        unit = 2 ** (len(self.sizes) - 1 - first)
-        if side % unit:
-            raise ProcessError(
-                f"images of {side} pixels cannot be halved down to the last level; use a multiple of {unit}"
-            )
+        for pixels, level in ((side, first), (wanted, last)):
+            unit = 2 ** (len(self.sizes) - 1 - level)
+            if pixels % unit:
+                raise ProcessError(
+                    f"images of {pixels} pixels cannot be halved down to the last level; "
+                    f"use a multiple of {unit}"
+                )
+        # The step to full resolution is that of the larger image [official code].
+        if wanted > side and (wanted >= self.sizes[0] or first == last):
+            return _resize(x, wanted), last, last
         return x, first, last
 
     def level_of(self, side: int) -> int:
-        """The level that handles images of a size: the smallest one that is not smaller, or the last."""
+        """The level that handles images of a size: the smallest one that is not smaller, else the first."""
         return max(k for k, size in enumerate(self.sizes) if k == 0 or side <= size)
 
 

@@ -5,7 +5,7 @@ Two layouts are read: the Flexi-UNet of [SSD] and the UNet of guided-diffusion, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ _RESIDUAL = {
 _ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "project"}
 _WRAPPERS = ("module.", "_orig_mod.")
 _MARK = "input_blocks.0.0.weight"
+_ADAPTERS = ("adapters_in.", "adapters_out.")
+_NAMED = 3  # names in a message
 
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
@@ -41,7 +43,8 @@ def convert(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
 
     Returns:
         A state dict for ``model``. The row of 'no class', which the authors' models lack, is zero: the
-        embedding then is that of the severity alone.
+        embedding then is that of the severity alone. So are the adapters of a model with ``full_decoder``
+        that takes the weights of a plain UNet, which has none: it works at full resolution only.
 
     Raises:
         CheckpointError: weights missing, left over or of another shape; names some of them.
@@ -53,19 +56,50 @@ def convert(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
             hint="files that ssdiff wrote are used directly, without import",
         )
     wanted, table = model.state_dict(), list(_table(model))
-    missing = [theirs for _, theirs in table if theirs not in found]
-    extra = sorted(found.keys() - {theirs for _, theirs in table})
-    if missing or extra:
-        parts = [
-            f"{len(names)} {word}, e.g. {names[0]}"
-            for word, names in (("missing", missing), ("left over", extra))
-            if names
-        ]
+    if _match_decoder(found, table, model.full_decoder):
+        for ours, theirs in table:
+            if theirs.startswith(_ADAPTERS):
+                found[theirs] = torch.zeros(wanted[ours].shape)
+    _check_names(found, [theirs for _, theirs in table])
+    converted: dict[str, Tensor] = {}
+    for ours, theirs in table:
+        value = _fit(found[theirs], wanted[ours], theirs)
+        if ours in converted and not torch.equal(converted[ours], value):
+            raise CheckpointError(
+                f"{theirs} differs from the adapter of another level with as many channels",
+                hint="levels with the same number of channels share one adapter",
+            )
+        converted[ours] = value
+    return converted
+
+
+def _match_decoder(found: Mapping[str, Tensor], table: Sequence[tuple[str, str]], full: bool) -> bool:
+    """Whether these are a plain UNet's; refuses them where the model would not run the last block, and the
+    Flexi-UNet's where it would: that block was never trained."""
+    if not any(theirs.startswith(_ADAPTERS) for _, theirs in table):
+        return False  # one number of channels at all levels: the layouts do not differ
+    plain = not any(name.startswith(_ADAPTERS) for name in found)
+    if plain == full:
+        return plain
+    kind = "a plain UNet, without adapters" if plain else "a Flexi-UNet, which leaves out the last block"
+    raise CheckpointError(
+        f"the weights are of {kind}", hint=f"give the preset model.full_decoder = {str(plain).lower()}"
+    )
+
+
+def _check_names(found: Mapping[str, Tensor], needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in found]
+    extra = sorted(found.keys() - set(needed))
+    parts = [
+        f"{len(names)} {word}, e.g. {', '.join(names[:_NAMED])}"
+        for word, names in (("missing", missing), ("left over", extra))
+        if names
+    ]
+    if parts:
         raise CheckpointError(
             f"the weights are of another architecture: {'; '.join(parts)}",
             hint="give the preset that they were trained with",
         )
-    return {ours: _fit(found[theirs], wanted[ours], theirs) for ours, theirs in table}
 
 
 def _fit(value: Tensor, like: Tensor, name: str) -> Tensor:
@@ -80,8 +114,8 @@ def _fit(value: Tensor, like: Tensor, name: str) -> Tensor:
 
 
 def _strip(name: str) -> str:
-    for prefix in _WRAPPERS:
-        name = name.removeprefix(prefix)
+    while name.startswith(_WRAPPERS):  # in any order, one around the other
+        name = name.partition(".")[2]
     return name
 
 
