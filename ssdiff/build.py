@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ssdiff.errors import PresetError
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
@@ -54,6 +55,7 @@ def build_process(preset: Preset, size: Size | None = None) -> GaussianProcess:
             preset's noise and the ratios of its levels.
 
     Raises:
+        PresetError: if a level is never used.
         ProcessError: if the levels do not fit or a transition would need negative variance.
     """
     side = preset.data.size
@@ -63,6 +65,12 @@ def build_process(preset: Preset, size: Size | None = None) -> GaussianProcess:
     settings = preset.process
     nu = _noise(settings)
     level = _levels(settings, nu)
+    if len(set(level.tolist())) < settings.levels:
+        raise PresetError(
+            f"process.resolution: {settings.levels} levels, but only {sorted(set(level.tolist()))} are used; "
+            "a change is never reached, or two fall together",
+            hint=f"the full-resolution log-SNR runs from {-2 * nu[0].log():.1f} to {-2 * nu[-1].log():.1f}",
+        )
     nu = noise.matched(nu, _gains(scaled)[level], settings.match, settings.final_snr)
     return from_schedule(nu, [scaled[k] for k in level.tolist()], scaled[0])
 

@@ -20,6 +20,7 @@ from ssdiff.devices import pick_device, pick_precision
 from ssdiff.distributed import World, world
 from ssdiff.errors import Interrupted, PresetError, SsdiffError, UsageError
 from ssdiff.pipeline import Pipeline
+from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.resuming import Request, Start, check_unchanged, locate
 from ssdiff.training.batches import Batches, Place
 from ssdiff.training.trainer import Trainer
@@ -67,8 +68,9 @@ def train(
     """
     with world(request.device) as here, ExitStack() as stack:
         start = locate(request)
+        process = build_process(start.preset)  # first: settings that do not hold together leave no folder
         folder = _open_folder(start, here, stack)
-        run = _Run(start, folder, here, on_event if here.rank == 0 else lambda event: None)
+        run = _Run(start, process, folder, here, on_event if here.rank == 0 else lambda event: None)
         try:
             return run.go(stop)
         except SsdiffError as error:
@@ -102,15 +104,15 @@ class _Run:
     """The loop of :func:`train` and what it needs to know."""
 
     def __init__(
-        self, start: Start, folder: rundir.RunFolder, here: World, notify: Callable[[Event], None]
+        self,
+        start: Start,
+        process: GaussianProcess,
+        folder: rundir.RunFolder,
+        here: World,
+        notify: Callable[[Event], None],
     ) -> None:
-        self.start, self.preset, self.folder, self.here, self.notify = (
-            start,
-            start.preset,
-            folder,
-            here,
-            notify,
-        )
+        self.start, self.preset, self.process = start, start.preset, process
+        self.folder, self.here, self.notify = folder, here, notify
         self.trainer: Trainer | None = None
         self._device = here.device(pick_device(start.request.device))
         self.grid: Path | None = None
@@ -209,7 +211,7 @@ class _Run:
         )
         trainer = Trainer(
             settings,
-            build_process(preset),
+            self.process,
             model,
             batches,
             place,

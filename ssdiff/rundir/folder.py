@@ -78,7 +78,7 @@ class RunFolder:
             resume: accept a folder that holds a run.
 
         Raises:
-            OutputError: it holds another run, or something that is no run.
+            OutputError: it holds another run that has begun, or something that is no run.
             ResourceError: it cannot be written, or another process trains there.
         """
         folder = cls(Path(path))
@@ -86,7 +86,7 @@ class RunFolder:
             folder._refuse_foreign()
             folder.path.mkdir(parents=True, exist_ok=True)
             with folder.lock():
-                if is_run(folder.path) and not resume:
+                if folder.has_begun() and not resume:
                     raise OutputError(
                         f"{folder.path} already holds a run",
                         path=folder.path,
@@ -102,6 +102,11 @@ class RunFolder:
         except OSError as error:
             raise _cannot_write(folder.path, error) from error
         return folder
+
+    def has_begun(self) -> bool:
+        """Whether a step was recorded or saved here; a run that failed before that may be started anew."""
+        recorded = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        return recorded or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

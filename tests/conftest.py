@@ -1,0 +1,76 @@
+"""A home of their own for the tests, and one small trained run for all of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssdiff import cli
+
+TINY = Path(__file__).parent / "data" / "tiny.toml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory):
+    """SSDIFF_HOME: runs, logs and the cache of prepared data."""
+    folder = tmp_path_factory.mktemp("home")
+    before = os.environ.get("SSDIFF_HOME")
+    os.environ["SSDIFF_HOME"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["SSDIFF_HOME"]
+    else:
+        os.environ["SSDIFF_HOME"] = before
+
+
+@pytest.fixture
+def ssdiff(capfd):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        capfd.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def result(ssdiff):
+    """Run a command that must succeed with --json; its result."""
+
+    def call(*arguments):
+        code, out, err = ssdiff(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory, home):
+    """A finished run of tests/data/tiny.toml."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert cli.run(["train", "--preset", str(TINY), "--out", str(folder), "--device", "cpu", "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """Run the real command in a process of its own; returns the finished process."""
+
+    def call(*arguments, processes=1, **options):
+        start = [sys.executable, "-m"]
+        if processes > 1:
+            start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+        command = [*start, "ssdiff", *map(str, arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=300, env=environment, **options
+        )
+
+    return call
