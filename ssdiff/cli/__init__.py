@@ -10,12 +10,14 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ssdiff import __version__
-from ssdiff.cli import data, doctor, info, presets, sample, train, weights
+from ssdiff.cli import data, degrade, doctor, info, presets, sample, train, weights
+from ssdiff.cli.common import MEMORY_HINT, first_line, is_main_process, out_of_memory
 from ssdiff.errors import SsdiffError
 
 app = typer.Typer(
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("degrade")(degrade.degrade)
 app.command("import")(weights.import_weights)
 app.command("export")(weights.export)
 app.command("info")(info.info)
@@ -36,6 +39,8 @@ app.add_typer(presets.app, name="presets")
 app.add_typer(data.app, name="data")
 
 _BUG, _BAD_USAGE, _RESOURCES, _INTERRUPTED = 1, 2, 6, 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
 # Typer brings Click along under a name of its own in some versions; this is its UsageError in all of them.
 _USAGE: type[Any] = typer.BadParameter.__bases__[0]
 
@@ -71,21 +76,34 @@ def run(arguments: list[str]) -> int:
         interrupted and resumable, 130 interrupted.
     """
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="ssdiff", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        # Typer makes a number of Ctrl-C, older versions an exception.
+        return _interrupted(arguments) if code == _INTERRUPTED else code if isinstance(code, int) else 0
     except SsdiffError as error:
         return _report(arguments, str(error), error.code, error.path, error.hint)
     except _USAGE as error:
         return _usage(arguments, error)
     except (typer.Abort, KeyboardInterrupt):
-        return _report(arguments, "interrupted", _INTERRUPTED)
+        return _interrupted(arguments)
     except BrokenPipeError:
-        # Whoever read our output has gone; nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _nobody_reads()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # Typer's own answer to it
+            return _nobody_reads()
+        raise
     except Exception as error:  # the boundary: everything else is reported here
         return _unexpected(arguments, error)
+
+
+def _interrupted(arguments: list[str]) -> int:
+    return _report(arguments, "interrupted", _INTERRUPTED)
+
+
+def _nobody_reads() -> int:
+    """Whoever read our output has gone; nobody is left to tell, and what was written is complete."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
 
 
 def _usage(arguments: list[str], error: Any) -> int:
@@ -97,54 +115,45 @@ def _usage(arguments: list[str], error: Any) -> int:
 
 
 def _unexpected(arguments: list[str], error: Exception) -> int:
-    if _out_of_memory(error):
-        hint = "lower --batch or training.batch, raise training.accumulate, or set model.checkpointing = true"
-        return _report(arguments, f"out of memory: {_first_line(error)}; {hint}", _RESOURCES, None, hint)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return _report(
-            arguments, f"no space left: {error}; free some and try again", _RESOURCES, error.filename
-        )
+    if out_of_memory(error):
+        message = f"out of memory: {first_line(error)}; {MEMORY_HINT}"
+        return _report(arguments, message, _RESOURCES, None, MEMORY_HINT)
+    if isinstance(error, OSError) and error.errno in (*_FULL, *_REFUSED):
+        hint = "free some space" if error.errno in _FULL else "check permissions and the disk"
+        where = f" ({error.filename})" if error.filename else ""
+        message = f"{error.strerror}{where}; {hint} and try again"
+        return _report(arguments, message, _RESOURCES, error.filename, hint)
     if isinstance(error, ImportError) and "torch" in str(error).lower():
-        message = f"PyTorch or torchvision cannot be imported: {_first_line(error)}; run `ssdiff doctor`"
-        return _report(arguments, message, _RESOURCES)
-    log = _keep_traceback()
-    return _report(
-        arguments, f"a bug in ssdiff: {type(error).__name__}: {_first_line(error)}; traceback in {log}", _BUG
-    )
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        message = f"PyTorch or torchvision cannot be imported: {first_line(error)}; run `ssdiff doctor`"
+        return _report(arguments, message, _RESOURCES, None, "run `ssdiff doctor`")
+    what = f"a bug in ssdiff: {type(error).__name__}: {first_line(error)}"
+    return _report(arguments, f"{what}; traceback in {_keep_traceback()}", _BUG)
 
 
 def _report(
     arguments: list[str], message: str, code: int, path: str | None = None, hint: str | None = None
 ) -> int:
-    if "--json" in arguments:
+    main = is_main_process()
+    if "--json" in arguments and main:
         print(json.dumps({"error": message, "code": code, "path": path, "hint": hint}))
-    print(f"ssdiff: error: {' '.join(message.split())}", file=sys.stderr)
+    rank = "" if main else f"rank {os.environ['RANK']}: "
+    print(f"ssdiff: error: {rank}{' '.join(message.split())}", file=sys.stderr)
     return code
 
 
 def _keep_traceback() -> str:
+    """Write the traceback to a file in the home folder, or a temporary one; its path."""
+    import tempfile
     import time
 
     from ssdiff.rundir import default_home
 
-    try:
-        folder = default_home() / "logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"bug-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError:
-        traceback.print_exc()
-        return "the lines above"
-    return str(path)
+    name = f"bug-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    for folder in (default_home() / "logs", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(traceback.format_exc(), encoding="utf-8")
+        except OSError:
+            continue
+        return str(folder / name)
+    return "no file: no folder can be written"

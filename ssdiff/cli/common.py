@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ssdiff.errors import UsageError
+from ssdiff.errors import CheckpointError, ResourceError, UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress; errors only.")]
@@ -34,6 +34,8 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="Change a setting of the preset; repeatable."),
 ]
+
+MEMORY_HINT = "lower --batch or training.batch, raise training.accumulate, or set model.checkpointing = true"
 
 
 class Terminal:
@@ -81,7 +83,7 @@ class Terminal:
 
 
 class StopRequest:
-    """Turns SIGTERM and the first Ctrl-C into a question that the work asks; the second Ctrl-C ends at once."""
+    """Turns SIGTERM and the first Ctrl-C into a question that the work asks; a second Ctrl-C ends it."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -144,16 +146,51 @@ def positive(value: int, name: str) -> int:
 
 def is_main_process() -> bool:
     """Whether this is the process that prints: always, but for torchrun's others."""
-    import os
-
     return os.environ.get("RANK", "0") == "0"
 
 
-def default_path(text: str) -> Path:
-    """A path as the user wrote it, ``~`` expanded."""
-    return Path(text).expanduser()
+def out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch or Python ran out of memory, whatever they call it."""
+    words = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("allocate memory" in words or "out of memory" in words))
+    )
 
 
-def flush() -> None:
-    """Write out what was printed, so that a closed pipe is noticed here."""
-    sys.stdout.flush()
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message; its type if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def memory_for(what: str, hint: str) -> Iterator[None]:
+    """Say what was too large when memory runs out in a block.
+
+    Raises:
+        ResourceError: then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise ResourceError(f"out of memory with {what} ({first_line(error)})", hint=hint) from error
+
+
+@contextmanager
+def naming_the_kind(path: Path) -> Iterator[None]:
+    """Where a file turns out to be no model in a block, say what it is instead, if it is not weights at all.
+
+    Raises:
+        CheckpointError: then; or what the block raised.
+    """
+    try:
+        yield
+    except CheckpointError:
+        if path.is_file():
+            from ssdiff.importing import read_weights
+
+            read_weights(path)
+        raise
