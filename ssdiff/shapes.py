@@ -80,11 +80,11 @@ def _paint(seed: int, numbers: Tensor, labels: Tensor, size: int, channels: int)
     u = uniform(derive(seed, "shapes/look"), numbers, 0, (16,), _TYPE)  # (B, 16)
     axis = (torch.arange(size, dtype=_TYPE) + 0.5) * (2 / size) - 1  # pixel centres, -1..1
     down, right = torch.meshgrid(axis, axis, indexing="ij")  # (S, S)
-    radius = (0.54 + 0.18 * u[:, 0])[:, None, None]  # (B, 1, 1), in half image sides
-    room = 0.9 - radius
+    radius = (0.66 + 0.12 * u[:, 0])[:, None, None]  # (B, 1, 1), in half image sides
+    room = 0.6 * (0.9 - radius)
     x = right - room * (2 * u[:, 1, None, None] - 1)  # (B, S, S), relative to the centre of the shape
     y = down - room * (2 * u[:, 2, None, None] - 1)
-    turn = 0.35 * (2 * u[:, 3, None, None] - 1)
+    turn = 0.2 * (2 * u[:, 3, None, None] - 1)
 
     distance = _distance(labels, x / radius, y / radius, turn) * radius  # half image sides, negative inside
     cover = (0.5 - distance * (size / 2)).clamp(0, 1)  # a pixel is 2 / size wide

@@ -151,7 +151,7 @@ def test_auto_without_a_run_starts_one_and_says_so(ssdiff, tmp_path):
 
 
 def faults():
-    """(arguments, exit code, words of the message); RUN is a finished run, NEW a folder that does not exist."""
+    """(arguments, exit code, words of the message); RUN is a finished run, NEW an absent folder."""
     tiny = ("train", "--preset", str(TINY), "--out", "NEW", *QUIET)
     return {
         "no preset": (("train", *QUIET), 2, "give --preset"),

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, str] = {
     "storage": "errors settings presets images checkpoints rundir",
     "shapes": "errors rng",
     "data": "errors images shapes",
-    "process": "errors operators",
+    "process": "errors rng operators schedules",
     "samplers": "errors rng schedules process",
     "cost": "errors schedules process",
     "training": "errors settings rng devices distributed operators data process",
@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, str] = {
     "analysis": "errors operators schedules process",
     "build": "errors settings presets data operators schedules process models samplers",
 }
+MAY_IMPORT["resuming"] = "errors settings presets checkpoints rundir"
 MAY_IMPORT["pipeline"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["running"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["cli"] = " ".join(MAY_IMPORT)

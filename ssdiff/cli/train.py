@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,43 +27,48 @@ if TYPE_CHECKING:
 _MEASURED_BATCH = 2  # images of the passes that a dry run times
 
 
+_Preset = Annotated[
+    str | None, typer.Option(metavar="NAME|FILE.toml", help="What to train; see `ssdiff presets list`.")
+]
+_Data = Annotated[
+    str | None,
+    typer.Option(metavar="PATH|NAME", help="Folder, .zip, or a data set's name; default: the preset's."),
+]
+_Out = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Run folder; default: a new one in the user's data folder.")
+]
+_Resume = Annotated[
+    str | None,
+    typer.Option(metavar="auto|PATH", help="Continue: the newest run (or --out), or a run or checkpoint."),
+]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and time; write nothing.")
+]
+_AcceptData = Annotated[
+    bool, typer.Option("--accept-changed-data", help="Resume although the data set has changed.")
+]
+_AcceptTopology = Annotated[
+    bool, typer.Option("--allow-topology-change", help="Resume with another number of processes.")
+]
+
+
 def train(
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE.toml", help="What to train; see `ssdiff presets list`.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="PATH|NAME", help="Folder, .zip, or a data set's name; default: the preset's."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Run folder; default: a new one in the user's data folder."),
-    ] = None,
+    preset: _Preset = None,
+    data: _Data = None,
+    out: _Out = None,
     set_: Sets = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|PATH", help="Continue: the newest run (or --out) with auto, or a run or checkpoint."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and time; write nothing."),
-    ] = False,
-    accept_data: Annotated[
-        bool, typer.Option("--accept-changed-data", help="Resume although the data set has changed.")
-    ] = False,
-    accept_topology: Annotated[
-        bool, typer.Option("--allow-topology-change", help="Resume with another number of processes.")
-    ] = False,
+    resume: _Resume = None,
+    dry_run: _DryRun = False,
+    accept_data: _AcceptData = False,
+    accept_topology: _AcceptTopology = False,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model; under torchrun, on several devices.
 
-    Writes a run folder: preset.toml, checkpoints, metrics.jsonl, sample grids, train.log and status.json. Ctrl-C or
-    SIGTERM saves and stops; `--resume auto` continues as if nothing had happened, bit for bit.
+    Writes a run folder: preset.toml, checkpoints, metrics.jsonl, sample grids, train.log and status.json.
+    Ctrl-C or SIGTERM saves and stops; `--resume auto` continues as if nothing had happened, bit for bit.
     """
     main = is_main_process()
     terminal = Terminal(quiet or not main, json and main)
@@ -153,51 +157,63 @@ def _dry_run(preset: Preset, device: str, terminal: Terminal) -> None:
     from ssdiff.build import build_model, build_process
     from ssdiff.devices import pick_device
 
-    place, process = pick_device(device), build_process(preset)
+    place, process, settings = pick_device(device), build_process(preset), preset.training
+    channels, classes = preset.data.channels, preset.model.classes
     with torch.device("meta"):
         outline = build_model(preset)
-    channels, classes, settings = preset.data.channels, preset.model.classes, preset.training
     costs = cost.path_costs(outline, process, channels, classes)
-    memory = cost.training_bytes(outline, costs, settings.batch)
     model = build_model(preset).to(place).to(memory_format=torch.channels_last)
-    began = time.perf_counter()
     times = cost.seconds_per_image(model, process, channels, classes, min(_MEASURED_BATCH, settings.batch))
     images = settings.batch * settings.accumulate
-    step = images * sum(c.share * times[c.resolution, c.wanted] for c in costs)
-    parameters = sum(weight.numel() for weight in outline.parameters())
-    rows = [
-        {
-            "in": [c.resolution] * 2,
-            "out": [c.wanted] * 2,
-            "share": c.share,
-            "gflops": c.flops / 1e9,
-            "activation_bytes": c.activation_bytes,
-            "seconds_per_image": times[c.resolution, c.wanted],
-        }
-        for c in costs
-    ]
+    step = images * sum(path.share * times[path.resolution, path.wanted] for path in costs)
     values = {
         "preset": preset.name,
-        "parameters": parameters,
+        "summary": preset.summary,
+        "parameters": sum(weight.numel() for weight in outline.parameters()),
+        "T": process.T,
         "mean_gflops": cost.mean_flops(costs) / 1e9,
-        "training_bytes": memory,
+        "training_bytes": cost.training_bytes(outline, costs, settings.batch),
+        "batch": settings.batch,
+        "images_per_step": images,
+        "steps": settings.steps,
         "seconds_per_step": step,
         "seconds_in_all": step * settings.steps,
         "device": str(place),
-        "paths": rows,
+        "paths": [
+            {
+                "in": [path.resolution] * 2,
+                "out": [path.wanted] * 2,
+                "share": path.share,
+                "gflops": path.flops / 1e9,
+                "activation_bytes": path.activation_bytes,
+                "seconds_per_image": times[path.resolution, path.wanted],
+            }
+            for path in costs
+        ],
     }
-    lines = [f"{preset.name}: {preset.summary}", f"{parameters / 1e6:.2f} M parameters, T = {process.T}"]
-    lines += ["path          share of steps   GFLOPs   activations   ms an image (forward + backward)"]
-    lines += [
-        f"{c.resolution:4d} -> {c.wanted:4d}  {100 * c.share:13.1f} % {c.flops / 1e9:8.2f} "
-        f"{human_bytes(c.activation_bytes):>13} {1e3 * times[c.resolution, c.wanted]:13.1f}"
-        for c in costs
+    terminal.result(_dry_run_text(values), values)
+
+
+def _dry_run_text(values: dict[str, Any]) -> str:
+    lines = [
+        f"{values['preset']}: {values['summary']}",
+        f"{values['parameters'] / 1e6:.2f} M parameters, T = {values['T']}",
+        "path          share of steps   GFLOPs   activations   ms an image (forward + backward)",
     ]
     lines += [
-        f"mean forward cost     {cost.mean_flops(costs) / 1e9:.1f} GFLOPs an image and step",
-        f"memory in training    about {human_bytes(memory)} at batch {settings.batch} (weights, Adam, average, activations)",
-        f"time a step           about {human_seconds(step)} on {place} ({images} images), "
-        f"{settings.steps} steps: {human_seconds(step * settings.steps)}",
-        f"measured in           {time.perf_counter() - began:.1f} s; nothing was written",
+        f"{path['in'][0]:4d} -> {path['out'][0]:4d}  {100 * path['share']:13.1f} % {path['gflops']:8.2f} "
+        f"{human_bytes(path['activation_bytes']):>13} {1e3 * path['seconds_per_image']:13.1f}"
+        for path in values["paths"]
     ]
-    terminal.result("\n".join(lines), values)
+    return "\n".join(
+        [
+            *lines,
+            f"forward cost   {values['mean_gflops']:.1f} GFLOPs an image, mean over the severities",
+            f"memory         about {human_bytes(values['training_bytes'])} at batch {values['batch']}: "
+            "weights, Adam, average, activations",
+            f"time           about {human_seconds(values['seconds_per_step'])} a step of "
+            f"{values['images_per_step']} images on {values['device']}, "
+            f"{human_seconds(values['seconds_in_all'])} for {values['steps']} steps",
+            "nothing was written",
+        ]
+    )

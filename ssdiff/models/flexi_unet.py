@@ -8,6 +8,7 @@ connections that its encoder never computed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -81,13 +82,7 @@ class FlexiUNet(nn.Module):
         self._width, embedding = width, _EMBEDDING * width
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(classes + 1, embedding) if classes else None
-
-        def block(before: int, after: int, resolution: int) -> Block:
-            parts: list[nn.Module] = [ResBlock(before, after, embedding, dropout)]
-            if resolution in attention:
-                parts.append(Attention(after, heads))
-            return Block(parts, checkpointing)
-
+        block = partial(_block, embedding, dropout, heads, checkpointing)
         widths = [width * multiplier for multiplier in multipliers]
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(Level() for _ in widths)
@@ -95,7 +90,7 @@ class FlexiUNet(nn.Module):
         for level, resolution, out in zip(self._levels, self.sizes, widths, strict=True):
             level.channels_in, level.channels_out = current, out
             ins = [current, *[out] * (blocks - 1)]
-            level.encoder = nn.ModuleList(block(before, out, resolution) for before in ins)
+            level.encoder = nn.ModuleList(block(before, out, resolution in attention) for before in ins)
             current = out
             skips += [out] * blocks
             last = resolution == self.sizes[-1]
@@ -107,7 +102,7 @@ class FlexiUNet(nn.Module):
             level.skips = [skips.pop() for _ in range(blocks + 1)]
             ins = [current, *[out] * blocks]
             joined = [before + skip for before, skip in zip(ins, level.skips, strict=True)]
-            level.decoder = nn.ModuleList(block(before, out, resolution) for before in joined)
+            level.decoder = nn.ModuleList(block(before, out, resolution in attention) for before in joined)
             current = out
             level.up = nn.Identity() if resolution == size else Upsample(out)
         # Levels with the same number of channels share an adapter [official code].
@@ -204,6 +199,13 @@ class FlexiUNet(nn.Module):
     def level_of(self, side: int) -> int:
         """The level that handles images of a size: the smallest one that is not smaller, else the first."""
         return max(k for k, size in enumerate(self.sizes) if k == 0 or side <= size)
+
+
+def _block(
+    embedding: int, dropout: float, heads: int, checkpointing: bool, before: int, after: int, attends: bool
+) -> Block:
+    parts: list[nn.Module] = [ResBlock(before, after, embedding, dropout)]
+    return Block([*parts, Attention(after, heads)] if attends else parts, checkpointing)
 
 
 def _adapters(shapes: Mapping[int, tuple[int, int]]) -> nn.ModuleDict:
