@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ssdiff.cli.common import Json, Quiet, Terminal
+
+if TYPE_CHECKING:
+    from ssdiff.data import ImageSet
 
 app = typer.Typer(help="Training sets.", no_args_is_help=True)
 
@@ -39,8 +44,13 @@ def prepare(
     if channels == 2 or corrupt not in ("error", "skip"):
         raise UsageError(f"channels must be 1 or 3 and corrupt error or skip, not {channels} and {corrupt!r}")
     terminal = Terminal(quiet, json)
+    began = time.perf_counter()
     with terminal.progress("img") as bar:
         task: Any = bar.add_task("preparing", total=None, rate="-", note="")
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, rate=f"{done / (time.perf_counter() - began):.3g}")
+
         images = open_data(
             source,
             size=size,
@@ -48,10 +58,19 @@ def prepare(
             background=background,
             corrupt="skip" if corrupt == "skip" else "error",
             max_pixels=max_pixels or MAX_PIXELS,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=show,
         )
+    _report(images, size, channels, terminal)
+
+
+def _report(images: ImageSet, size: int, channels: int, terminal: Terminal) -> None:
+    from ssdiff.data import cache_root
+
+    # The array is mapped from its file; where that lies is what the user may want to know or delete.
+    folder = Path(str(getattr(images.images, "filename", None) or cache_root())).parent
     values = {
         "source": images.source,
+        "path": str(folder),
         "images": len(images),
         "classes": list(images.class_names),
         "fingerprint": images.fingerprint,
@@ -64,4 +83,5 @@ def prepare(
         else []
     )
     lines += [f"left out {name}: {reason}" for name, reason in images.skipped]
-    terminal.result("\n".join([*lines, f"fingerprint {images.fingerprint[:16]}"]), values)
+    lines += [f"fingerprint {images.fingerprint[:16]}", f"prepared in {folder}"]
+    terminal.result("\n".join(lines), values)

@@ -11,7 +11,8 @@ from typing import Any
 
 import typer
 
-from ssdiff.cli.common import Json, Terminal, human_bytes
+from ssdiff.cli.common import Json, Terminal, first_line, human_bytes
+from ssdiff.errors import CheckpointError
 
 _PACKAGES = (
     "torch",
@@ -69,9 +70,11 @@ def _torch(values: dict[str, Any], lines: list[str], problems: list[str]) -> Non
         "threads": torch.get_num_threads(),
         "cuda_build": torch.version.cuda,
     }
-    precision = str(pick_precision("auto", device)).removeprefix("torch.")
+    values["precision"] = str(pick_precision("auto", device)).removeprefix("torch.")
+    values["bf16"] = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     lines.append(
-        f"device {device}, {precision}, {torch.get_num_threads()} threads, GPUs: {', '.join(gpus) or 'none'}"
+        f"device {device}, computes in {values['precision']}, {torch.get_num_threads()} threads, "
+        f"GPUs: {', '.join(gpus) or 'none'}"
     )
     product = torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)
     if float(product.sum()) != 512:
@@ -84,9 +87,13 @@ def _torchvision(values: dict[str, Any], lines: list[str], problems: list[str]) 
     except Exception as error:
         import torch
 
-        build = metadata.version("torchvision")
+        try:
+            build = metadata.version("torchvision")
+        except metadata.PackageNotFoundError:
+            return  # already among the missing packages
         problems.append(
-            f"torchvision {build} cannot be imported beside torch {torch.__version__} ({str(error).splitlines()[0]}); "
+            f"torchvision {build} cannot be imported beside torch {torch.__version__} "
+            f"({first_line(error)}); their builds must match: "
             "run `pip install --force-reinstall torch torchvision`"
         )
 
@@ -105,11 +112,16 @@ def _folders(values: dict[str, Any], lines: list[str], problems: list[str]) -> N
     shared = Path("/dev/shm")
     if shared.exists():
         values["shared_memory_bytes"] = shutil.disk_usage(shared).total
+        lines.append(f"shared memory {human_bytes(values['shared_memory_bytes'])}")
 
 
 def _model(values: dict[str, Any], lines: list[str], problems: list[str]) -> None:
     from ssdiff import storage
 
-    stored = storage.read(storage.bundled())
+    try:
+        stored = storage.read(storage.bundled())
+    except CheckpointError as error:
+        problems.append(f"the model that ships with ssdiff: {error.args[0]}; reinstall ssdiff")
+        return
     values["bundled_model"] = stored.preset.name
     lines.append(f"bundled model {stored.preset.name}, step {stored.step}")

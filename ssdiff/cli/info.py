@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssdiff.cli.common import Json, Terminal
+from ssdiff.cli.common import Json, Terminal, human_bytes, naming_the_kind
 from ssdiff.errors import CheckpointError, SsdiffError
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def info(
 
         preset = load_preset(source / "preset.toml")
     else:
-        stored = storage.read(source)
+        with naming_the_kind(source):
+            stored = storage.read(source)
         preset = stored.preset
         values |= {"step": stored.step, "class_names": list(stored.class_names), "origin": stored.origin}
         lines += [
@@ -55,10 +58,12 @@ def _describe_run(folder: Any, values: dict[str, Any], lines: list[str]) -> None
     from ssdiff import checkpoints
 
     status = folder.read_status() or {}
-    values["status"] = status
+    values["status"], values["killed"] = status, _is_gone(status)
     state = status.get("state", "unknown")
     reason = f": {status['reason']}" if status.get("reason") else ""
     lines.append(f"state {state}, step {status.get('step', 0)}{reason}")
+    if values["killed"]:
+        lines.append(f"its process is gone; go on with ssdiff train --resume {folder.path}")
     values["checkpoints"] = []
     for found in checkpoints.list_steps(folder.checkpoints):
         try:
@@ -68,9 +73,23 @@ def _describe_run(folder: Any, values: dict[str, Any], lines: list[str]) -> None
             verdict = f"damaged: {error}"
         size = sum(file.stat().st_size for file in found.iterdir() if file.is_file())
         values["checkpoints"].append({"name": found.name, "bytes": size, "verdict": verdict})
-        lines.append(f"checkpoint {found.name}, {size / 1e6:.1f} MB, {verdict}")
+        lines.append(f"checkpoint {found.name}, {human_bytes(size)}, {verdict}")
     if not values["checkpoints"]:
         lines.append("no checkpoint yet")
+
+
+def _is_gone(status: dict[str, Any]) -> bool:
+    """Whether a run that calls itself running was killed; not asked of another machine or on Windows."""
+    pid = status.get("pid")
+    if status.get("state") != "running" or status.get("host") != socket.gethostname() or os.name == "nt":
+        return False
+    try:
+        os.kill(pid if isinstance(pid, int) and pid > 0 else os.getpid(), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # it runs, but is somebody else's
+    return False
 
 
 def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -> None:

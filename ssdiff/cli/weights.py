@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssdiff.cli.common import Json, Overwrite, Quiet, Sets, Terminal, parse_sets
 from ssdiff.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from ssdiff.settings import Preset
 
 _SUFFIX = (".safetensors",)
 
@@ -30,22 +37,59 @@ def import_weights(
     """
     from ssdiff import storage
     from ssdiff.images import check_output
+    from ssdiff.importing import read_weights
     from ssdiff.pipeline import import_official
     from ssdiff.presets import load_preset
 
     check_output(out, overwrite, _SUFFIX)
     settings = load_preset(preset, parse_sets(set_))
-    pipeline = import_official(file, settings, device="cpu")
-    weights = pipeline.model.state_dict()
+    state = read_weights(file)
+    try:
+        weights = import_official(state, settings, device="cpu").model.state_dict()
+    except CheckpointError as error:
+        raise _with_differences(error, file, state, settings) from None
+    kind = "Flexi-UNet" if any("adapters_in." in name for name in state) else "plain UNet"
     note = f"imported from {file.name}"
     storage.export(out, settings, weights, note=note, overwrite=overwrite)
     count = sum(weight.numel() for weight in weights.values())
-    values = {"out": str(out), "preset": settings.name, "weights": len(weights), "parameters": count}
+    values = {
+        "out": str(out),
+        "layout": kind,
+        "preset": settings.name,
+        "weights": len(weights),
+        "parameters": count,
+    }
     Terminal(quiet, json).result(
-        f"{out}: {len(weights)} weights, {count / 1e6:.2f} M parameters, as {settings.name}\n"
+        f"recognised a {kind} in the authors' layout, {len(state)} weights; it fits {settings.name}\n"
+        f"{out}: {len(weights)} weights, {count / 1e6:.2f} M parameters\n"
         f"next  ssdiff sample --ckpt {out}",
         values,
     )
+
+
+def _with_differences(
+    error: CheckpointError, file: Path, state: Mapping[str, Tensor], settings: Preset
+) -> CheckpointError:
+    """The error with the settings in which the file and the preset differ (row 21 of the fault table)."""
+    from ssdiff.models.outline import outline
+
+    found, wanted = outline(state), settings.model_dump()
+    differing, sets = [], []
+    for name, value in found.items():
+        section, _, field = name.partition(".")
+        asked = wanted[section][field]
+        rows = name == "model.classes" and value == asked + 1  # with a row for 'no class'
+        if isinstance(value, tuple) and name == "model.attention":
+            value, asked = tuple(sorted(value, reverse=True)), tuple(sorted(asked, reverse=True))
+        if value == asked or rows:
+            continue
+        shown = [str(list(v) if isinstance(v, tuple) else v) for v in (value, asked)]
+        differing.append(f"{name} is {shown[0]} in the file, {shown[1]} in {settings.name}")
+        sets.append(f"--set '{name}={shown[0]}'")
+    if not differing:
+        return CheckpointError(str(error.args[0]), path=file, hint=error.hint)
+    message = f"{error.args[0]}; {'; '.join(differing)}"
+    return CheckpointError(message, path=file, hint=f"give its own preset, or {' '.join(sets)}")
 
 
 def export(
