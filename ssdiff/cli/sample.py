@@ -105,14 +105,15 @@ def sample(
 
 def _draw(job: Job, here: World, target: Target, terminal: Terminal) -> float:
     """Draw and write; returns the seconds that it took."""
-    began, evaluations = time.perf_counter(), job.plan.evaluations
+    began, walked = time.perf_counter(), 0
     with terminal.progress("img") as bar:
-        task = bar.add_task("sampling", total=job.n * evaluations, rate="-", note="")
+        task = bar.add_task("sampling", total=job.n, rate="-", note="")
 
         def advance(images: int) -> None:
-            bar.update(task, advance=images * here.size)
-            done = bar.tasks[task].completed / evaluations
-            bar.update(task, rate=f"{done / (time.perf_counter() - began):.3g}")
+            nonlocal walked
+            walked += images * here.size
+            done = walked / job.plan.evaluations
+            bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - began):.3g}")
 
         write(target, job, here, advance)
     here.wait()
