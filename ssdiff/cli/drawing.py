@@ -46,7 +46,7 @@ class Job:
         first: number of the first one.
         seed: decides them.
         batch: images drawn at once.
-        classes: used in turn from the first image on; None: all in turn by image number.
+        classes: used in turn by image number; None: all of them.
     """
 
     pipeline: Pipeline
@@ -68,7 +68,8 @@ class Job:
 
         if self.classes is None:
             return self.pipeline.choose_labels(self._numbers(positions))
-        return torch.tensor([self.classes[i % len(self.classes)] for i in positions], dtype=torch.int64)
+        numbers = self._numbers(positions)
+        return torch.tensor(self.classes)[numbers % len(self.classes)]
 
     def states(self, positions: range, advance: Advance, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
         """(severity, (len(positions), C, r, r) uint8 on the CPU) for the wanted severities, noisiest first.
