@@ -1,0 +1,120 @@
+"""From presets to objects: every shipped preset builds, costs what was published, and holds together."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ssdiff import build_model, build_process, cost, load_preset
+from ssdiff.build import level_sizes
+from ssdiff.devices import autocast, pick_device, pick_precision
+from ssdiff.errors import PresetError, ResourceError
+from ssdiff.presets import preset_names
+
+
+def outline(preset):
+    with torch.device("meta"):
+        return build_model(preset)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_builds(name):
+    preset = load_preset(name)
+    process, model = build_process(preset), outline(preset)
+    assert process.T == preset.process.T
+    assert process.states[0].resolution == preset.data.size
+    assert len({state.resolution for state in process.states}) == preset.process.levels
+    smallest = process.states[-1]
+    assert smallest.snr < (1.001e-3 if preset.process.match else 1e-2), "the last state is noise"
+    x = torch.zeros(1, preset.data.channels, *smallest.size, device="meta")
+    labels = torch.zeros(1, dtype=torch.int64, device="meta") if preset.model.classes else None
+    assert model(x, torch.zeros(1, device="meta"), smallest.resolution, labels).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "gflops"),
+    [
+        ("ddpm-celeba64", 56.7),
+        ("celeba64-2l", 51.2),
+        ("celeba64", 39.0),
+        ("celeba256-3l", 318.1),
+        ("celeba256", 210.4),
+    ],
+)
+def test_published_costs_of_a_step(name, gflops):
+    preset = load_preset(name)
+    costs = cost.path_costs(outline(preset), build_process(preset), 3)
+    assert sum(path.share for path in costs) == pytest.approx(1)
+    assert cost.mean_flops(costs) / 1e9 == pytest.approx(gflops, abs=0.11)
+
+
+def test_matched_noise_keeps_the_snr_of_coarse_content():
+    """At a change, (a/sigma)^2 falls only by what the norm of the resize takes from the noise."""
+    published, matched = (
+        build_process(load_preset("celeba64")),
+        build_process(load_preset("celeba64-matched")),
+    )
+    for process, factor in ((published, 1.0), (matched, 4.0)):
+        for t in range(2, 1001):
+            before, now = process.states[t - 1], process.states[t]
+            if before.size != now.size:
+                assert now.snr / before.snr == pytest.approx(factor, rel=0.1)
+
+
+def test_factors_other_than_two():
+    preset = load_preset("celeba64", {"process.factor": 2**0.5, "process.levels": 5})
+    assert level_sizes(preset) == (64, 48, 32, 24, 16)
+    model, process = outline(preset), build_process(preset)
+    for path in cost.path_costs(model, process, 3):
+        x = torch.zeros(1, 3, path.resolution, path.resolution, device="meta")
+        assert model(x, torch.zeros(1, device="meta"), path.wanted).shape[-1] == path.wanted
+
+
+def test_a_process_for_another_size():
+    preset = load_preset("celeba64")
+    wide = build_process(preset, (48, 96))
+    assert [state.size for state in wide.states][::300] == [(48, 96), (48, 96), (24, 48), (12, 24)]
+    square = build_process(preset)
+    assert_close([s.sigma for s in wide.states], [s.sigma for s in square.states])
+
+
+def test_a_change_that_is_never_reached():
+    with pytest.raises(PresetError, match="never reached"):
+        build_process(load_preset("shapes32", {"process.resolution.at": [0.0, -50.0]}))
+
+
+def test_cost_in_time_and_memory():
+    preset = load_preset("shapes32")
+    model, process = build_model(preset), build_process(preset)
+    costs = cost.path_costs(model, process, 3, classes=8)
+    times = cost.seconds_per_image(model, process, 3, classes=8)
+    assert times.keys() == {(path.resolution, path.wanted) for path in costs}
+    assert all(seconds > 0 for seconds in times.values())
+    assert all(weight.grad is None for weight in model.parameters())
+    parameters = sum(weight.numel() for weight in model.parameters())
+    assert cost.training_bytes(model, costs, 4) > 20 * parameters
+    assert cost.training_flops(costs) == pytest.approx(3 * cost.mean_flops(costs))
+
+
+def test_activation_memory_is_that_of_the_saved_tensors():
+    """Against a count by autograd's own bookkeeping on the CPU, batch by batch: it is linear in the batch."""
+    preset = load_preset("shapes32")
+    (full, *_) = cost.path_costs(build_model(preset), build_process(preset), 3, classes=8)
+    (meta, *_) = cost.path_costs(outline(preset), build_process(preset), 3, classes=8)
+    assert full.flops == meta.flops
+    assert full.activation_bytes == pytest.approx(meta.activation_bytes, rel=0.05)
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("gpu", "cuda:99", "cuda:x", ""):
+        with pytest.raises(ResourceError, match="usable here: "):
+            pick_device(name)
+    cpu = torch.device("cpu")
+    assert pick_precision("auto", cpu) == torch.float32
+    assert pick_precision("bf16", cpu) == torch.bfloat16
+    x = torch.ones(2, 2)
+    with autocast(cpu, torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+    with autocast(cpu, torch.float32):
+        assert (x @ x).dtype == torch.float32
