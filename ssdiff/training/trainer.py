@@ -127,7 +127,7 @@ class Trainer:
         if self._place.world > 1:
             dist.all_reduce(sums)
         self._sums.zero_()
-        table = sums.double().cpu()
+        table = sums.cpu().double()
         total, count = table.sum(0).tolist()
         by_resolution = {
             r: s / n for r, (s, n) in zip(self._resolutions, table.tolist(), strict=True) if n > 0
