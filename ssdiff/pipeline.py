@@ -121,9 +121,10 @@ class Pipeline:
         guidance = defaults.guidance if guidance is None else guidance
         if name not in SAMPLERS:
             raise UsageError(f"unknown sampler {name!r}", hint=f"choose one of {', '.join(SAMPLERS)}")
+        own = 1.0 if name == "ancestral" else 0.0
         if eta is None:
-            eta = {"ancestral": 1.0, "ddim": 0.0 if sampler else defaults.eta, "dpm++": 0.0}[name]
-        elif name != "ddim" and eta != (1.0 if name == "ancestral" else 0.0):
+            eta = defaults.eta if name == "ddim" == defaults.sampler and defaults.eta is not None else own
+        elif name != "ddim" and eta != own:
             raise UsageError(f"sampler {name} has a fixed eta", hint="use --sampler ddim to choose eta")
         if not 0 <= eta <= 1 or guidance < 0:
             raise UsageError(f"eta must be in [0, 1] and guidance at least 0, not {eta} and {guidance}")

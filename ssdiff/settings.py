@@ -176,7 +176,7 @@ class SamplingSettings(Strict):
 
     steps: int = Field(250, ge=1, description="at most T; every change of resolution is kept")
     sampler: Literal["ancestral", "ddim", "dpm++"] = Field("ancestral", description="the rule of a step")
-    eta: float = Field(1.0, ge=0, le=1, description="share of fresh noise, 1 is ancestral")
+    eta: float | None = Field(None, ge=0, le=1, description="share of fresh noise of ddim; unset is 0")
     batch: int = Field(64, ge=1, description="images drawn at once")
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance, 1 is off")
     clip: bool = Field(True, description="keep predicted images within [-1, 1]")
@@ -292,6 +292,9 @@ def _process_problems(preset: Preset) -> list[str]:
         problems.append(f"process.noise.last: {noise.last:g} must be below first, {noise.first:g}")
     if preset.sampling.steps > process.T:
         problems.append(f"sampling.steps: must be 1..{process.T} (process.T), not {preset.sampling.steps}")
+    if preset.sampling.eta is not None and preset.sampling.sampler != "ddim":
+        own = f"sampling.eta: sampler {preset.sampling.sampler!r} has its own"
+        problems.append(f"{own}; set it for 'ddim' only")
     if preset.sampling.guidance != 1 and not preset.model.classes:
         problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")
     return problems

@@ -281,3 +281,19 @@ def test_two_processes_make_the_step_of_the_doubled_batch(shell, result, tmp_pat
         ).returncode
         == 0
     )
+
+
+def test_a_factor_other_than_two_trains_and_samples(result, tmp_path):
+    sets = ("process.factor=1.5", "process.levels=3", "process.resolution={kind='equal'}", "training.steps=6")
+    result(
+        "train",
+        "--preset",
+        TINY,
+        "--out",
+        tmp_path / "run",
+        *(part for text in sets for part in ("--set", text)),
+        *QUIET,
+    )
+    levels = result("info", tmp_path / "run")["levels"]
+    assert [level["resolution"] for level in levels] == [16, 10, 7]
+    result("sample", "--ckpt", tmp_path / "run", "-n", 2, "--out", tmp_path / "x.png", "--device", "cpu")
