@@ -292,9 +292,11 @@ def _process_problems(preset: Preset) -> list[str]:
         problems.append(f"process.noise.last: {noise.last:g} must be below first, {noise.first:g}")
     if preset.sampling.steps > process.T:
         problems.append(f"sampling.steps: must be 1..{process.T} (process.T), not {preset.sampling.steps}")
-    if preset.sampling.eta is not None and preset.sampling.sampler != "ddim":
-        own = f"sampling.eta: sampler {preset.sampling.sampler!r} has its own"
-        problems.append(f"{own}; set it for 'ddim' only")
+    own = {"ancestral": 1.0, "dpm++": 0.0}.get(preset.sampling.sampler, preset.sampling.eta)
+    if preset.sampling.eta not in (None, own):
+        problems.append(
+            f"sampling.eta: sampler {preset.sampling.sampler!r} has {own:g}; set it for 'ddim' only"
+        )
     if preset.sampling.guidance != 1 and not preset.model.classes:
         problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")
     return problems
