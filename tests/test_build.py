@@ -1,5 +1,7 @@
 """From presets to objects: every shipped preset builds, costs what was published, and holds together."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -118,3 +120,35 @@ def test_devices():
         assert (x @ x).dtype == torch.bfloat16
     with autocast(cpu, torch.float32):
         assert (x @ x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "resolution",
+    [
+        {"kind": "equal"},
+        {"kind": "sigmoid_like", "gamma": 3.0},
+        {"kind": "tanh_like"},
+        {"kind": "explicit", "changes": [300, 500, 900]},
+    ],
+    ids=lambda rule: rule["kind"],
+)
+@pytest.mark.parametrize(
+    "noise", [{"kind": "cosine"}, {"kind": "log_snr", "first": 8.0}], ids=lambda rule: rule["kind"]
+)
+def test_every_schedule_builds(resolution, noise):
+    process = build_process(
+        load_preset("celeba64", {"process.resolution": resolution, "process.noise": noise})
+    )
+    sizes = [state.resolution for state in process.states]
+    changes = [t for t in range(1, 1001) if sizes[t] != sizes[t - 1]]
+    assert sizes[0] == 64 and sizes[-1] == 8 and len(changes) == 3
+    if resolution["kind"] == "explicit":
+        assert changes == resolution["changes"]
+    if noise["kind"] == "log_snr":
+        assert process.states[1].snr == pytest.approx(math.exp(8.0))
+
+
+def test_partial_matching_lies_between():
+    processes = [build_process(load_preset("celeba64", {"process.match": m})) for m in (0.0, 0.5, 1.0)]
+    at_the_middle = [process.states[800].sigma / process.states[800].signal for process in processes]
+    assert at_the_middle == sorted(at_the_middle, reverse=True) and len(set(at_the_middle)) == 3

@@ -181,7 +181,7 @@ def test_files_and_arrays_hold_the_same_images(result, run_folder, tmp_path):
     assert values["network_evaluations"] == values["steps"] == 5
     with np.load(tmp_path / "x.npz") as arrays:
         assert (
-            arrays["labels"].tolist() == [4, 2, 1] and int(arrays["steps"]) == 5 and int(arrays["first"]) == 4
+            arrays["labels"].tolist() == [2, 1, 4] and int(arrays["steps"]) == 5 and int(arrays["first"]) == 4
         )
         for number, image in enumerate(arrays["arr_0"], 4):
             with Image.open(tmp_path / "many" / f"{number:06d}.png") as file:
