@@ -65,16 +65,20 @@ def world(device: str = "auto") -> Iterator[World]:
         device: as given by the user; ``cpu`` leaves NCCL out.
 
     Raises:
-        ResourceError: if torchrun's variables are incomplete.
+        ResourceError: if torchrun's variables are incomplete or no numbers.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield World()
-        return
     try:
-        here = World(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        rank, local = (int(os.environ[name]) if size != 1 else 0 for name in ("RANK", "LOCAL_RANK"))
     except KeyError as error:
         raise ResourceError(f"WORLD_SIZE is set but {error} is not", hint="start with torchrun") from None
+    except ValueError:
+        message = "WORLD_SIZE, RANK or LOCAL_RANK is no whole number"
+        raise ResourceError(message, hint="start with torchrun, or unset them") from None
+    here = World(rank, size, local)
+    if size == 1:
+        yield here
+        return
     on_gpu = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(here.local_rank)

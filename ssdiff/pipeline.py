@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,8 +127,10 @@ class Pipeline:
             eta = defaults.eta if name == "ddim" == defaults.sampler and defaults.eta is not None else own
         elif name != "ddim" and eta != own:
             raise UsageError(f"sampler {name} has a fixed eta", hint="use --sampler ddim to choose eta")
-        if not 0 <= eta <= 1 or guidance < 0:
-            raise UsageError(f"eta must be in [0, 1] and guidance at least 0, not {eta} and {guidance}")
+        if not 0 <= eta <= 1 or not 0 <= guidance < math.inf:
+            raise UsageError(
+                f"eta must be in [0, 1] and guidance finite, at least 0, not {eta} and {guidance}"
+            )
         if guidance != 1 and not self.preset.model.classes:
             raise UsageError("guidance needs a class-conditional model", hint="leave --guidance out")
         resolutions = torch.tensor([state.resolution for state in self.process.states[1:]])

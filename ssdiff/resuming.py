@@ -20,7 +20,8 @@ class Request:
 
     Attributes:
         preset: the settings; None takes those of the run that is resumed.
-        source: data set, folder or archive; None takes the preset's ``data.source``.
+        source: data set, folder or archive; None takes that of the run that is resumed,
+            or the preset's ``data.source``.
         out: run folder; None chooses a new one in the user's data folder.
         resume: ``"auto"`` (continue the run if there is one, else start), a run or checkpoint folder, or
             None.
@@ -50,6 +51,12 @@ class Start:
     loaded: checkpoints.Loaded | None
     notes: tuple[str, ...]
 
+    @property
+    def source(self) -> str | Path | None:
+        """The data set: the one asked for, or that of the run that is resumed, or the preset's."""
+        resumed = self.loaded.meta.get("source") if self.loaded else None
+        return self.request.source or (str(resumed) if resumed else self.preset.data.source)
+
 
 def locate(request: Request) -> Start:
     """Find the checkpoint and settle which settings count.
@@ -78,10 +85,16 @@ def locate(request: Request) -> Start:
 
 def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
     """Checkpoint and run folder of an explicit ``--resume PATH``; never falls back to anything else."""
+    if path.is_file():
+        raise CheckpointError(
+            f"cannot resume from {path}: a single file has no optimizer's state",
+            path=path,
+            hint="give a run folder or one of its checkpoints",
+        )
     if not path.is_dir():
         raise CheckpointError(f"no run or checkpoint folder at {path}", path=path, hint="nothing was started")
     if not rundir.is_run(path):
-        return path, out or path.parent.parent
+        return path, out or path.absolute().parent.parent
     steps = checkpoints.list_steps(rundir.RunFolder(path).checkpoints)
     if not steps:
         raise CheckpointError(f"{path} has no checkpoint to resume from", path=path)

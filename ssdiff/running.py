@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import torch.distributed as dist
 
 from ssdiff import checkpoints, images, rng, rundir
 from ssdiff.build import build_model, build_process
-from ssdiff.data import ImageSet, open_data
+from ssdiff.data import DATA_NAMES, ImageSet, open_data
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.distributed import World, world
 from ssdiff.errors import Interrupted, PresetError, SsdiffError, UsageError
@@ -26,6 +27,7 @@ from ssdiff.training.batches import Batches, Place
 from ssdiff.training.trainer import Trainer
 
 EventKind = Literal["start", "step", "log", "checkpoint", "samples", "note"]
+_MOST_COLUMNS = 16  # of a grid with one class a column
 _log = logging.getLogger("ssdiff")
 
 
@@ -129,7 +131,7 @@ class _Run:
 
     def go(self, stop: Callable[[], bool]) -> Result:
         settings, began = self.preset.training, time.monotonic()
-        data = self._open_data()
+        data = self._open_data(stop)
         trainer = self.trainer = self._build(data)
         self.status("running", steps=settings.steps)
         with self._logging():
@@ -150,7 +152,7 @@ class _Run:
                 if stopping and trainer.step < settings.steps:
                     raise Interrupted(
                         f"stopped at step {trainer.step}, saved in {self.folder.path}",
-                        hint="go on with --resume auto",
+                        hint=f"go on with --resume {shlex.quote(str(self.folder.path))}",
                     )
                 if settings.sample_every and trainer.step % settings.sample_every == 0:
                     self._draw(data)
@@ -158,12 +160,18 @@ class _Run:
         self.status("finished", steps=settings.steps)
         return Result(self.folder.path, trainer.step, time.monotonic() - began, self.grid)
 
-    def _open_data(self) -> ImageSet:
-        settings, source = self.preset.data, self.start.request.source or self.preset.data.source
+    def _open_data(self, stop: Callable[[], bool]) -> ImageSet:
+        settings, source = self.preset.data, self.start.source
         if source is None:
             raise UsageError(
                 f"the preset {self.preset.name!r} names no data set", hint="give --data FOLDER or NAME"
             )
+
+        def progress(done: int, total: int) -> None:
+            self.notify(Event("note", 0, "data", {"done": done, "total": total}))
+            if stop():
+                raise Interrupted("stopped while preparing data", hint="run the same command again")
+
         # Process 0 prepares the cache; the others then find it.
         data: ImageSet | None = None
         for turn in (0, 1):
@@ -174,9 +182,7 @@ class _Run:
                     channels=settings.channels,
                     background=settings.background,
                     corrupt=settings.corrupt,
-                    progress=lambda done, total: self.notify(
-                        Event("note", 0, "data", {"done": done, "total": total})
-                    ),
+                    progress=progress,
                 )
             self.here.wait()
         assert data is not None, "one of the two turns is this process's"
@@ -271,7 +277,7 @@ class _Run:
                 "preset": self.preset.to_toml(),
                 "class_names": list(data.class_names),
                 "data": data.fingerprint,
-                "source": data.source,
+                "source": self._source(),
                 "world": self.here.size,
                 "torch": torch.__version__,
             }
@@ -281,6 +287,13 @@ class _Run:
             self._tell(Event("checkpoint", trainer.step, f"saved {path.name}"))
         self._saved = trainer.step
         self.here.wait()
+
+    def _source(self) -> str:
+        """The data set as a checkpoint keeps it: a name, or a path that holds from any folder."""
+        source = self.start.source
+        if isinstance(source, str) and source in DATA_NAMES:
+            return source
+        return str(Path(str(source)).expanduser().absolute())
 
     def _draw(self, data: ImageSet) -> None:
         """A grid of samples of the averaged weights; the same images each time, so that grids compare."""
@@ -299,7 +312,8 @@ class _Run:
                 settings.sample_count, min(settings.sample_steps, self.preset.process.T), seed=settings.seed
             )
             self.grid = self.folder.samples / f"step-{trainer.step:08d}.png"
-            images.save_image(images.grid(drawn), self.grid, overwrite=True)
+            columns = self.preset.model.classes if 1 < self.preset.model.classes <= _MOST_COLUMNS else None
+            images.save_image(images.grid(drawn, columns), self.grid, overwrite=True)
             self._tell(Event("samples", trainer.step, str(self.grid)))
         self._drawn = self.step
         self.here.wait()

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ssdiff import checkpoints
-from ssdiff.errors import CheckpointError, PresetError
+from ssdiff.errors import CheckpointError, PresetError, UsageError
 from ssdiff.images import write_atomic
 from ssdiff.presets import parse_preset
 from ssdiff.rundir import RunFolder, is_run
@@ -53,9 +53,10 @@ def read(path: Path, weights: str = "ema") -> Stored:
 
     Raises:
         CheckpointError: absent, damaged or of another kind.
+        UsageError: ``weights`` is neither.
     """
     if weights not in _FILES:
-        raise CheckpointError(f"unknown weights {weights!r}", hint=f"choose one of {', '.join(_FILES)}")
+        raise UsageError(f"unknown weights {weights!r}", hint=f"choose one of {', '.join(_FILES)}")
     if not path.exists():
         raise CheckpointError(
             f"no run or checkpoint at {path}", path=path, hint="check the path given to --ckpt"

@@ -213,6 +213,7 @@ def test_nothing_is_overwritten_unless_told_to(folder, capsys):
         (["--t", "-1"], 2, "outside 0..1000"),
         (["--t", "6", "--T", "5"], 2, "outside 0..5"),
         (["--t", "1", "--T", "0"], 2, "--T must be at least 1"),
+        (["--t", "1", "--T", str(10**20)], 2, "--T must be at most 100000"),
         ([], 2, "--t is missing; give a severity, 0..1000"),
         (["--t", "x"], 2, "Invalid value for '--t'"),
         (["--t", "1", "--op", "blurr"], 2, "did you mean blur"),

@@ -10,7 +10,11 @@ from PIL import Image
 from torch.testing import assert_close
 
 from ssdiff import checkpoints
+from ssdiff.distributed import world
+from ssdiff.errors import Interrupted, ResourceError
 from ssdiff.presets import load_preset
+from ssdiff.resuming import Request
+from ssdiff.running import train
 
 TINY = Path(__file__).parent / "data" / "tiny.toml"
 QUIET = ("--device", "cpu", "--quiet")
@@ -117,6 +121,26 @@ def test_resuming_by_path_with_the_runs_own_settings(result, run_folder, tmp_pat
     assert values["step"] == 14
 
 
+def test_resuming_from_anywhere_finds_the_runs_own_data(result, tmp_path, monkeypatch):
+    for i in range(4):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20), (60 * i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    sets = ("--set", "model.classes=0", "--set", "training.steps=2")
+    result("train", "--preset", TINY, "--data", "photos", "--out", "run", *sets, *QUIET)
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints")
+    values = result("train", "--resume", "step-00000002", "--set", "training.steps=3", *QUIET)
+    assert values["run"] == str(tmp_path / "run") and values["step"] == 3
+
+
+def test_a_stop_while_data_are_prepared_is_heard(tmp_path):
+    settings = load_preset(TINY, {"data.size": 14})
+    request = Request(settings, out=tmp_path / "run", device="cpu")
+    with pytest.raises(Interrupted, match="preparing data"):
+        train(request, stop=lambda: True)
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["code"] == 75
+
+
 def test_auto_passes_over_a_damaged_checkpoint(ssdiff, run_folder, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(run_folder, out)
@@ -170,6 +194,7 @@ def faults():
         "no data": ((*tiny, "--data", "NEW/nothing"), 3, "nothing"),
         "no labels": ((*tiny, "--data", "FLAT"), 2, "needs labels"),
         "absent checkpoint": (("train", "--resume", "NEW/checkpoint", *QUIET), 4, "no run or checkpoint"),
+        "a file to sample from": (("train", "--resume", str(TINY), *QUIET), 4, "no optimizer's state"),
         "other settings": (
             ("train", "--preset", str(TINY), "--resume", "RUN", "--set", "model.width=32", *QUIET),
             4,
@@ -255,6 +280,18 @@ def test_a_loss_that_is_not_finite(ssdiff, tmp_path):
     status = json.loads((out / "status.json").read_text())
     assert status["state"] == "failed" and status["code"] == 5
     assert not checkpoints.list_steps(out / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    "variables", [{"WORLD_SIZE": "two"}, {"WORLD_SIZE": "2", "RANK": "x"}, {"WORLD_SIZE": "2"}]
+)
+def test_variables_of_torchrun_that_make_no_sense(monkeypatch, variables):
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ResourceError, match="torchrun"), world("cpu"):
+        pass
 
 
 def test_two_processes_make_the_step_of_the_doubled_batch(shell, result, tmp_path):

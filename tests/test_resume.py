@@ -94,7 +94,7 @@ def test_sigterm_saves_and_says_that_it_can_be_resumed(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    assert err.startswith("ssdiff: error: stopped at step") and "--resume auto" in err
+    assert err.startswith("ssdiff: error: stopped at step") and f"--resume {out}" in err
     status = json.loads((out / "status.json").read_text())
     assert status["state"] == "interrupted" and status["step"] == final(out).step > 0
 

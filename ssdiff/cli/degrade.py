@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ssdiff.process.degradations import Degradation
 
 _DEFAULT_OP, _DEFAULT_T = "downsample", 1000
+_MOST_T = 100_000  # as in a preset
 
 
 _Images = Annotated[
@@ -130,6 +131,8 @@ def _named(op: str, noise: bool, top: int | None, seed: int, max_std: float | No
     if noise:
         raise UsageError("--noise needs --preset, whose noise it is", hint="or use --op noise")
     T = _DEFAULT_T if top is None else positive(top, "--T")
+    if T > _MOST_T:
+        raise UsageError(f"--T must be at most {_MOST_T}, not {T}")
     options = {} if max_std is None else {"max_std": max_std}
 
     @lru_cache(maxsize=1)

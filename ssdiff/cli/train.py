@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,13 +93,14 @@ def train(
         "seconds": round(result.seconds, 1),
         "grid": str(result.grid),
     }
+    folder = shlex.quote(str(result.folder))
     terminal.result(
         f"finished step {result.step} in {human_seconds(result.seconds)}\n"
         f"run      {result.folder}\n"
         f"samples  {result.grid}\n"
-        f"next     ssdiff sample -n 64 --out grid.png          (uses this run)\n"
-        f"         ssdiff sample -n 8 --trajectory --out film.png\n"
-        f"         ssdiff info {result.folder}",
+        f"next     ssdiff sample --ckpt {folder} -n 64 --out grid.png\n"
+        f"         ssdiff sample --ckpt {folder} -n 8 --trajectory --out film.png\n"
+        f"         ssdiff info {folder}",
         values,
     )
 

@@ -78,7 +78,7 @@ class ImageSet:
 def cache_root() -> Path:
     """Where prepared and downloaded data are kept: SSDIFF_HOME/cache, or the platform's cache folder."""
     home = os.environ.get("SSDIFF_HOME")
-    return Path(home) / "cache" if home else Path(user_cache_dir("ssdiff", appauthor=False))
+    return Path(home).expanduser() / "cache" if home else Path(user_cache_dir("ssdiff", appauthor=False))
 
 
 def prepare(
