@@ -134,7 +134,7 @@ def test_resuming_from_anywhere_finds_the_runs_own_data(result, tmp_path, monkey
 
 
 def test_a_stop_while_data_are_prepared_is_heard(tmp_path):
-    settings = load_preset(TINY, {"data.size": 14})
+    settings = load_preset(TINY, {"data.size": 14, "model.attention": [7]})
     request = Request(settings, out=tmp_path / "run", device="cpu")
     with pytest.raises(Interrupted, match="preparing data"):
         train(request, stop=lambda: True)

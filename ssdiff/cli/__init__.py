@@ -62,7 +62,14 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit with one of the documented codes."""
-    raise SystemExit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "WORLD_SIZE" in os.environ:
+        # Gloo's threads may still free tensors; while the interpreter is torn down, that aborts the process
+        # (pytorch issue 190489).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def run(arguments: list[str]) -> int:
