@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssdiff.build import build_model as build_model
     from ssdiff.build import build_process as build_process
+    from ssdiff.loading import import_official as import_official
+    from ssdiff.loading import load as load
     from ssdiff.pipeline import Pipeline as Pipeline
-    from ssdiff.pipeline import import_official as import_official
-    from ssdiff.pipeline import load as load
     from ssdiff.presets import load_preset as load_preset
 
 __version__ = "0.1.0"
@@ -22,8 +22,8 @@ _MODULES = {
     "Pipeline": "ssdiff.pipeline",
     "build_model": "ssdiff.build",
     "build_process": "ssdiff.build",
-    "import_official": "ssdiff.pipeline",
-    "load": "ssdiff.pipeline",
+    "import_official": "ssdiff.loading",
+    "load": "ssdiff.loading",
     "load_preset": "ssdiff.presets",
 }
 

@@ -8,17 +8,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssdiff.errors import PresetError
+from ssdiff.errors import PresetError, UsageError
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
+from ssdiff.process.cold import ColdProcess
+from ssdiff.process.degradations import build_degradation
+from ssdiff.process.diagonal import DiagonalProcess
+from ssdiff.process.families import Other
 from ssdiff.process.gaussian import GaussianProcess, from_schedule
+from ssdiff.process.kinds import Process
+from ssdiff.process.spectra import BlurNoise, Blurring, Heat
 from ssdiff.schedules import noise, resolution
 from ssdiff.settings import (
+    BlurNoiseSettings,
+    BlurringSettings,
     ConvexDecay,
     CosineNoise,
     Equal,
     ExplicitChanges,
+    HeatSettings,
     LinearNoise,
     LogSnrChanges,
     Preset,
@@ -43,25 +52,72 @@ def build_model(preset: Preset) -> FlexiUNet:
         classes=model.classes,
         checkpointing=model.checkpointing,
         full_decoder=model.full_decoder,
+        residual=model.residual,
     )
 
 
-def build_process(preset: Preset, size: Size | None = None) -> GaussianProcess:
+def build_process(preset: Preset, size: Size | None = None, *, other: Other | None = None) -> Process:
     """The forward process of a preset.
 
     Args:
-        preset: gives schedule, levels and noise.
+        preset: gives kind, schedule, levels and noise.
         size: (height, width) of the clean image; the preset's square by default. Another size keeps the
-            preset's noise and the ratios of its levels.
+            preset's noise, the ratios of its levels and, for blurring and heat, the blur relative to it.
+        other: what animorphosis turns images into.
 
     Raises:
-        PresetError: if a level is never used.
+        PresetError: if a level is never used, or a degradation is unknown or has wrong options.
         ProcessError: if the levels do not fit or a transition would need negative variance.
     """
+    settings, side = preset.process, preset.data.size
+    full = size or (side, side)
+    relative = min(full) / side
+    match settings.kind:
+        case "ssd" | "ddpm":
+            return _gaussian(preset, full)
+        case "blurring":
+            blurring = settings.blurring or BlurringSettings()
+            fade = Blurring(full, _noise(settings), blurring.sigma_max * relative, blurring.floor)
+            return DiagonalProcess(fade)
+        case "heat":
+            heat = settings.heat or HeatSettings()
+            ends = (heat.sigma_min * relative, heat.sigma_max * relative)
+            dissipation = Heat(full, settings.T, *ends, heat.noise)
+            return DiagonalProcess(dissipation, sampling_noise=heat.sampling_noise / heat.noise)
+        case "blur-noise":
+            values = (settings.blur_noise or BlurNoiseSettings()).model_dump()
+            values["interleaved"] = preset.data.channels if values["interleaved"] else 0
+            return DiagonalProcess(BlurNoise(full, _noise(settings), **values))
+        case "cold":
+            return _cold(preset, full, other)
+
+
+def _cold(preset: Preset, size: Size, other: Other | None) -> ColdProcess:
+    settings = preset.process
+    assert settings.degradation is not None, "presets are validated"
+    options: dict[str, object] = {**settings.degradation.options}
+    if settings.degradation.kind == "animorph":
+        options["other"] = other or _unknown_other
+    try:
+        family = build_degradation(
+            settings.degradation.kind, size, settings.T, seed=preset.training.seed, **options
+        )
+    except UsageError as error:
+        raise PresetError(f"process.degradation: {error}") from None
+    return ColdProcess(family)
+
+
+def _unknown_other(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    raise UsageError(
+        "animorphosis begins at an image of the second set",
+        hint="give some to `ssdiff restore`, or train with --with",
+    )
+
+
+def _gaussian(preset: Preset, full: Size) -> GaussianProcess:
     side = preset.data.size
-    height, width = size or (side, side)
     sides = level_sizes(preset)
-    scaled = [(max(1, round(height * n / side)), max(1, round(width * n / side))) for n in sides]
+    scaled = [(max(1, round(full[0] * n / side)), max(1, round(full[1] * n / side))) for n in sides]
     settings = preset.process
     nu = _noise(settings)
     level = _levels(settings, nu)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.process.kinds import Process
 
 _BACKWARD = 2  # FLOPs of the backward pass relative to the forward pass
 _STATE_BYTES = 20  # float32 weight, gradient, two Adam moments and average, for each parameter
@@ -34,7 +34,7 @@ class PathCost:
     activation_bytes: int
 
 
-def path_costs(model: nn.Module, process: GaussianProcess, channels: int, classes: int = 0) -> list[PathCost]:
+def path_costs(model: nn.Module, process: Process, channels: int, classes: int = 0) -> list[PathCost]:
     """Costs of all paths, largest resolution first; nothing is computed when the model is on the meta device.
 
     Args:
@@ -67,7 +67,7 @@ def training_flops(costs: list[PathCost]) -> float:
 
 
 def seconds_per_image(
-    model: nn.Module, process: GaussianProcess, channels: int, classes: int = 0, batch: int = 1
+    model: nn.Module, process: Process, channels: int, classes: int = 0, batch: int = 1
 ) -> dict[tuple[int, int], float]:
     """Measured seconds of a forward and backward pass for one image along each path, on the model's device.
 
@@ -93,7 +93,7 @@ def seconds_per_image(
     return result
 
 
-def _paths(process: GaussianProcess) -> Counter[tuple[int, int]]:
+def _paths(process: Process) -> Counter[tuple[int, int]]:
     sides = [state.resolution for state in process.states]
     return Counter((sides[t], sides[t - 1]) for t in range(1, len(sides)))
 

@@ -1,44 +1,23 @@
-"""A trained model with its process: predict, sample, load, save."""
+"""A trained model with its process: predict, sample, restore."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ssdiff import rng, storage
-from ssdiff.build import build_model, build_process
-from ssdiff.devices import autocast, pick_device, pick_precision
-from ssdiff.errors import CheckpointError, UsageError
-from ssdiff.importing import read_weights
-from ssdiff.models import official
-from ssdiff.presets import load_preset
-from ssdiff.process.gaussian import GaussianProcess
-from ssdiff.samplers.gaussian import sample as walk
-from ssdiff.schedules.resolution import respace
+from ssdiff import rng
+from ssdiff.devices import autocast
+from ssdiff.errors import UsageError
+from ssdiff.planning import Plan, make_plan
+from ssdiff.process.cold import ColdProcess
+from ssdiff.process.families import Mixture
+from ssdiff.process.kinds import Process
+from ssdiff.process.mixtures import CoarseMixture
+from ssdiff.samplers import cold, gaussian
 from ssdiff.settings import Preset
-
-SAMPLERS = ("ancestral", "ddim", "dpm++")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to walk from noise to images: a chain of severities and the rule of a step."""
-
-    severities: list[int]
-    eta: float
-    second_order: bool
-    guidance: float
-
-    @property
-    def evaluations(self) -> int:
-        """Steps, each one evaluation of the network (two with guidance)."""
-        return len(self.severities) - 1
 
 
 @dataclass
@@ -47,19 +26,21 @@ class Pipeline:
 
     Attributes:
         preset: the settings of both.
-        process: gives marginals and posteriors.
+        process: degrades, and gives posteriors where there is noise.
         model: the network, in evaluation mode.
         class_names: names of the labels, empty for an unconditional model or unnamed classes.
         origin: where the weights come from, in words.
+        start: where generation begins, for processes that do not end in noise.
     """
 
     preset: Preset
-    process: GaussianProcess
+    process: Process
     model: nn.Module
     class_names: tuple[str, ...] = ()
     origin: str = ""
     step: int | None = None
     precision: torch.dtype = field(default=torch.float32)
+    start: CoarseMixture | None = None
 
     @property
     def device(self) -> torch.device:
@@ -94,9 +75,9 @@ class Pipeline:
         with autocast(x_t.device, self.precision):
             output: Tensor = self.model(x_t, index, self.process.states[t - 1].resolution, labels)
         output = output.to(x_t.dtype)
-        return (
-            self.process.clean_from_noise(x_t, output, t) if self.preset.process.predict == "eps" else output
-        )
+        if self.preset.process.predict == "eps" and not isinstance(self.process, ColdProcess):
+            return self.process.clean_from_noise(x_t, output, t)
+        return output
 
     def plan(
         self,
@@ -104,43 +85,22 @@ class Pipeline:
         sampler: str | None = None,
         eta: float | None = None,
         guidance: float | None = None,
+        t: int | None = None,
     ) -> Plan:
-        """The chain of severities and the step rule of sampling options; omitted ones come from the preset.
-
-        Args:
-            steps: 1..T; every change of resolution is kept besides.
-            sampler: ``ancestral`` (eta 1), ``ddim`` (eta 0 unless given) or ``dpm++`` (2M, steps even in
-                log-SNR).
-            eta: share of fresh noise, 0..1, for ``ddim``.
-            guidance: weight of the class, 1 is off.
-
-        Raises:
-            UsageError: for options that are out of range or do not go together.
-        """
-        defaults = self.preset.sampling
-        steps, name = defaults.steps if steps is None else steps, sampler or defaults.sampler
-        guidance = defaults.guidance if guidance is None else guidance
-        if name not in SAMPLERS:
-            raise UsageError(f"unknown sampler {name!r}", hint=f"choose one of {', '.join(SAMPLERS)}")
-        own = 1.0 if name == "ancestral" else 0.0
-        if eta is None:
-            eta = defaults.eta if name == "ddim" == defaults.sampler and defaults.eta is not None else own
-        elif name != "ddim" and eta != own:
-            raise UsageError(f"sampler {name} has a fixed eta", hint="use --sampler ddim to choose eta")
-        if not 0 <= eta <= 1 or not 0 <= guidance < math.inf:
-            raise UsageError(
-                f"eta must be in [0, 1] and guidance finite, at least 0, not {eta} and {guidance}"
-            )
-        if guidance != 1 and not self.preset.model.classes:
-            raise UsageError("guidance needs a class-conditional model", hint="leave --guidance out")
-        resolutions = torch.tensor([state.resolution for state in self.process.states[1:]])
-        spacing = self.process.log_noise_distance() if name == "dpm++" else None
-        return Plan(respace(resolutions, steps, spacing), eta, name == "dpm++", guidance)
+        """Severities and step rule of sampling options, as :func:`ssdiff.planning.make_plan`."""
+        return make_plan(self.preset, self.process, steps, sampler, eta, guidance, t)
 
     def walk(
-        self, images: Tensor, plan: Plan, seed: int = 0, labels: Tensor | None = None
+        self,
+        images: Tensor,
+        plan: Plan,
+        seed: int = 0,
+        labels: Tensor | None = None,
+        *,
+        x: Tensor | None = None,
+        refine: Callable[[gaussian.Predict], gaussian.Predict] | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """States of sampling from pure noise: (T, x_T), then one (s, x_s) a step, down to (0, x_0).
+        """States of sampling: (t, x_t) first, then one (s, x_s) a step, down to (0, x_0).
 
         Args:
             images: (B,) image numbers on the pipeline's device; with the seed they decide all noise, so an
@@ -148,25 +108,116 @@ class Pipeline:
             plan: from :meth:`plan`.
             seed: any integer.
             labels: (B,) classes.
+            x: (B, C, h, w) at the plan's first severity; drawn where omitted.
+            refine: changes predictions, e.g. makes them agree with what is known of the clean images.
         """
         key = rng.derive(seed, "sample")
 
         def draw(severity: int, shape: tuple[int, ...]) -> Tensor:
             return rng.normal(key, images, severity, shape)
 
-        start = plan.severities[0]
-        state = self.process.states[start]
-        x = state.sigma * draw(start, (self.preset.data.channels, *state.size))
-        yield start, x
-        yield from walk(
-            lambda x_t, t: self.predict_x0(x_t, t, labels, plan.guidance),
-            self.process,
-            x,
-            plan.severities,
-            draw,
-            eta=plan.eta,
-            second_order=plan.second_order,
+        def predict(x_t: Tensor, t: int) -> Tensor:
+            return self.predict_x0(x_t, t, labels, plan.guidance)
+
+        top = plan.severities[0]
+        if x is None:
+            x = self._begin(images, seed, top, draw)
+        yield top, x
+        if isinstance(self.process, ColdProcess):
+            yield from cold.restore(
+                predict, self.process, x, plan.severities, plan.sampler, _streams(images, seed)
+            )
+        elif plan.sampler == "direct":
+            yield 0, predict(x, top)
+        else:
+            yield from gaussian.sample(
+                refine(predict) if refine else predict,
+                self.process,
+                x,
+                plan.severities,
+                draw,
+                eta=plan.eta,
+                second_order=plan.sampler == "dpm++",
+            )
+
+    def _begin(self, images: Tensor, seed: int, top: int, draw: gaussian.Noise) -> Tensor:
+        """The most degraded state of an image that does not exist yet."""
+        state, channels = self.process.states[top], self.preset.data.channels
+        noise = draw(top, (channels, *state.size))
+        if self.start is not None:
+            settings = self.preset.sampling.start
+            coarse = self.start.draw(rng.derive(seed, "sample/start"), images)
+            spread = state.sigma + (settings.noise if settings else 0.0)
+            return coarse + spread * noise
+        if not isinstance(self.process, ColdProcess):
+            return self.process.start(top, noise)
+        if isinstance(self.process.degradation, Mixture):
+            return self.process.degrade(torch.zeros_like(noise), top, _streams(images, seed))
+        raise UsageError(
+            f"a model of {self.preset.name} restores images and cannot invent them",
+            hint="use `ssdiff restore IMAGE`",
         )
+
+    def degrade(self, x0: Tensor, t: int, *, seed: int = 0, images: Tensor | None = None) -> Tensor:
+        """x_t of clean images, noise and signal scale included, as :meth:`restore` takes it.
+
+        Args:
+            x0: (B, C, R, R) in [-1, 1].
+            t: severity, 1..T.
+            seed: as in :meth:`restore`; the same seed and image numbers make the same random degradation.
+            images: (B,) image numbers; 0..B-1 where omitted.
+
+        Returns:
+            (B, C, r_t, r_t) on the pipeline's device.
+        """
+        numbers = (torch.arange(len(x0)) if images is None else images).to(self.device)
+        clean = x0.to(self.device)
+        if isinstance(self.process, ColdProcess):
+            return self.process.degrade(clean, t, _streams(numbers, seed))
+        shape = (clean.shape[1], *self.process.states[t].size)
+        noise = rng.normal(rng.derive(seed, "restore/noise"), numbers, t, shape)
+        return self.process.marginal(clean, t, noise)
+
+    def restore(
+        self,
+        x_t: Tensor,
+        t: int | None = None,
+        sampler: str | None = None,
+        *,
+        steps: int | None = None,
+        eta: float | None = None,
+        seed: int = 0,
+        images: Tensor | None = None,
+    ) -> Tensor:
+        """Clean images from degraded ones.
+
+        Args:
+            x_t: (B, C, h_t, w_t) at severity ``t`` of the process, noise and signal scale included.
+            t: severity; T where omitted.
+            sampler: as in :meth:`plan`.
+            steps: as in :meth:`plan`; all severities of a cold process where omitted.
+            eta: as in :meth:`plan`.
+            seed: of the noise, and of a random degradation.
+            images: (B,) image numbers; 0..B-1 where omitted. A random degradation draws by them, so give
+                those by which ``x_t`` was degraded.
+
+        Returns:
+            (B, C, R, R) float32 on the CPU in [-1, 1].
+
+        Raises:
+            UsageError: for options out of range or images of another size.
+        """
+        plan = self.plan(steps, sampler, eta, t=t)
+        size = (self.preset.data.channels, *self.process.states[plan.severities[0]].size)
+        if tuple(x_t.shape[1:]) != size:
+            raise UsageError(
+                f"images at severity {plan.severities[0]} are {size}, not {tuple(x_t.shape[1:])}"
+            )
+        numbers = torch.arange(len(x_t)) if images is None else images
+        x = x_t
+        for _, state in self.walk(numbers.to(self.device), plan, seed, x=x_t.to(self.device)):
+            x = state
+        return x.clamp(-1, 1).float().cpu()
 
     def sample(
         self,
@@ -228,89 +279,6 @@ class Pipeline:
         return chosen
 
 
-def load(
-    source: str | Path, *, weights: str = "ema", device: str = "auto", precision: str = "auto"
-) -> Pipeline:
-    """A pipeline from a run folder, one of its checkpoints, or an exported ``.safetensors`` file.
-
-    Args:
-        source: path.
-        weights: ``ema`` (averaged) or ``raw``; an exported file holds averaged ones only.
-        device: see :func:`ssdiff.devices.pick_device`.
-        precision: ``auto``, ``fp32`` or ``bf16`` for the network.
-
-    Raises:
-        CheckpointError: absent, damaged, or not of the model that its own preset describes.
-    """
-    stored = storage.read(Path(source), weights)
-    place = pick_device(device)
-    pipeline = assemble(stored.preset, stored.weights, place, pick_precision(precision, place))
-    pipeline.class_names, pipeline.origin, pipeline.step = stored.class_names, stored.origin, stored.step
-    return pipeline
-
-
-def import_official(
-    source: Mapping[str, Tensor] | str | Path,
-    preset: Preset | str | Path,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-) -> Pipeline:
-    """A pipeline from weights in the layout of the authors' code [SSD] or of guided-diffusion's UNet.
-
-    Args:
-        source: a state dict, or a file of one (``.pt`` files are read through the guard of
-            :func:`ssdiff.importing.read_weights`).
-        preset: the settings that the weights were trained with, e.g. ``"celeba64"``.
-        device: as in :func:`load`.
-        precision: as in :func:`load`.
-
-    Raises:
-        CheckpointError: not such weights, or of another architecture; names keys and shapes.
-    """
-    state = source if isinstance(source, Mapping) else read_weights(Path(source))
-    settings = preset if isinstance(preset, Preset) else load_preset(preset)
-    place = pick_device(device)
-    with torch.device("meta"):
-        outline = build_model(settings)
-    weights = official.convert(state, outline)
-    pipeline = assemble(settings, weights, place, pick_precision(precision, place))
-    pipeline.origin = "official weights" if isinstance(source, Mapping) else f"official weights {source}"
-    return pipeline
-
-
-def assemble(
-    preset: Preset, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
-) -> Pipeline:
-    """A pipeline from a preset and the weights of its model."""
-    with torch.device("meta"):
-        model = build_model(preset)
-    _check_weights(model.state_dict(), weights)
-    # The device's own copy, never the memory-mapped file: weights outlive the file they came from.
-    moved = {name: value.to(device, torch.float32, copy=True) for name, value in weights.items()}
-    model.load_state_dict(moved, assign=True)
-    model.requires_grad_(False).eval()
-    if device.type != "mps":
-        model.to(memory_format=torch.channels_last)
-    return Pipeline(preset, build_process(preset), model, precision=dtype)
-
-
-def _check_weights(expected: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
-    """Row 21 of the fault table: what differs, named."""
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    shapes = [
-        f"{name} is {tuple(found[name].shape)}, the preset needs {tuple(expected[name].shape)}"
-        for name in expected.keys() & found.keys()
-        if expected[name].shape != found[name].shape
-    ]
-    problems = sorted(shapes)[:1]
-    problems += [
-        f"{len(names)} weights {word}, e.g. {names[0]}"
-        for word, names in (("missing", missing), ("unknown", extra))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f"the weights do not fit the preset: {'; '.join(problems)}",
-            hint="give the preset that the weights were trained with",
-        )
+def _streams(images: Tensor, seed: int) -> Tensor:
+    """(B,) numbers by which a random degradation draws: of their own for each seed."""
+    return images + (rng.derive(seed, "restore") >> 2)

@@ -291,8 +291,10 @@ def _inside(field: FieldInfo | None) -> Any:
     if field.discriminator:
         variants = get_args(field.annotation)
         return {variant.model_fields["kind"].default: variant for variant in variants}
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    for annotation in (field.annotation, *get_args(field.annotation)):
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return annotation
+    return None
 
 
 def _allowed(kind: str, field: FieldInfo | None) -> str:

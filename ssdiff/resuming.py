@@ -28,6 +28,7 @@ class Request:
         device: see :func:`ssdiff.devices.pick_device`.
         accept_data: resume although the data set has changed.
         accept_topology: resume with another number of processes.
+        other: second data set, for animorphosis; None takes that of the run that is resumed, or the preset's.
         adjust: changes the stored settings of a run that is resumed without ``preset``.
     """
 
@@ -38,6 +39,7 @@ class Request:
     device: str = "auto"
     accept_data: bool = False
     accept_topology: bool = False
+    other: str | Path | None = None
     adjust: Callable[[Preset], Preset] | None = None
 
 
@@ -56,6 +58,12 @@ class Start:
         """The data set: the one asked for, or that of the run that is resumed, or the preset's."""
         resumed = self.loaded.meta.get("source") if self.loaded else None
         return self.request.source or (str(resumed) if resumed else self.preset.data.source)
+
+    @property
+    def other(self) -> str | Path | None:
+        """The second data set, chosen in the same way."""
+        resumed = self.loaded.meta.get("other") if self.loaded else None
+        return self.request.other or (str(resumed) if resumed else self.preset.data.other)
 
 
 def locate(request: Request) -> Start:

@@ -16,18 +16,20 @@ import torch.distributed as dist
 
 from ssdiff import checkpoints, images, rng, rundir
 from ssdiff.build import build_model, build_process
-from ssdiff.data import DATA_NAMES, ImageSet, open_data
+from ssdiff.data import ImageSet
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.distributed import World, world
-from ssdiff.errors import Interrupted, PresetError, SsdiffError, UsageError
+from ssdiff.errors import Interrupted, SsdiffError
 from ssdiff.pipeline import Pipeline
-from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.preparing import check_labels, fit_start, lasting, mixed_with, open_in_turn
+from ssdiff.previews import preview
+from ssdiff.process.kinds import Process
+from ssdiff.process.mixtures import CoarseMixture
 from ssdiff.resuming import Request, Start, check_unchanged, locate
 from ssdiff.training.batches import Batches, Place
 from ssdiff.training.trainer import Trainer
 
 EventKind = Literal["start", "step", "log", "checkpoint", "samples", "note"]
-_MOST_COLUMNS = 16  # of a grid with one class a column
 _log = logging.getLogger("ssdiff")
 
 
@@ -108,7 +110,7 @@ class _Run:
     def __init__(
         self,
         start: Start,
-        process: GaussianProcess,
+        process: Process,
         folder: rundir.RunFolder,
         here: World,
         notify: Callable[[Event], None],
@@ -118,6 +120,7 @@ class _Run:
         self.trainer: Trainer | None = None
         self._device = here.device(pick_device(start.request.device))
         self.grid: Path | None = None
+        self._generation: CoarseMixture | None = None
         self._saved = self._drawn = -1
 
     @property
@@ -161,39 +164,22 @@ class _Run:
         return Result(self.folder.path, trainer.step, time.monotonic() - began, self.grid)
 
     def _open_data(self, stop: Callable[[], bool]) -> ImageSet:
-        settings, source = self.preset.data, self.start.source
-        if source is None:
-            raise UsageError(
-                f"the preset {self.preset.name!r} names no data set", hint="give --data FOLDER or NAME"
-            )
+        """The training set; what the process needs of data is completed from it and the second set."""
 
         def progress(done: int, total: int) -> None:
             self.notify(Event("note", 0, "data", {"done": done, "total": total}))
             if stop():
                 raise Interrupted("stopped while preparing data", hint="run the same command again")
 
-        # Process 0 prepares the cache; the others then find it.
-        data: ImageSet | None = None
-        for turn in (0, 1):
-            if (self.here.rank == 0) == (turn == 0):
-                data = open_data(
-                    source,
-                    size=settings.size,
-                    channels=settings.channels,
-                    background=settings.background,
-                    corrupt=settings.corrupt,
-                    progress=progress,
-                )
-            self.here.wait()
-        assert data is not None, "one of the two turns is this process's"
-        classes = self.preset.model.classes
-        if classes and data.labels is None:
-            raise PresetError(f"model.classes = {classes} needs labels, {source} has none")
-        if classes and data.labels is not None and int(data.labels.max()) >= classes:
-            raise PresetError(
-                f"{source} has {int(data.labels.max()) + 1} classes, the preset model.classes = {classes}"
-            )
-        check_unchanged(self.start, data.fingerprint, self.here.size)
+        preset, start = self.preset, self.start
+        data = open_in_turn(start.source, preset, self.here, progress)
+        check_labels(data, preset)
+        check_unchanged(start, data.fingerprint, self.here.size)
+        degradation = preset.process.degradation
+        if degradation is not None and degradation.kind == "animorph":
+            other = open_in_turn(start.other, preset, self.here, progress, "--with")
+            self.process = build_process(preset, other=mixed_with(other.images, preset.training.seed))
+        self._generation = fit_start(preset, self.process, data.images)
         return data
 
     def _build(self, data: ImageSet) -> Trainer:
@@ -277,8 +263,10 @@ class _Run:
                 "preset": self.preset.to_toml(),
                 "class_names": list(data.class_names),
                 "data": data.fingerprint,
-                "source": self._source(),
+                "source": lasting(self.start.source),
+                "other": lasting(self.start.other),
                 "world": self.here.size,
+                "start": self._generation.to_json() if self._generation else None,
                 "torch": torch.__version__,
             }
             path = checkpoints.save(
@@ -288,18 +276,11 @@ class _Run:
         self._saved = trainer.step
         self.here.wait()
 
-    def _source(self) -> str:
-        """The data set as a checkpoint keeps it: a name, or a path that holds from any folder."""
-        source = self.start.source
-        if isinstance(source, str) and source in DATA_NAMES:
-            return source
-        return str(Path(str(source)).expanduser().absolute())
-
     def _draw(self, data: ImageSet) -> None:
-        """A grid of samples of the averaged weights; the same images each time, so that grids compare."""
+        """A picture by the averaged weights; the same images each time, so that pictures compare."""
         if self.here.rank == 0 and self._drawn != self.step:
-            trainer, settings = self._trainer, self.preset.training
-            precision = pick_precision(settings.precision, self._device)
+            trainer = self._trainer
+            precision = pick_precision(self.preset.training.precision, self._device)
             pipeline = Pipeline(
                 self.preset,
                 trainer.process,
@@ -307,13 +288,10 @@ class _Run:
                 data.class_names,
                 step=trainer.step,
                 precision=precision,
-            )
-            drawn = pipeline.sample(
-                settings.sample_count, min(settings.sample_steps, self.preset.process.T), seed=settings.seed
+                start=self._generation,
             )
             self.grid = self.folder.samples / f"step-{trainer.step:08d}.png"
-            columns = self.preset.model.classes if 1 < self.preset.model.classes <= _MOST_COLUMNS else None
-            images.save_image(images.grid(drawn, columns), self.grid, overwrite=True)
+            images.save_image(preview(pipeline, data.images), self.grid, overwrite=True)
             self._tell(Event("samples", trainer.step, str(self.grid)))
         self._drawn = self.step
         self.here.wait()

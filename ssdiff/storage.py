@@ -30,13 +30,18 @@ _FILES = {"ema": "ema", "raw": "weights"}
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Weights with what is needed to use them."""
+    """Weights with what is needed to use them.
+
+    Attributes:
+        start: where generation begins, as :meth:`ssdiff.process.mixtures.CoarseMixture.to_json` gives it.
+    """
 
     preset: Preset
     weights: dict[str, Tensor]
     class_names: tuple[str, ...]
     origin: str
     step: int | None
+    start: object = None
 
 
 def bundled() -> Path:
@@ -71,7 +76,8 @@ def read(path: Path, weights: str = "ema") -> Stored:
     names = loaded.meta.get("class_names")
     class_names = tuple(str(name) for name in names) if isinstance(names, list) else ()
     origin = f"{path}, step {loaded.step}"
-    return Stored(preset, loaded.tensors[_FILES[weights]], class_names, origin, loaded.step)
+    start = loaded.meta.get("start")
+    return Stored(preset, loaded.tensors[_FILES[weights]], class_names, origin, loaded.step, start)
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -94,6 +100,7 @@ def export(
     *,
     class_names: tuple[str, ...] = (),
     step: int | None = None,
+    start: object = None,
     note: str = "",
     dtype: torch.dtype = torch.float32,
     overwrite: bool = False,
@@ -106,6 +113,7 @@ def export(
         weights: its averaged weights.
         class_names: names of its labels.
         step: training steps behind it.
+        start: as in :class:`Stored`.
         note: how it was made, e.g. the command.
         dtype: of the stored weights; halves shrink the file, computing stays in float32.
         overwrite: replace a file that exists.
@@ -115,6 +123,7 @@ def export(
         "preset": preset.to_toml(),
         "class_names": json.dumps(list(class_names)),
         "step": "" if step is None else str(step),
+        "start": json.dumps(start),
         "note": note,
     }
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in weights.items()}
@@ -143,8 +152,9 @@ def _read_file(path: Path) -> Stored:
         raise CheckpointError(f"{path} has format {found}, this version reads {FORMAT}", path=path)
     try:
         names = tuple(str(name) for name in json.loads(metadata.get("class_names", "[]")))
+        start = json.loads(metadata.get("start", "null"))
     except (ValueError, TypeError):
-        raise CheckpointError(f"{path} has a damaged list of class names", path=path) from None
+        raise CheckpointError(f"{path} has damaged class names or start of generation", path=path) from None
     step = metadata.get("step", "")
     origin = f"{path}{': ' + metadata['note'] if metadata.get('note') else ''}"
     return Stored(
@@ -153,6 +163,7 @@ def _read_file(path: Path) -> Stored:
         names,
         origin,
         int(step) if step.isdigit() else None,
+        start,
     )
 
 

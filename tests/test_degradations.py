@@ -17,7 +17,9 @@ from ssdiff.operators.base import Scale
 from ssdiff.operators.direct import Blocks, Mirrored, gaussian_response, heat_response
 from ssdiff.operators.separable import Separable
 from ssdiff.presets import load_preset
-from ssdiff.process.degradations import DEGRADATIONS, LinearDegradation, build_degradation, preset_process
+from ssdiff.process.degradations import DEGRADATIONS, build_degradation
+from ssdiff.process.families import LinearDegradation
+from ssdiff.process.pyramids import preset_process
 
 SIZE = (30, 43)
 LINEAR = sorted(set(DEGRADATIONS) - {"noise"})

@@ -40,13 +40,13 @@ def pipeline(**sets):
 
 def test_defaults_come_from_the_preset():
     plan = pipeline().plan()
-    assert (plan.evaluations, plan.eta, plan.second_order, plan.guidance) == (11, 1.0, False, 1.0)
+    assert (plan.evaluations, plan.eta, plan.sampler, plan.guidance) == (11, 1.0, "ancestral", 1.0)
     ddim = pipeline(**{"sampling.sampler": "ddim"})
     assert ddim.plan().eta == 0.0 and ddim.plan(sampler="ancestral").eta == 1.0
     assert pipeline(**{"sampling.sampler": "ddim", "sampling.eta": 0.3}).plan().eta == 0.3
     assert pipeline().plan(sampler="ddim", eta=0.7).eta == 0.7
     second = pipeline().plan(sampler="dpm++")
-    assert second.second_order and second.eta == 0.0
+    assert second.sampler == "dpm++" and second.eta == 0.0
     assert second.severities != plan.severities and second.severities[0] == 40
 
 

@@ -216,9 +216,8 @@ def test_whole_numbers():
 
 
 def test_choices():
-    assert "process.kind: must be 'ssd' or 'ddpm', not 'sdd'; did you mean 'ssd'?" in refusal(
-        process__kind="sdd"
-    )
+    kinds = "'ssd', 'ddpm', 'blurring', 'heat', 'blur-noise' or 'cold'"
+    assert f"process.kind: must be {kinds}, not 'sdd'; did you mean 'ssd'?" in refusal(process__kind="sdd")
     assert "sampling.sampler: must be 'ancestral', " in refusal(sampling__sampler="zzz")
     message = refusal(process__resolution__kind="equl")
     assert "process.resolution.kind: must be 'convex_decay', 'equal', " in message

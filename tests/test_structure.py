@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, str] = {
     "shapes": "errors rng",
     "data": "errors images shapes",
     "process": "errors rng operators schedules",
-    "samplers": "errors rng schedules process",
+    "samplers": "errors rng operators schedules process",
     "cost": "errors schedules process",
     "training": "errors settings rng devices distributed operators data process",
     "metrics": "errors images",
@@ -43,7 +43,12 @@ MAY_IMPORT: dict[str, str] = {
     "build": "errors settings presets data operators schedules process models samplers",
 }
 MAY_IMPORT["resuming"] = "errors settings presets checkpoints rundir"
+MAY_IMPORT["planning"] = "errors settings schedules process"
 MAY_IMPORT["pipeline"] = " ".join(MAY_IMPORT)
+MAY_IMPORT["loading"] = " ".join(MAY_IMPORT)
+MAY_IMPORT["preparing"] = "errors settings rng distributed data process"
+MAY_IMPORT["restoration"] = "errors rng operators process samplers pipeline"
+MAY_IMPORT["previews"] = "errors settings images process preparing pipeline"
 MAY_IMPORT["running"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["cli"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["__main__"] = "cli"

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from ssdiff import __version__
-from ssdiff.cli import data, degrade, doctor, info, presets, sample, train, weights
+from ssdiff.cli import data, degrade, doctor, info, presets, restore, sample, train, weights
 from ssdiff.cli.common import MEMORY_HINT, first_line, is_main_process, out_of_memory
 from ssdiff.errors import SsdiffError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("degrade")(degrade.degrade)
+app.command("restore")(restore.restore)
 app.command("import")(weights.import_weights)
 app.command("export")(weights.export)
 app.command("info")(info.info)

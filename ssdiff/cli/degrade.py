@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssdiff.operators.base import Size
-    from ssdiff.process.degradations import Degradation
+    from ssdiff.process.families import Degradation
 
 _DEFAULT_OP, _DEFAULT_T = "downsample", 1000
 _MOST_T = 100_000  # as in a preset
@@ -149,7 +149,7 @@ def _of_preset(
     """The process of a preset, carried over to the size of the image."""
     from ssdiff.build import build_process
     from ssdiff.presets import load_preset
-    from ssdiff.process.degradations import preset_process
+    from ssdiff.process.pyramids import preset_process
 
     for option, given in (("--op " + str(op), op not in (None, _DEFAULT_OP)), ("--T", top is not None)):
         if given:

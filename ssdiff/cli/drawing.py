@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssdiff.distributed import World
-    from ssdiff.pipeline import Pipeline, Plan
+    from ssdiff.pipeline import Pipeline
+    from ssdiff.planning import Plan
 
 Advance = Callable[[int], None]  # told of so many images a step further
 

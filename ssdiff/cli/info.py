@@ -13,7 +13,7 @@ from ssdiff.cli.common import Json, Terminal, human_bytes, naming_the_kind
 from ssdiff.errors import CheckpointError, SsdiffError
 
 if TYPE_CHECKING:
-    from ssdiff.process.gaussian import GaussianProcess
+    from ssdiff.process.kinds import Process
     from ssdiff.settings import Preset
 
 
@@ -110,7 +110,7 @@ def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -
     ]
 
 
-def _levels(process: GaussianProcess) -> list[dict[str, Any]]:
+def _levels(process: Process) -> list[dict[str, Any]]:
     """Severities and log-SNR of each resolution."""
     import math
 

@@ -94,7 +94,7 @@ def sample(
     from ssdiff.distributed import world
 
     with world(device) as here:
-        pipeline = _load(ckpt, weights, str(here.device(pick_device(device))), precision, terminal)
+        pipeline = load_pipeline(ckpt, weights, str(here.device(pick_device(device))), precision, terminal)
         plan = pipeline.plan(steps, sampler, eta, guidance)
         size = batch or pipeline.preset.sampling.batch
         job = Job(pipeline, plan, n, first, seed, size, _classes(class_, pipeline))
@@ -143,10 +143,12 @@ def _report(job: Job, target: Target, sampler: str, seconds: float, terminal: Te
     )
 
 
-def _load(ckpt: Path | None, weights: str, device: str, precision: str, terminal: Terminal) -> Pipeline:
+def load_pipeline(
+    ckpt: Path | None, weights: str, device: str, precision: str, terminal: Terminal
+) -> Pipeline:
     """The pipeline asked for, of the newest run, or the bundled one."""
     from ssdiff import rundir, storage
-    from ssdiff.pipeline import load
+    from ssdiff.loading import load
 
     if precision not in ("auto", "fp32", "bf16"):
         raise UsageError(f"unknown precision {precision!r}", hint="choose auto, fp32 or bf16")

@@ -38,6 +38,9 @@ _Data = Annotated[
 _Out = Annotated[
     Path | None, typer.Option(metavar="RUN", help="Run folder; default: a new one in the user's data folder.")
 ]
+_With = Annotated[
+    str | None, typer.Option("--with", metavar="PATH|NAME", help="Second data set, for animorphosis.")
+]
 _Resume = Annotated[
     str | None,
     typer.Option(metavar="auto|PATH", help="Continue: the newest run (or --out), or a run or checkpoint."),
@@ -57,6 +60,7 @@ def train(
     preset: _Preset = None,
     data: _Data = None,
     out: _Out = None,
+    with_: _With = None,
     set_: Sets = None,
     resume: _Resume = None,
     dry_run: _DryRun = False,
@@ -84,7 +88,7 @@ def train(
     from ssdiff.running import train as run
 
     adjust = (lambda stored: override(stored, overrides)) if overrides else None
-    request = Request(settings, data, out, resume, device, accept_data, accept_topology, adjust)
+    request = Request(settings, data, out, resume, device, accept_data, accept_topology, with_, adjust)
     with terminal.progress("img") as bar, StopRequest().listening() as stop:
         result = run(request, _Watcher(terminal, bar), stop)
     values = {

@@ -38,7 +38,7 @@ def import_weights(
     from ssdiff import storage
     from ssdiff.images import check_output
     from ssdiff.importing import read_weights
-    from ssdiff.pipeline import import_official
+    from ssdiff.loading import import_official
     from ssdiff.presets import load_preset
 
     check_output(out, overwrite, _SUFFIX)
@@ -118,6 +118,7 @@ def export(
         stored.preset,
         stored.weights,
         class_names=stored.class_names,
+        start=stored.start,
         step=stored.step,
         note=note,
         dtype=torch.float16 if half else torch.float32,

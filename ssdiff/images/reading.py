@@ -50,8 +50,9 @@ def read_image(
     channels: int | None = None,
     background: float = 1.0,
     max_pixels: int = MAX_PIXELS,
+    square: int | None = None,
 ) -> Tensor:
-    """An image of any size as a tensor.
+    """An image as a tensor.
 
     Args:
         source: a path, or the bytes of a file.
@@ -59,6 +60,7 @@ def read_image(
             a grey file, else 3).
         background: grey behind transparent pixels, from 0 (black) to 1 (white).
         max_pixels: refuse files with more, before decoding them.
+        square: crop to the middle and resize to so many pixels a side, as training data are.
 
     Returns:
         (C, H, W) float32 in [-1, 1], upright.
@@ -69,10 +71,17 @@ def read_image(
     name = "the image" if isinstance(source, bytes) else str(source)
     try:
         with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
-            image = open_image(stream, name, channels=channels, background=background, max_pixels=max_pixels)
+            image = open_image(
+                stream,
+                name,
+                channels=channels,
+                background=background,
+                max_pixels=max_pixels,
+                at_least=square,
+            )
     except OSError as error:
         raise DataError(f"cannot read {name}: {error.strerror or error}", path=name) from error
-    return from_uint8(torch.from_numpy(pixels(image)))
+    return from_uint8(torch.from_numpy(pixels(fit_square(image, square) if square else image)))
 
 
 def open_image(

@@ -59,6 +59,7 @@ class FlexiUNet(nn.Module):
         checkpointing: recompute activations in the backward pass.
         full_decoder: run the last decoder block too. The plain ADM UNet of guided-diffusion does; the
             official Flexi-UNet leaves every level, the first one too, before its last block.
+        residual: add the input to the output, which must have its size.
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class FlexiUNet(nn.Module):
         classes: int = 0,
         checkpointing: bool = False,
         full_decoder: bool = False,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = tuple(size >> k for k in range(len(multipliers)))
-        self.full_decoder = full_decoder
+        self.full_decoder, self.residual = full_decoder, residual
         self._width, embedding = width, _EMBEDDING * width
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(classes + 1, embedding) if classes else None
@@ -131,7 +133,7 @@ class FlexiUNet(nn.Module):
             ProcessError: if the result would be smaller, if either size is no multiple of
                 2^(levels below its own), or if labels are missing or too many.
         """
-        emb = self._embed(index, labels)
+        emb, inputs = self._embed(index, labels), x
         x, first, last = self._route(x, resolution)
         h = _adapt(self.enter, self._levels[first].channels_in, self.stem(x))
         skips = [h]
@@ -145,7 +147,8 @@ class FlexiUNet(nn.Module):
         h = self._decode(self.middle(h, emb), skips, emb, first, last)
         h = _adapt(self.leave, self._levels[last].channels_out, h)
         h = self.head(F.silu(self.head_norm(h)))
-        return h if h.shape[-1] == resolution else _resize(h, resolution)
+        h = h if h.shape[-1] == resolution else _resize(h, resolution)
+        return h + inputs if self.residual else h
 
     def _decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, first: int, last: int) -> Tensor:
         """Up from the middle to the exit of level ``last``; ``first`` is where the image came in."""

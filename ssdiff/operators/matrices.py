@@ -15,12 +15,20 @@ from torch import Tensor
 from ssdiff.errors import ProcessError
 
 Padding = Literal["circular", "reflect", "zero"]
+PADDINGS: dict[str, Padding] = {"circular": "circular", "reflect": "reflect", "zero": "zero"}
 
 
 def resize(n_in: int, n_out: int) -> Tensor:
     """(n_out, n_in) anti-aliased bilinear resize, the one of PyTorch's ``interpolate``."""
     eye = torch.eye(n_in, dtype=torch.float64)[None, None]
     columns = F.interpolate(eye, size=(n_in, n_out), mode="bilinear", align_corners=False, antialias=True)
+    return columns[0, 0].mT.contiguous()
+
+
+def bicubic(n_in: int, n_out: int) -> Tensor:
+    """(n_out, n_in) bicubic resize without anti-aliasing, the one of PyTorch's ``interpolate``."""
+    eye = torch.eye(n_in, dtype=torch.float64)[None, None]
+    columns = F.interpolate(eye, size=(n_in, n_out), mode="bicubic", align_corners=False)
     return columns[0, 0].mT.contiguous()
 
 

@@ -23,6 +23,11 @@ class Mask(Operator):
         self.in_size = self.out_size = (mask.shape[-2], mask.shape[-1])
         self._mask = Constants(mask=mask)
 
+    @property
+    def constants(self) -> Constants:
+        """``mask``, as given."""
+        return self._mask
+
     def apply(self, x: Tensor) -> Tensor:
         """mask * x."""
         return self._mask.like(x)["mask"] * x
@@ -54,6 +59,11 @@ class ChannelMix(Operator):
             raise ProcessError(f"a channel mix needs one matrix, not shape {tuple(matrix.shape)}")
         self.in_channels = matrix.shape[1]
         self._matrix = Constants(matrix=matrix)
+
+    @property
+    def constants(self) -> Constants:
+        """``matrix``, (C', C)."""
+        return self._matrix
 
     def apply(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H, W)."""

@@ -36,6 +36,11 @@ class Separable(Operator):
         self.out_size = (rows.shape[0], columns.shape[0])
         self._matrices = Constants(rows=rows, columns=columns)
 
+    @property
+    def constants(self) -> Constants:
+        """``rows`` L and ``columns`` K."""
+        return self._matrices
+
     def apply(self, x: Tensor) -> Tensor:
         """(..., H, W) to (..., h, w)."""
         m = self._matrices.like(x)

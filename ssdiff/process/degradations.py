@@ -1,194 +1,94 @@
 """Degradations D(x, t) of images of any size, by name: t = 0 is the image itself, t = T the most degraded.
 
 To add one: write a builder that takes (size, T) and its own keyword options and returns a
-:class:`Degradation` (for a linear one a :class:`LinearDegradation` around a function from t to an operator),
-and give it a name in :data:`DEGRADATIONS`. A builder with a ``seed`` option is random: it draws by image
-number, so that one image keeps one draw at every severity. A builder's other options, with their checks, are
-all that it needs to reach the command line.
+:class:`ssdiff.process.families.Degradation` (for a linear one a ``LinearDegradation`` around a function from
+t to an operator), and give it a name in :data:`DEGRADATIONS`. A builder with a ``seed`` option is random: it
+draws by image number, so that one image keeps one draw at every severity. The name and the options, with
+their checks, are then what `--op`, and ``process.degradation`` in a preset, take.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from functools import cache, lru_cache
 from types import MappingProxyType
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
-from ssdiff import rng
-from ssdiff.errors import ProcessError, UsageError
+from ssdiff.errors import UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Scale, Size
 from ssdiff.operators.direct import Blocks, Mirrored, gaussian_response, heat_response
+from ssdiff.operators.pixelwise import ChannelMix
 from ssdiff.operators.separable import Separable
-from ssdiff.process.gaussian import GaussianProcess
-from ssdiff.schedules import noise, resolution
+from ssdiff.process import masks, snow
+from ssdiff.process.blurs import kernel_blur
+from ssdiff.process.diagonal import DiagonalProcess
+from ssdiff.process.families import Degradation, FixedNoise, LinearDegradation, Mixture, Other, random_noise
+from ssdiff.process.pyramids import halvings, there_and_back
+from ssdiff.process.spectra import BlurNoise
+from ssdiff.schedules import noise
 
-_HELD_VALUES = (
-    2**25
-)  # numbers that the cached operators of one degradation may hold, about; 256 MB in float64
-_COARSEST = 8  # pixels of the shorter side below which the published models do not go
-
-
-class Degradation(Protocol):
-    """A family of degradations of images of one size, ordered by severity.
-
-    Attributes:
-        size: (H, W) of the images that it takes.
-    """
-
-    size: Size
-
-    @property
-    def T(self) -> int:
-        """The highest severity."""
-
-    def degrade(self, x0: Tensor, t: int, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t).
-
-        Args:
-            x0: (B, C, H, W) clean images in [-1, 1].
-            t: severity, 0..T; 0 returns ``x0``.
-            images: (B,) image numbers, by which a random degradation draws; 0..B-1 where omitted.
-
-        Returns:
-            (B, C, h, w), not clipped.
-
-        Raises:
-            ProcessError: for a severity out of range or images of another size.
-        """
+_DENSE = 256  # pixels a side up to which dense matrices are as quick as an FFT, and stack in a batch
+_BUMPS, _BUMP_GROWTH = 50, 1 / 320  # the official masks of CIFAR-10: 50 bumps, 0.1 px at 32 px
 
 
-class LinearDegradation:
-    """A degradation that is one linear operator a severity, so that its cost does not grow with t.
-
-    Operators are made when first used; the last few are kept, as many as fit into about 256 MB.
+def downsample(size: Size, T: int, *, full_size: bool = False) -> LinearDegradation:
+    """Smaller and smaller.
 
     Args:
-        size: (H, W) of the clean images.
+        size: (H, W).
         T: the highest severity.
-        operator: t in 1..T to the operator of D(., t).
+        full_size: False: halvings at the published times [SSD, section 4], and the result has its true size.
+            True: severity t halves t times (bicubic) and returns to the full size each time (nearest)
+            [CD, section 5.2]; T is at most the number of halvings that there are.
     """
-
-    def __init__(self, size: Size, T: int, operator: Callable[[int], Operator]) -> None:
-        self.size, self._top = size, T
-        held = max(1, _HELD_VALUES // (size[0] ** 2 + size[1] ** 2))
-        self._make = lru_cache(maxsize=held)(operator)
-
-    @property
-    def T(self) -> int:
-        """The highest severity."""
-        return self._top
-
-    def operator(self, t: int) -> Operator:
-        """The operator of D(., t); the identity for t = 0."""
-        _check_severity(t, self.T)
-        return self._make(t) if t else Scale()
-
-    def degrade(self, x0: Tensor, t: int, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t), as :meth:`Degradation.degrade`; the image numbers do not matter."""
-        _check_size(x0, self.size)
-        return self.operator(t).apply(x0)
+    return there_and_back(size, T) if full_size else halvings(size, T)
 
 
-class Noise:
-    """x_t = a_t D(x_0, t) + sigma_t z with one z for each image [CD, section 5.1, fixed noise].
+def blur(
+    size: Size,
+    T: int,
+    *,
+    max_std: float | None = None,
+    kernel: int | None = None,
+    std: str = "constant",
+    first: float = 1.0,
+    growth: float = 0.01,
+    padding: str = "reflect",
+    to_mean: bool = False,
+) -> LinearDegradation:
+    """Gaussian blur: one of a size, or kernels applied one after the other as cold diffusion does.
 
-    z is a pure function of (seed, image number, size): the same at every severity of that size, in any batch
-    and order.
-
-    Args:
-        inner: D, what happens to the image apart from the noise.
-        signal: (T + 1,) a_t, 1 at t = 0.
-        sigma: (T + 1,) sigma_t, 0 at t = 0, in units of the [-1, 1] image.
-        seed: any integer.
-    """
-
-    def __init__(
-        self, inner: Degradation, signal: Sequence[float], sigma: Sequence[float], seed: int
-    ) -> None:
-        self.size, self._inner = inner.size, inner
-        self._signal, self._sigma = signal, sigma
-        self._key = rng.derive(seed, "degrade/noise")
-
-    @property
-    def T(self) -> int:
-        """The highest severity."""
-        return self._inner.T
-
-    def degrade(self, x0: Tensor, t: int, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t) with noise, as :meth:`Degradation.degrade`."""
-        reduced = self._inner.degrade(x0, t, images)
-        if t == 0:
-            return reduced
-        if images is None:
-            images = torch.arange(len(x0))
-        # Channel by channel, so that the random words of a large photograph need a third of the memory.
-        planes = [
-            rng.normal(self._key, images.to(x0.device), channel, reduced.shape[-2:])
-            for channel in range(reduced.shape[1])
-        ]
-        return self._signal[t] * reduced + self._sigma[t] * torch.stack(planes, dim=1).to(reduced)
-
-
-def downsample(size: Size, T: int) -> LinearDegradation:
-    """Smaller and smaller, by the published schedule: halvings at convex-decay times, gamma 0.5 [SSD,
-    section 4].
-
-    Bilinear antialiased halvings follow one another while the shorter side keeps 8 pixels (at least one
-    halving, if there are two pixels). The result has its true size.
-    """
-    halvings = max((min(size) // _COARSEST).bit_length() - 1, 1 if min(size) > 1 else 0)
-    sizes = [(max(1, round(size[0] / 2**k)), max(1, round(size[1] / 2**k))) for k in range(halvings + 1)]
-    return _pyramid(sizes, [0, *resolution.convex_decay(T, len(sizes)).tolist()])
-
-
-def preset_process(
-    process: GaussianProcess, size: Size, *, noisy: bool = False, seed: int = 0
-) -> Degradation:
-    """A process of square images carried over to images of any size: the same ratios of its sizes, the same
-    severities of their changes, the same signal and noise.
-
-    Unlike a process built for the size, this takes no SVD, so photographs cost no minutes.
-
-    Args:
-        process: from a preset, at its own size.
-        size: (H, W) of the clean images.
-        noisy: x_t with the process's signal scale and noise instead of R_t x_0.
-        seed: of the noise.
-    """
-    full = process.states[0].size
-    chain = list(dict.fromkeys(state.size for state in process.states))
-    sizes = [(max(1, round(size[0] * h / full[0])), max(1, round(size[1] * w / full[1]))) for h, w in chain]
-    clean = _pyramid(sizes, [chain.index(state.size) for state in process.states])
-    if not noisy:
-        return clean
-    states = process.states
-    return Noise(clean, [state.signal for state in states], [state.sigma for state in states], seed)
-
-
-def blur(size: Size, T: int, *, max_std: float | None = None) -> LinearDegradation:
-    """Gaussian blur with reflect padding; its std rises geometrically from 0.3 px at t = 1.
-
-    The kernel reaches 4 standard deviations, at most the image's side less one each way, like
-    :func:`ssdiff.operators.matrices.gaussian_blur`.
+    Without ``kernel``: reflect padding, and a std that rises geometrically from 0.3 px at t = 1; the kernel
+    reaches 4 standard deviations, at most the image's side less one each way.
 
     Args:
         size: (H, W).
         T: the highest severity.
         max_std: std at T in pixels; a quarter of the shorter side where omitted.
+        kernel: taps of the kernels applied in sequence, odd; see :func:`ssdiff.process.blurs.kernel_blur` for
+            it and the options that go with it.
+        std: how the std of kernel i = 0, 1, ... grows: constant, incremental, exponential or affine.
+        first: std of the first kernel (times i + 1 for incremental, no part in exponential), pixels.
+        growth: of exponential (std = exp(growth i)) and affine (std = first + growth i).
+        padding: circular, reflect or zero.
+        to_mean: the last severity is the mean colour.
     """
+    if kernel is not None:
+        if max_std is not None:
+            raise UsageError("max_std does not go with kernel", hint="leave one of them out")
+        return kernel_blur(size, T, kernel, std, first, growth, padding, to_mean)
     stds = _geometric(0.3, _positive("max_std", max_std, min(size) / 4), T)
 
     def operator(t: int) -> Operator:
-        return Mirrored(
-            gaussian_response(size[0], stds[t]), gaussian_response(size[1], stds[t]), repeat_edge=False
-        )
+        if max(size) <= _DENSE:
+            return Separable(*(matrices.gaussian_blur(n, stds[t]) for n in size))
+        rows, columns = (gaussian_response(n, stds[t]) for n in size)
+        return Mirrored(rows, columns, repeat_edge=False)
 
     return LinearDegradation(size, T, operator)
 
@@ -206,17 +106,30 @@ def dct_blur(size: Size, T: int, *, max_std: float | None = None) -> LinearDegra
     stds = _geometric(0.5, _positive("max_std", max_std, max(size) / 2), T)
 
     def operator(t: int) -> Operator:
-        return Mirrored(heat_response(size[0], stds[t]), heat_response(size[1], stds[t]), repeat_edge=True)
+        if max(size) <= _DENSE:
+            return Separable(*(matrices.heat(n, stds[t]) for n in size))
+        rows, columns = (heat_response(n, stds[t]) for n in size)
+        return Mirrored(rows, columns, repeat_edge=True)
 
     return LinearDegradation(size, T, operator)
 
 
-def fixed_noise(size: Size, T: int, *, seed: int = 0) -> Noise:
+def fixed_noise(size: Size, T: int, *, seed: int = 0) -> Mixture:
     """Variance-preserving noise with linear betas, one draw an image [CD, section 5.1; Ho et al. 2020]."""
-    nu = noise.linear(T)
-    signal = (1 + nu.square()).rsqrt()
-    clean = LinearDegradation(size, T, lambda t: Scale())
-    return Noise(clean, [1.0, *signal.tolist()], [0.0, *(signal * nu).tolist()], seed)
+    return _mixed(size, T, random_noise(seed))
+
+
+def animorph(size: Size, T: int, *, other: Other | None = None) -> Mixture:
+    """The image turns into another one along the noise schedule [CD, section 5.2, animorphosis].
+
+    Args:
+        size: (H, W).
+        T: the highest severity.
+        other: image numbers and (C, H, W) to the images that they turn into.
+    """
+    if other is None:
+        raise UsageError("animorph turns an image into another one", hint="name that one with --with")
+    return _mixed(size, T, other)
 
 
 def pixelate(size: Size, T: int) -> LinearDegradation:
@@ -233,6 +146,62 @@ def pixelate(size: Size, T: int) -> LinearDegradation:
     return LinearDegradation(size, T, operator)
 
 
+def mask(
+    size: Size,
+    T: int,
+    *,
+    kernel_std: float | None = None,
+    initial: int = 1,
+    bumps: int | None = None,
+    centre: str = "middle",
+    seed: int = 0,
+) -> Degradation:
+    """A hole with a soft edge grows until nothing is left [CD, section 5.3].
+
+    Args:
+        size: (H, W).
+        T: the highest severity.
+        kernel_std: pixels by which each bump is wider than the one before; 1/320 of the shorter side where
+            omitted, which is the official 0.1 at 32 px.
+        initial: width of the first bump in units of ``kernel_std``.
+        bumps: how many there are at T; 50 where omitted, as for CIFAR-10.
+        centre: ``middle``, or ``random``: a pixel of each image's own.
+        seed: decides the random centres.
+    """
+    growth = _positive("kernel_std", kernel_std, min(size) * _BUMP_GROWTH)
+    count = _BUMPS if bumps is None else bumps
+    if count < 1 or initial < 1 or centre not in ("middle", "random"):
+        raise UsageError(
+            f"a mask needs bumps and initial of at least 1, not {count} and {initial}, and a known centre, "
+            f"not {centre!r}",
+            hint="centre is 'middle' or 'random'",
+        )
+    family = masks.Bumps(count, T, growth, initial)
+    return masks.centred(size, T, family) if centre == "middle" else masks.RandomMask(size, T, family, seed)
+
+
+def snowfall(size: Size, T: int, *, level: int = 3, seed: int = 0) -> snow.Snow:
+    """It begins to snow, one layer of flakes an image [CD, section 5.4]; level 1 to 4."""
+    if level not in snow.LEVELS:
+        raise UsageError(
+            f"snow has no level {level}", hint=f"choose one of {', '.join(map(str, snow.LEVELS))}"
+        )
+    return snow.Snow(size, T, snow.LEVELS[level], seed)
+
+
+def desaturate(size: Size, T: int) -> LinearDegradation:
+    """Colours fade linearly to the mean of the three channels [CD, appendix]; grey at T."""
+    grey = torch.full((3, 3), 1 / 3, dtype=torch.float64)
+    eye = torch.eye(3, dtype=torch.float64)
+    return LinearDegradation(size, T, lambda t: ChannelMix(torch.lerp(eye, grey, t / T)))
+
+
+def blur_noise(size: Size, T: int, *, rate: str = "quartic", seed: int = 0) -> FixedNoise:
+    """Blur diffusion: coloured noise over an image that blurs, one draw an image [BD, section 3]."""
+    process = DiagonalProcess(BlurNoise(size, noise.linear(T), rate))
+    return FixedNoise(process, size, random_noise(seed))
+
+
 Builder: TypeAlias = Callable[..., Degradation]
 
 DEGRADATIONS: Mapping[str, Builder] = MappingProxyType(
@@ -242,6 +211,11 @@ DEGRADATIONS: Mapping[str, Builder] = MappingProxyType(
         "dct-blur": dct_blur,
         "noise": fixed_noise,
         "pixelate": pixelate,
+        "mask": mask,
+        "snow": snowfall,
+        "desaturate": desaturate,
+        "blur-noise": blur_noise,
+        "animorph": animorph,
     }
 )
 """Name to builder(size, T, **options)."""
@@ -275,23 +249,20 @@ def build_degradation(
     known = list(inspect.signature(builder).parameters)[2:]
     for option in options:
         if option not in known:
-            own = ", ".join(key for key in known if key != "seed") or "none"
+            own = ", ".join(key for key in known if key not in ("seed", "other")) or "none"
             raise UsageError(f"{name} has no option {option!r}", hint=f"its options are: {own}")
-    return builder(size, T, **options, **({"seed": seed} if "seed" in known else {}))
+    try:
+        return builder(size, T, **options, **({"seed": seed} if "seed" in known else {}))
+    except TypeError:
+        shown = ", ".join(f"{key} = {value!r}" for key, value in options.items())
+        raise UsageError(f"{name}: an option has a value of the wrong kind: {shown}") from None
 
 
-def _pyramid(sizes: Sequence[Size], levels: Sequence[int]) -> LinearDegradation:
-    """Resizes down to ``sizes[levels[t]]``, each the product of the single changes of size on the way."""
-
-    @cache
-    def composed(level: int) -> Operator:
-        (h_in, w_in), (h_out, w_out) = sizes[level - 1], sizes[level]
-        step = Separable(matrices.resize(h_in, h_out), matrices.resize(w_in, w_out))
-        return step @ composed(level - 1) if level > 1 else step
-
-    return LinearDegradation(
-        sizes[0], len(levels) - 1, lambda t: composed(levels[t]) if levels[t] else Scale()
-    )
+def _mixed(size: Size, T: int, other: Other) -> Mixture:
+    nu = noise.linear(T)
+    signal = (1 + nu.square()).rsqrt()
+    clean = LinearDegradation(size, T, lambda t: Scale())
+    return Mixture(clean, [1.0, *signal.tolist()], [0.0, *(signal * nu).tolist()], other)
 
 
 def _geometric(first: float, last: float, T: int) -> list[float]:
@@ -306,13 +277,3 @@ def _positive(name: str, value: float | None, default: float) -> float:
     if not 0 < value < math.inf:
         raise UsageError(f"{name} must be a positive number of pixels, not {value}")
     return value
-
-
-def _check_severity(t: int, T: int) -> None:
-    if not 0 <= t <= T:
-        raise ProcessError(f"severity {t} is outside 0..{T}")
-
-
-def _check_size(x0: Tensor, size: Size) -> None:
-    if tuple(x0.shape[-2:]) != tuple(size):
-        raise ProcessError(f"the degradation is for {size} pixels, the images have {tuple(x0.shape[-2:])}")

@@ -17,6 +17,7 @@ from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Constants, Size
 from ssdiff.operators.separable import Separable
+from ssdiff.process.eta import Gains, gains
 
 ResizeMatrix = Callable[[int, int], Tensor]
 Severity = int | Tensor
@@ -115,6 +116,24 @@ class GaussianProcess:
         """a_t * reduced + sigma_t * noise, for images that are already at the size of t."""
         return self._lookup("signal", t, reduced) * reduced + self._lookup("sigma", t, reduced) * noise
 
+    def target(self, x0: Tensor, t: Severity) -> Tensor:
+        """What a network learns to predict from x_t: the clean image at the size of t - 1 [SSD, section 4].
+
+        Args:
+            x0: (B, C, H, W).
+            t: one severity, or (B,) severities with one size now and one size next.
+        """
+        return self.resize(x0, 0, self._one_size(t) - 1)
+
+    def noised(self, target: Tensor, t: Severity, noise: Tensor) -> Tensor:
+        """x_t of images that are already at the size of t - 1, as from :meth:`target`."""
+        now = self._one_size(t)
+        return self.scale(self.resize(target, now - 1, now), t, noise)
+
+    def start(self, t: int, noise: Tensor) -> Tensor:
+        """x_t of nothing but noise, (B, C, h_t, w_t): where sampling begins."""
+        return self.states[t].sigma * noise
+
     def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Severity) -> Tensor:
         """R_t x_0 from x_t and its noise: (x_t - sigma_t noise) / a_t."""
         return (x_t - self._lookup("sigma", t, x_t) * noise) / self._lookup("signal", t, x_t)
@@ -148,14 +167,14 @@ class GaussianProcess:
                 raise ProcessError(f"{name} is {tuple(x.shape[-2:])} pixels, its severity has {state.size}")
         resize, mu = self._resize(s, t), self.states[s].signal * x0_s
         if resize is None:
-            gain, spread = self._scalar_gains(t, s, eta)
+            gain, spread = map(float, self._gains(torch.ones((), dtype=torch.float64), t, s, eta))
             ratio = self.states[t].signal / self.states[s].signal
             return Posterior(mu + gain * (x_t - ratio * mu), lambda noise: spread * noise)
-        gains, sigma = self._spectral_gains(resize, t, s, eta).like(x_t), self.states[s].sigma
-        residual = resize.to_left(x_t) - gains["singular"] * resize.to_right(mu)
+        step, sigma = self._spectral_step(resize, t, s, eta).like(x_t), self.states[s].sigma
+        residual = resize.to_left(x_t) - step["singular"] * resize.to_right(mu)
         return Posterior(
-            mu + resize.from_right(gains["gain"] * residual),
-            lambda noise: sigma * noise + resize.from_right(gains["excess"] * resize.to_right(noise)),
+            mu + resize.from_right(step["gain"] * residual),
+            lambda noise: sigma * noise + resize.from_right(step["excess"] * resize.to_right(noise)),
         )
 
     def log_noise_distance(self) -> Tensor:
@@ -170,23 +189,18 @@ class GaussianProcess:
         )
         return torch.cat([torch.zeros(1, dtype=torch.float64), (nu.diff().clamp_min(0) * same).cumsum(0)])
 
-    def _scalar_gains(self, t: int, s: int, eta: float) -> tuple[float, float]:
-        """b and c of the eta family where M is a multiple of the identity."""
-        state_s, state_t = self.states[s], self.states[t]
-        m = state_t.signal / state_s.signal
-        variance = (eta * state_s.sigma) ** 2 * max(0.0, 1 - (state_s.sigma * m / state_t.sigma) ** 2)
-        return (state_s.sigma**2 - variance) ** 0.5 / state_t.sigma, variance**0.5
+    def _gains(self, factor: Tensor, t: int, s: int, eta: float) -> Gains:
+        """b and c of the eta family for the (singular) values of the resize alone."""
+        sigma_s, sigma_t = self._tables["sigma"][s], self._tables["sigma"][t]
+        return gains(factor * (self.states[t].signal / self.states[s].signal), sigma_s, sigma_t, eta)
 
-    def _spectral_gains(self, resize: Separable, t: int, s: int, eta: float) -> Constants:
+    def _spectral_step(self, resize: Separable, t: int, s: int, eta: float) -> Constants:
         """m_k, b_k and c_k - sigma_s on the range of M^T; on its null space b = 0 and c = sigma_s."""
         key = (t, s, eta)
         if key not in self._steps:
-            state_s, state_t = self.states[s], self.states[t]
-            m = resize.singular_values * (state_t.signal / state_s.signal)
-            variance = state_s.sigma**2 - (state_s.sigma**2 / state_t.sigma * m).square()
-            variance = eta**2 * variance.clamp_min(0)
-            gain = (state_s.sigma**2 - variance).sqrt() / state_t.sigma
-            self._steps[key] = Constants(singular=m, gain=gain, excess=variance.sqrt() - state_s.sigma)
+            m = resize.singular_values * (self.states[t].signal / self.states[s].signal)
+            gain, spread = self._gains(resize.singular_values, t, s, eta)
+            self._steps[key] = Constants(singular=m, gain=gain, excess=spread - self.states[s].sigma)
         return self._steps[key]
 
     def _resize(self, s: int, t: int) -> Separable | None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from ssdiff.process.gaussian import GaussianProcess, State
+from ssdiff.process.gaussian import State
+from ssdiff.process.kinds import NoisyProcess
 
 Predict = Callable[[Tensor, int], Tensor]  # x_t, t -> clean image at the size of severity t - 1
 Noise = Callable[[int, tuple[int, ...]], Tensor]  # severity, (C, h, w) -> (B, C, h, w) standard normal
@@ -16,7 +17,7 @@ Noise = Callable[[int, tuple[int, ...]], Tensor]  # severity, (C, h, w) -> (B, C
 
 def sample(
     predict: Predict,
-    process: GaussianProcess,
+    process: NoisyProcess,
     x: Tensor,
     severities: Sequence[int],
     noise: Noise,

@@ -1,19 +1,23 @@
-"""The training loss of Gaussian processes."""
+"""Training losses: of processes with Gaussian noise, and of cold ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from ssdiff.process.gaussian import GaussianProcess
+from ssdiff import rng
+from ssdiff.process.cold import ColdProcess
+from ssdiff.process.kinds import NoisyProcess, Process
+from ssdiff.settings import TrainingSettings
 
 Network = Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
 
 
 def gaussian_loss(
     network: Network,
-    process: GaussianProcess,
+    process: NoisyProcess,
     x0: Tensor,
     t: Tensor,
     noise: Tensor,
@@ -22,6 +26,7 @@ def gaussian_loss(
     predict: str = "x0",
     min_snr: float = 5.0,
     snr_floor: float = 0.0,
+    kind: str = "l2",
 ) -> Tensor:
     """Min-SNR-weighted squared error of each image [Hang et al. 2023; SSD, section 4].
 
@@ -38,17 +43,102 @@ def gaussian_loss(
         predict: ``x0`` or ``eps``.
         min_snr: largest weight.
         snr_floor: least weight; above 0 it makes a short training learn the coarse layout sooner.
+        kind: ``l2`` or ``l1``.
 
     Returns:
         (B,) losses, float32.
     """
-    now, then = int(t[0]), int(t[0]) - 1
+    wanted = process.states[int(t[0]) - 1].resolution
+    target = process.target(x0, t)
+    x_t = process.noised(target, t, noise)
     t = t.to(x0.device)
-    target = process.degrade(x0, then)
-    x_t = process.scale(process.resize(target, then, now), t, noise)
-    output = network(x_t, t - 1, process.states[then].resolution, labels).float()
+    output = network(x_t, t - 1, wanted, labels).float()
     snr = process.snr(t)
     weight = snr.clamp(snr_floor, min_snr)
     if predict == "eps":
         target, weight = noise, weight / snr
-    return weight * (output - target).square().mean(dim=(1, 2, 3))
+    return weight * _distance(output, target, kind)
+
+
+def cold_loss(
+    network: Network,
+    process: ColdProcess,
+    x0: Tensor,
+    t: Tensor,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    kind: str = "l1",
+) -> Tensor:
+    """||R(D(x_0, t), t) - x_0|| of each image [CD, section 3.1].
+
+    Args:
+        network: (x_t, t - 1, resolution wanted, labels) to a clean image.
+        process: the degradation.
+        x0: (B, C, H, W) clean images in [-1, 1].
+        t: (B,) severities on the CPU.
+        images: (B,) numbers by which a random degradation draws.
+        labels: (B,) classes.
+        kind: ``l1`` or ``l2``.
+
+    Returns:
+        (B,) losses, float32.
+    """
+    x_t = process.degrade(x0, t, images)
+    output = network(x_t, t.to(x0.device) - 1, process.states[0].resolution, labels).float()
+    return _distance(output, x0, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Where a micro-batch is in the run; randomness is a function of it.
+
+    Attributes:
+        positions: (B,) positions in the global batch.
+        counter: number of the micro-batch since the start.
+        visits: (B,) images seen before each one, over all processes.
+    """
+
+    positions: Tensor
+    counter: int
+    visits: Tensor
+
+
+Objective = Callable[[Network, Tensor, Tensor, Visit, Tensor | None], Tensor]
+"""(network, x0, t, visit, labels) to (B,) losses."""
+
+
+def objective(process: Process, settings: TrainingSettings, predict: str) -> Objective:
+    """The loss that belongs to a process, with its randomness."""
+    if isinstance(process, ColdProcess):
+        cold = process
+
+        def of_cold(network: Network, x0: Tensor, t: Tensor, visit: Visit, labels: Tensor | None) -> Tensor:
+            return cold_loss(network, cold, x0, t, visit.visits, labels, kind=settings.loss)
+
+        return of_cold
+    noisy, key = process, rng.derive(settings.seed, "train/noise")
+
+    def of_noisy(network: Network, x0: Tensor, t: Tensor, visit: Visit, labels: Tensor | None) -> Tensor:
+        shape = (x0.shape[1], *noisy.states[int(t[0])].size)
+        noise = rng.normal(key, visit.positions.to(x0.device), visit.counter, shape)
+        return gaussian_loss(
+            network,
+            noisy,
+            x0,
+            t,
+            noise,
+            labels,
+            predict=predict,
+            min_snr=settings.min_snr,
+            snr_floor=settings.snr_floor,
+            kind=settings.loss,
+        )
+
+    return of_noisy
+
+
+def _distance(output: Tensor, target: Tensor, kind: str) -> Tensor:
+    """(B,) mean absolute or squared error."""
+    error = output - target
+    return (error.abs() if kind == "l1" else error.square()).mean(dim=(1, 2, 3))

@@ -15,10 +15,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ssdiff import rng
 from ssdiff.devices import autocast
 from ssdiff.errors import CheckpointError, NonFiniteError
-from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.process.kinds import Process
 from ssdiff.settings import TrainingSettings
 from ssdiff.training.batches import Batches, Place, Severities
-from ssdiff.training.losses import gaussian_loss
+from ssdiff.training.losses import Visit, objective
 
 _BUCKET = 1 << 23  # numbers reduced between processes at a time
 _WORD = 2**32
@@ -54,7 +54,7 @@ class Trainer:
     def __init__(
         self,
         settings: TrainingSettings,
-        process: GaussianProcess,
+        process: Process,
         model: nn.Module,
         batches: Batches,
         place: Place,
@@ -65,13 +65,13 @@ class Trainer:
         self.settings, self.process, self.model = settings, process, model.train()
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         self.step = 0
-        self._batches, self._place, self._precision, self._predict = batches, place, precision, predict
+        self._batches, self._place, self._precision = batches, place, precision
+        self._objective = objective(process, settings, predict)
         self._names = [name for name, _ in model.named_parameters()]
         self._weights = list(model.parameters())
         self._averaged = list(self.ema.parameters())
         self._device = self._weights[0].device
         self._severities = Severities([state.size for state in process.states], settings.seed)
-        self._noise_key = rng.derive(settings.seed, "train/noise")
         self._optimizer = torch.optim.AdamW(
             self._weights,
             lr=settings.lr,
@@ -179,20 +179,11 @@ class Trainer:
         size = self.process.states[int(severities[0])].size
         x0, labels = self._batches(counter)
         x0 = x0.contiguous(memory_format=torch.channels_last)
-        noise = rng.normal(self._noise_key, positions.to(self._device), counter % _WORD, (x0.shape[1], *size))
+        seen = counter * self._place.batch * self._place.world
+        visit = Visit(positions, counter % _WORD, positions + seen)
         if self._drops:
             torch.manual_seed(rng.derive(settings.seed, f"train/dropout/{counter}/{self._place.rank}") >> 1)
-        losses = gaussian_loss(
-            self._network,
-            self.process,
-            x0,
-            severities,
-            noise,
-            labels,
-            predict=self._predict,
-            min_snr=settings.min_snr,
-            snr_floor=settings.snr_floor,
-        )
+        losses = self._objective(self._network, x0, severities, visit, labels)
         (losses.mean() / settings.accumulate).backward()
         row = self._sums[self._resolutions.index(size[0])]
         row[0] += losses.detach().sum()

@@ -1,0 +1,59 @@
+"""Image files that a command takes, and where each result goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ssdiff.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image: what the user calls it, its number, where the result goes."""
+
+    source: str
+    number: int
+    target: Path
+
+
+def expand(arguments: list[str]) -> list[tuple[str, PurePosixPath]]:
+    """Path of every image and its name under the output folder, which keeps sub-folders of a folder."""
+    from ssdiff.data.sources import FolderSource
+
+    found = []
+    for argument in arguments:
+        path = Path(argument).expanduser()
+        if path.is_dir():
+            found += [(str(path / name), PurePosixPath(name)) for name in FolderSource(path).members]
+        else:
+            found.append((str(path), PurePosixPath(path.name)))
+    return found
+
+
+def plan_outputs(
+    sources: list[tuple[str, PurePosixPath]], out: str | None, ending: str, overwrite: bool
+) -> list[Job]:
+    """Decide and check every output before anything is computed."""
+    from ssdiff.images import SAVE_SUFFIXES, check_output
+
+    path = Path(out or ".").expanduser()
+    folder = path.is_dir() or (out is not None and out.endswith(("/", "\\")))
+    if not folder and len(sources) > 1:
+        if path.suffix.lower() in SAVE_SUFFIXES:
+            raise UsageError(
+                f"--out {out} is one file, for {len(sources)} images", hint="name a folder: --out DIR/"
+            )
+        folder = True
+    taken: dict[Path, str] = {}
+    for source, name in sources:
+        target = path / name.parent / f"{name.stem}-{ending}" if folder else path
+        if target in taken:
+            raise UsageError(
+                f"{taken[target]} and {source} would both become {target}",
+                hint="do them one after the other, into different folders",
+            )
+        taken[target] = source
+    targets = [check_output(target, overwrite, SAVE_SUFFIXES) for target in taken]
+    pairs = zip(targets, taken.values(), strict=True)
+    return [Job(source, number, target) for number, (target, source) in enumerate(pairs)]

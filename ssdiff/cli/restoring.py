@@ -1,0 +1,197 @@
+"""The work of `ssdiff restore`: files in, batches through the model, pictures and a table out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssdiff.cli.common import Terminal, memory_for
+from ssdiff.cli.inputs import Job, expand, plan_outputs
+from ssdiff.errors import DataError, PartialFailure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssdiff.restoration import Method
+
+_ENDING = "restored.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done to every image.
+
+    Attributes:
+        method: how.
+        samplers: each one restores every image.
+        side: pixels of a restored image.
+        channels: of it.
+        batch: images at once.
+        degrade: the images are clean.
+        strip: write everything side by side.
+        truth: folder of clean images by name.
+    """
+
+    method: Method
+    samplers: list[str]
+    side: int
+    channels: int
+    batch: int
+    degrade: bool
+    strip: bool
+    truth: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """One image in memory."""
+
+    job: Job
+    clean: Tensor | None
+    given: Tensor | None
+
+
+def restore_all(work: Work, images: list[str], out: str | None, overwrite: bool, terminal: Terminal) -> None:
+    """Restore all; an image that cannot be read does not stop the others."""
+    jobs = plan_outputs(expand(images), out, _ENDING, overwrite)
+    truths = _truths(jobs, work.truth)
+    failed: list[tuple[Job, DataError]] = []
+    done: list[dict[str, Any]] = []
+    began = time.perf_counter()
+    with terminal.progress("img") as bar:
+        task = bar.add_task("restoring", total=len(jobs), rate="-", note="")
+        for start in range(0, len(jobs), work.batch):
+            part = []
+            for job in jobs[start : start + work.batch]:
+                try:
+                    part.append(_read(job, work, truths.get(job.number)))
+                except DataError as error:
+                    failed.append((job, error))
+            if part:
+                with memory_for(f"{len(part)} images of {work.side} px at once", "lower --batch"):
+                    done += _restore(part, work, overwrite)
+            seen = min(start + work.batch, len(jobs))
+            bar.update(task, completed=seen, rate=f"{seen / (time.perf_counter() - began):.3g}")
+    if failed and len(jobs) == 1:
+        raise failed[0][1]
+    _report(done, failed, work, time.perf_counter() - began, terminal)
+
+
+def _truths(jobs: list[Job], folder: Path | None) -> dict[int, str]:
+    """The clean image of each job, by its name without the ending.
+
+    Raises:
+        DataError: some have none; names them (row 39 of the fault table).
+    """
+    if folder is None:
+        return {}
+    known = {name.stem: path for path, name in expand([str(folder)])}
+    missing = [job.source for job in jobs if Path(job.source).stem not in known]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise DataError(
+            f"{len(missing)} of {len(jobs)} images have no clean image of their name in {folder}: {shown}",
+            path=folder,
+            hint="nothing was restored",
+        )
+    return {job.number: known[Path(job.source).stem] for job in jobs}
+
+
+def _read(job: Job, work: Work, truth: str | None) -> _Image:
+    from ssdiff import images
+
+    if work.degrade:
+        clean = images.read_image(job.source, channels=work.channels, square=work.side)
+        return _Image(job, clean, None)
+    given = images.read_image(job.source, channels=work.method.channels)
+    if tuple(given.shape[-2:]) != work.method.size:
+        height, width = work.method.size
+        raise DataError(
+            f"{job.source} has {given.shape[-1]} x {given.shape[-2]} pixels, the model restores images of "
+            f"{width} x {height} at this severity",
+            path=job.source,
+            hint="crop and resize it; with --degrade, ssdiff does that to clean images",
+        )
+    true = images.read_image(truth, channels=work.channels, square=work.side) if truth else None
+    return _Image(job, true, given)
+
+
+def _restore(part: list[_Image], work: Work, overwrite: bool) -> list[dict[str, Any]]:
+    """Restore a batch and write it."""
+    import torch
+
+    from ssdiff import images
+    from ssdiff.metrics.likeness import compare
+
+    numbers = torch.tensor([item.job.number for item in part])
+    known = [item.clean for item in part if item.clean is not None]
+    clean = torch.stack(known) if known else None
+    if work.degrade and clean is not None:
+        degraded = work.method.degrade(clean, numbers)
+    else:
+        degraded = work.method.admit(torch.stack([i.given for i in part if i.given is not None]), numbers)
+    results = {"degraded": work.method.look(degraded).float().cpu().clamp(-1, 1)}
+    for sampler in work.samplers:
+        results[sampler] = work.method.restore(degraded, numbers, sampler)
+    scores = {name: compare(clean, x) for name, x in results.items()} if clean is not None else {}
+    entries = []
+    for i, item in enumerate(part):
+        frames = [x[i] for x in results.values()]
+        shown = frames if clean is None else [clean[i], *frames]
+        picture = images.film_strip([images.to_uint8(x) for x in shown]) if work.strip else frames[-1]
+        images.save_image(picture, item.job.target, overwrite=overwrite)
+        likeness = {
+            name: {key: _number(value[i]) for key, value in score._asdict().items()}
+            for name, score in scores.items()
+        }
+        entries.append({"image": item.job.source, "out": str(item.job.target), "likeness": likeness or None})
+    return entries
+
+
+def _number(value: Tensor) -> float | None:
+    """Rounded; None for the infinite PSNR of equal images."""
+    number = float(value)
+    return round(number, 4) if abs(number) != float("inf") else None
+
+
+def _report(
+    done: list[dict[str, Any]],
+    failed: list[tuple[Job, DataError]],
+    work: Work,
+    seconds: float,
+    terminal: Terminal,
+) -> None:
+    table = _means([entry["likeness"] for entry in done if entry["likeness"]])
+    lines = [entry["out"] for entry in done]
+    if table:
+        lines += [f"{'':12}{'PSNR':>8}{'SSIM':>8}{'RMSE':>8}   mean of {len(done)} images"]
+        lines += [
+            f"{name:12}{'equal' if row['psnr'] is None else format(row['psnr'], '.2f'):>8}"
+            f"{row['ssim']:8.3f}{row['rmse']:8.4f}"
+            for name, row in table.items()
+        ]
+    failures = [{"image": job.source, "error": str(cause), "code": cause.code} for job, cause in failed]
+    values = {"images": done, "mean": table, "failures": failures, "seconds": round(seconds, 3)}
+    terminal.result("\n".join(lines), values)
+    for _, cause in failed:
+        print(f"ssdiff: error: {cause}", file=sys.stderr)
+    if failed:
+        message = f"{len(failed)} of {len(done) + len(failed)} images failed, each named above"
+        raise PartialFailure(message) if done else DataError(message)
+
+
+def _means(rows: list[dict[str, dict[str, float | None]]]) -> dict[str, dict[str, float | None]]:
+    """Mean over images of each number of each row; None as soon as one is."""
+    if not rows:
+        return {}
+    result: dict[str, dict[str, float | None]] = {}
+    for name in rows[0]:
+        result[name] = {}
+        for key in rows[0][name]:
+            values = [row[name][key] for row in rows]
+            known = [value for value in values if value is not None]
+            result[name][key] = sum(known) / len(known) if len(known) == len(values) else None
+    return result

@@ -1,0 +1,1 @@
+"""How good images are: see :mod:`ssdiff.metrics.likeness`."""

@@ -1,0 +1,64 @@
+"""A family of operators, one for each severity, applied to a batch whose images differ in severity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssdiff.errors import ProcessError
+from ssdiff.operators.base import Constants, Operator
+from ssdiff.operators.pixelwise import ChannelMix, Mask
+from ssdiff.operators.separable import Separable
+
+
+class Stacked:
+    """Operators of one kind and size, kept as stacked matrices: a batch costs a few matrix products.
+
+    Args:
+        operators: of one class, :class:`Separable`, :class:`Mask` (one mask for all images) or
+            :class:`ChannelMix`, all with the same sizes.
+
+    Raises:
+        ProcessError: for another kind, a mixture of kinds, or different sizes.
+    """
+
+    def __init__(self, operators: Sequence[Operator]) -> None:
+        kinds = {type(operator) for operator in operators}
+        shapes = {(operator.in_size, operator.out_size, operator.in_channels) for operator in operators}
+        if len(kinds) != 1 or len(shapes) != 1:
+            raise ProcessError(
+                f"operators of {len(kinds)} kinds and {len(shapes)} sizes cannot be applied in one batch",
+                hint="use severities of one size",
+            )
+        self._kind = kinds.pop()
+        self._tables = Constants(
+            **{name: torch.stack([_parts(op)[name] for op in operators]) for name in _parts(operators[0])}
+        )
+
+    def apply(self, x: Tensor, index: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', h, w): operator ``index[b]`` on image b.
+
+        Args:
+            x: images.
+            index: (B,) positions in the sequence of operators.
+        """
+        tables = self._tables.like(x)
+        chosen = {name: table[index.to(table.device)] for name, table in tables.items()}
+        if self._kind is ChannelMix:
+            return torch.einsum("bdc,bchw->bdhw", chosen["matrix"], x)
+        if self._kind is Mask:
+            return chosen["mask"][:, None] * x
+        return chosen["rows"][:, None] @ x @ chosen["columns"][:, None].mT
+
+
+def _parts(operator: Operator) -> dict[str, Tensor]:
+    match operator:
+        case Separable(constants=c):
+            return {"rows": c["rows"], "columns": c["columns"]}
+        case Mask(constants=c) if c["mask"].ndim == 2:
+            return {"mask": c["mask"]}
+        case ChannelMix(constants=c):
+            return {"matrix": c["matrix"]}
+    raise ProcessError(f"{type(operator).__name__} operators cannot be applied in one batch")

@@ -1,0 +1,125 @@
+"""What a training run makes of its data before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssdiff import rng
+from ssdiff.data import DATA_NAMES, ImageSet, open_data
+from ssdiff.distributed import World
+from ssdiff.errors import PresetError, UsageError
+from ssdiff.process.families import Other
+from ssdiff.process.kinds import Process
+from ssdiff.process.mixtures import CoarseMixture, describe, fit
+from ssdiff.settings import Preset
+
+_FITTED, _PART = 20_000, 256  # images that a start of generation is fitted to, and how many at once
+
+
+def open_in_turn(
+    source: str | Path | None,
+    preset: Preset,
+    here: World,
+    progress: Callable[[int, int], None],
+    option: str = "--data",
+) -> ImageSet:
+    """A prepared data set: process 0 prepares it, the others then find it.
+
+    Args:
+        source: folder, archive or name.
+        preset: says size, channels and what to do with files that are not as they should be.
+        here: this process's place.
+        progress: told of images done and in all.
+        option: what names the source on the command line.
+
+    Raises:
+        UsageError: no source is given.
+        DataError: it cannot be used.
+    """
+    settings = preset.data
+    if source is None:
+        message = f"the preset {preset.name!r} names no data set for {option}"
+        raise UsageError(message, hint=f"give {option} FOLDER or NAME")
+    data: ImageSet | None = None
+    for turn in (0, 1):
+        if (here.rank == 0) == (turn == 0):
+            data = open_data(
+                source,
+                size=settings.size,
+                channels=settings.channels,
+                background=settings.background,
+                corrupt=settings.corrupt,
+                progress=progress,
+            )
+        here.wait()
+    assert data is not None, "one of the two turns is this process's"
+    return data
+
+
+def check_labels(data: ImageSet, preset: Preset) -> None:
+    """Refuse a conditional model without labels, or with too few classes.
+
+    Raises:
+        PresetError: names both numbers.
+    """
+    classes = preset.model.classes
+    if classes and data.labels is None:
+        raise PresetError(f"model.classes = {classes} needs labels, {data.source} has none")
+    if classes and data.labels is not None and int(data.labels.max()) >= classes:
+        found = int(data.labels.max()) + 1
+        raise PresetError(f"{data.source} has {found} classes, the preset model.classes = {classes}")
+
+
+def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixture | None:
+    """Where generation begins, fitted to the most degraded training images; None if that is noise.
+
+    Args:
+        preset: says whether and how.
+        process: degrades.
+        data: (N, C, S, S) uint8; up to 20,000 images are used, evenly from the whole.
+    """
+    settings = preset.sampling.start
+    if settings is None:
+        return None
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(_FITTED, len(data))).astype(np.int64))
+    numbers = torch.cat(
+        [
+            describe(process.degrade(to_float(data[part]), process.T), settings.grid, settings.basis)
+            for part in np.array_split(chosen, -(-len(chosen) // _PART))
+        ]
+    )
+    size = process.states[0].size
+    return fit(numbers, size, data.shape[1], settings.grid, settings.basis, settings.components)
+
+
+def mixed_with(data: np.ndarray, seed: int) -> Other:
+    """What animorphosis turns images into: those of a second set, chosen by image number.
+
+    Args:
+        data: (N, C, S, S) uint8.
+        seed: decides which image goes with which number.
+    """
+    key = rng.derive(seed, "degrade/animorph")
+
+    def choose(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
+        which = rng.integers(key, numbers, 0, 0, len(data)).cpu().numpy()
+        return to_float(data[which]).to(numbers.device)
+
+    return choose
+
+
+def to_float(data: np.ndarray) -> Tensor:
+    """(N, C, S, S) bytes as floats in [-1, 1]."""
+    return torch.tensor(data, dtype=torch.float32) * (2 / 255) - 1
+
+
+def lasting(source: str | Path | None) -> str | None:
+    """A data set as a checkpoint keeps it: a name, or a path that holds from any folder."""
+    if source is None or (isinstance(source, str) and source in DATA_NAMES):
+        return source if source is None else str(source)
+    return str(Path(source).expanduser().absolute())

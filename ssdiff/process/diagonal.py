@@ -1,0 +1,158 @@
+"""Gaussian processes that are diagonal in a fixed basis: frequencies lose signal at different speeds.
+
+x_t = U (a_t * U^T x_0 + sigma_t * eps), with one signal and one noise value for each coefficient: blurring
+diffusion, blur diffusion and heat dissipation [MATH.md, section 6]. The posterior is that of
+:mod:`ssdiff.process.gaussian`, coefficient by coefficient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssdiff.errors import ProcessError
+from ssdiff.operators.base import Constants
+from ssdiff.process.eta import gains
+from ssdiff.process.gaussian import Posterior, Severity, State
+from ssdiff.process.spectra import Spectrum
+
+_SLACK = 1e-9  # relative rounding that the check of a transition forgives
+
+
+class DiagonalProcess:
+    """A chain of states of one size with exact marginals and posteriors between any two of them.
+
+    Args:
+        spectrum: basis, signal and noise.
+        sampling_noise: standard deviation of fresh noise in units of the spectrum's, for processes whose
+            noise is independent [IHDM, section 3: 1.25].
+        least_signal: coefficients with less signal than this are not divided by it when the clean image is
+            computed from the noise, but tend to zero.
+
+    Raises:
+        ProcessError: a transition would need negative variance; names the pair of states.
+    """
+
+    def __init__(
+        self, spectrum: Spectrum, *, sampling_noise: float = 1.0, least_signal: float = 0.01
+    ) -> None:
+        self.spectrum = spectrum
+        self._sampling_noise, self._least = sampling_noise, least_signal
+        scales, sigmas = spectrum.scale.tolist(), spectrum.sigma.tolist()
+        self.states = tuple(State(spectrum.size, a, c) for a, c in zip(scales, sigmas, strict=True))
+        self._bases = Constants(rows=spectrum.rows, columns=spectrum.columns)
+        if not spectrum.independent:
+            for t in range(2, self.T + 1):
+                self._check_transition(t - 1, t)
+
+    @property
+    def T(self) -> int:
+        """The highest severity."""
+        return self.spectrum.T
+
+    def degrade(self, x0: Tensor, t: Severity) -> Tensor:
+        """D(x_0, t): signal of each coefficient relative to that of the best kept one; no noise.
+
+        Args:
+            x0: (B, C, H, W) clean images in [-1, 1].
+            t: one severity, or (B,) severities.
+        """
+        signal, _ = self._coefficients(t, x0)
+        scale = self.spectrum.scale[self._index(t)].to(x0)[:, None, None, None]
+        return self.synthesis(signal / scale * self.analysis(x0))
+
+    def marginal(self, x0: Tensor, t: Severity, noise: Tensor) -> Tensor:
+        """x_t from (B, C, H, W) clean images and standard normal noise (white, in pixels)."""
+        signal, sigma = self._coefficients(t, x0)
+        return self.synthesis(signal * self.analysis(x0) + sigma * self.analysis(noise))
+
+    def target(self, x0: Tensor, t: Severity) -> Tensor:
+        """What a network learns to predict from x_t: the clean image itself."""
+        return x0
+
+    def noised(self, target: Tensor, t: Severity, noise: Tensor) -> Tensor:
+        """x_t of clean images, as from :meth:`target`."""
+        return self.marginal(target, t, noise)
+
+    def start(self, t: int, noise: Tensor) -> Tensor:
+        """x_t of nothing but noise: where sampling begins."""
+        _, sigma = self._coefficients(t, noise)
+        return self.synthesis(sigma * self.analysis(noise))
+
+    def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Severity) -> Tensor:
+        """x_0 from x_t and its white noise; coefficients of hardly any signal tend to zero."""
+        signal, sigma = self._coefficients(t, x_t)
+        kept = self.analysis(x_t) - sigma * self.analysis(noise)
+        return self.synthesis(signal * kept / (signal.square() + self._least**2))
+
+    def snr(self, t: Tensor) -> Tensor:
+        """(a_t / sigma_t)^2 of the best kept coefficient, (B,) float32 on the device of ``t``."""
+        index = t.cpu()
+        return (self.spectrum.scale[index] / self.spectrum.sigma[index]).square().to(t.device, torch.float32)
+
+    def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 1.0) -> Posterior:
+        """p(x_s | x_t, x_0), or its less random relatives.
+
+        Args:
+            x_t: (B, C, H, W).
+            x0_s: (B, C, H, W) clean image or prediction, about [-1, 1].
+            t: severity of ``x_t``.
+            s: severity wanted, 0 <= s < t; 0 returns ``x0_s``.
+            eta: 1 is the exact posterior, 0 keeps every known noise component. Where the noise of severities
+                is independent, 1 draws all noise anew [IHDM] and 0 is Algorithm 2 of cold diffusion.
+
+        Raises:
+            ProcessError: if s, t or eta is out of range, or a size is not the process's.
+        """
+        if not 0 <= s < t <= self.T or not 0 <= eta <= 1:
+            raise ProcessError(
+                f"a posterior needs 0 <= s < t <= {self.T} and eta in [0, 1], not s={s}, t={t}, eta={eta}"
+            )
+        for name, x in (("x_t", x_t), ("x0_s", x0_s)):
+            if tuple(x.shape[-2:]) != self.spectrum.size:
+                raise ProcessError(f"{name} is {tuple(x.shape[-2:])} pixels, not {self.spectrum.size}")
+        if s == 0:
+            return Posterior(x0_s, lambda noise: torch.zeros_like(noise))
+        (a_t, a_s), (c_t, c_s) = self.spectrum.coefficients(torch.tensor([t, s]))
+        step = gains(a_t / a_s, c_s, c_t, eta, self.spectrum.independent)
+        factor = self._sampling_noise if self.spectrum.independent else 1.0
+        gain, spread = step.gain.to(x_t), (factor * step.spread).to(x_t)
+        clean = self.analysis(x0_s)
+        residual = self.analysis(x_t) - a_t.to(x_t) * clean
+        mean = self.synthesis(a_s.to(x_t) * clean + gain * residual)
+        return Posterior(mean, lambda noise: self.synthesis(spread * self.analysis(noise)))
+
+    def log_noise_distance(self) -> Tensor:
+        """(T,) how far log(sigma / a) of the best kept coefficient has risen since t = 1."""
+        nu = (self.spectrum.sigma[1:] / self.spectrum.scale[1:]).log()
+        return nu - nu[0]
+
+    def analysis(self, x: Tensor) -> Tensor:
+        """Coefficients U^T x of pixels, (..., H, W)."""
+        bases = self._bases.like(x)
+        return bases["rows"] @ x @ bases["columns"].mT
+
+    def synthesis(self, coefficients: Tensor) -> Tensor:
+        """Pixels U c of coefficients, (..., H, W)."""
+        bases = self._bases.like(coefficients)
+        return bases["rows"].mT @ coefficients @ bases["columns"]
+
+    def _coefficients(self, t: Severity, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise as (B, C, H, W), or (1, C, H, W) for one severity; 1 broadcasts."""
+        signal, sigma = self.spectrum.coefficients(self._index(t))
+        return signal.to(like), sigma.to(like)
+
+    def _index(self, t: Severity) -> Tensor:
+        index = torch.tensor([t]) if isinstance(t, int) else t.cpu()
+        if not 0 <= int(index.min()) <= int(index.max()) <= self.T:
+            raise ProcessError(f"severity {t} is outside 0..{self.T}")
+        return index
+
+    def _check_transition(self, s: int, t: int) -> None:
+        (a_s, a_t), (c_s, c_t) = self.spectrum.coefficients(torch.tensor([s, t]))
+        floor = c_s * a_t / a_s
+        if bool((c_t < floor * (1 - _SLACK)).any()):
+            raise ProcessError(
+                f"no transition from severity {s} to {t}: some coefficient's noise would have to shrink",
+                hint="use a noise schedule that rises faster",
+            )

@@ -1,0 +1,241 @@
+"""What a diagonal process does to each coefficient of its basis: signal and noise at every severity.
+
+Three published ones: blurring diffusion [BDM], inverse heat dissipation [IHDM] and blur diffusion [BD].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ssdiff.errors import ProcessError
+from ssdiff.operators import matrices
+from ssdiff.operators.base import Size
+
+_LARGEST_SIDE = 4096  # pixels, above which an eigenbasis takes minutes
+
+
+class Coefficients(NamedTuple):
+    """(n, C, H, W) float64 factors of x_0 and of the noise, for n severities; 1 broadcasts."""
+
+    signal: Tensor
+    sigma: Tensor
+
+
+class Spectrum(Protocol):
+    """A family of diagonal states.
+
+    Attributes:
+        size: (H, W) of the images.
+        T: the highest severity.
+        rows: (H, H) orthonormal analysis matrix of the columns of pixels.
+        columns: (W, W) likewise of the rows.
+        scale: (T + 1,) factor of the coefficient that is degraded least, 1 at t = 0.
+        sigma: (T + 1,) noise of that coefficient, 0 at t = 0.
+        independent: whether the noise of two severities is two draws, not a chain.
+    """
+
+    size: Size
+    T: int
+    rows: Tensor
+    columns: Tensor
+    scale: Tensor
+    sigma: Tensor
+    independent: bool
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Signal and noise of (n,) severities, 0..T; t = 0 is (1, 0)."""
+
+
+class Blurring:
+    """Isotropic noise, DCT coefficients that fade with their frequency [BDM, section 4].
+
+    d = (1 - floor) exp(-lambda sigma_b^2 / 2) + floor with sigma_b = sigma_max sin^2(pi t / 2T).
+
+    Args:
+        size: (H, W).
+        nu: (T,) sigma_t / alpha_t.
+        sigma_max: blur at T, pixels.
+        floor: share of every frequency that is never lost.
+    """
+
+    independent = False
+
+    def __init__(self, size: Size, nu: Tensor, sigma_max: float = 20.0, floor: float = 0.001) -> None:
+        self.size, self.T = size, len(nu)
+        self.rows, self.columns = matrices.dct(size[0]), matrices.dct(size[1])
+        alpha = (1 + nu.double().square()).rsqrt()
+        self.scale = torch.cat([torch.ones(1, dtype=torch.float64), alpha])
+        self.sigma = torch.cat([torch.zeros(1, dtype=torch.float64), alpha * nu])
+        time = torch.linspace(0, 1, self.T + 1, dtype=torch.float64)
+        self._blur = sigma_max * torch.sin(math.pi / 2 * time).square()
+        self._floor, self._frequency = floor, _frequency(size)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Signal alpha_t d_t and isotropic noise."""
+        fade = torch.exp(-0.5 * self._frequency * self._blur[t].square()[:, None, None, None])
+        fade = (1 - self._floor) * fade + self._floor
+        return Coefficients(self.scale[t][:, None, None, None] * fade, self.sigma[t][:, None, None, None])
+
+
+class Heat:
+    """Heat dissipation with little noise, the same at every severity [IHDM, section 2].
+
+    Args:
+        size: (H, W).
+        T: severities.
+        sigma_min: blur at t = 1, pixels; rises geometrically.
+        sigma_max: blur at T, pixels.
+        noise: standard deviation.
+    """
+
+    independent = True
+
+    def __init__(
+        self, size: Size, T: int, sigma_min: float = 0.5, sigma_max: float = 24.0, noise: float = 0.01
+    ) -> None:
+        self.size, self.T = size, T
+        self.rows, self.columns = matrices.dct(size[0]), matrices.dct(size[1])
+        self.scale = torch.ones(T + 1, dtype=torch.float64)
+        self.sigma = torch.full((T + 1,), noise, dtype=torch.float64)
+        self.sigma[0] = 0.0
+        self._blur = torch.zeros(T + 1, dtype=torch.float64)
+        self._blur[1:] = torch.logspace(math.log10(sigma_min), math.log10(sigma_max), T, dtype=torch.float64)
+        self._frequency = _frequency(size)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """Signal exp(-lambda sigma_b^2 / 2) and constant noise."""
+        fade = torch.exp(-0.5 * self._frequency * self._blur[t].square()[:, None, None, None])
+        return Coefficients(fade, self.sigma[t][:, None, None, None])
+
+
+class BlurNoise:
+    """Blur diffusion: signal B_t^{1/2}, coloured noise (I - B_t)^{1/2} in the eigenbasis of a blur [BD,
+    section 3].
+
+    B_t = abar_t D^{2 F_t}, F_t the sum of the rates f(1..t), D the eigenvalues of a Gaussian blur with zeros
+    beyond the border.
+
+    Args:
+        size: (H, W), at most 4096 pixels a side.
+        nu: (T,) sqrt((1 - abar) / abar) of the noise alone.
+        rate: how f grows, one of :data:`RATES`.
+        kernel_std: of the blur whose powers are taken, pixels.
+        sigma_min: std of the blur of the first step, pixels.
+        sigma_max: std of the blur of the last step, pixels.
+        interleaved: 0 for the method as published; a number of channels for what the published code does: it
+            lays out factors channel after channel but coefficients pixel after pixel, so that coefficient k
+            (by falling factor) of channel c gets the factor of coefficient (channels * k + c) mod H W.
+
+    Raises:
+        ProcessError: for an unknown rate or an image that is too large.
+    """
+
+    independent = False
+
+    def __init__(
+        self,
+        size: Size,
+        nu: Tensor,
+        rate: str = "quartic",
+        kernel_std: float = 0.4,
+        sigma_min: float = 0.0,
+        sigma_max: float = 0.15,
+        interleaved: int = 0,
+    ) -> None:
+        if rate not in RATES:
+            raise ProcessError(f"unknown rate {rate!r}", hint=f"choose one of {', '.join(RATES)}")
+        if max(size) > _LARGEST_SIDE:
+            raise ProcessError(
+                f"blur diffusion needs the eigenvectors of the image's side: {max(size)} pixels is over "
+                f"{_LARGEST_SIDE}",
+                hint="use a smaller image",
+            )
+        self.size, self.T = size, len(nu)
+        self.rows, row_values = _blur_basis(size[0], kernel_std)
+        self.columns, column_values = _blur_basis(size[1], kernel_std)
+        log_d = (row_values[:, None] * column_values).clamp(max=1.0).log()
+        self._log_d = _interleave(log_d, interleaved) if interleaved else log_d[None]
+        first, last = (sigma_min / kernel_std) ** 2, (sigma_max / kernel_std) ** 2
+        powers = RATES[rate](first, last, self.T).cumsum(0)
+        self._power = torch.cat([torch.zeros(1, dtype=torch.float64), powers])
+        log_alpha = -torch.log1p(nu.double().square())
+        self._log_abar = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
+        top = self._log_abar + 2 * self._power * self._log_d.max()
+        self.scale, self.sigma = torch.exp(top / 2), torch.sqrt(-torch.expm1(top))
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """B^{1/2} and (I - B)^{1/2}."""
+        log_abar, power = (table[t][:, None, None, None] for table in (self._log_abar, self._power))
+        log_b = log_abar + 2 * power * self._log_d
+        return Coefficients(torch.exp(log_b / 2), torch.sqrt(-torch.expm1(log_b)))
+
+
+Rate = Callable[[float, float, int], Tensor]
+
+
+def _power_rate(exponent: int) -> Rate:
+    """f^(1 / exponent) on a line."""
+
+    def rate(first: float, last: float, steps: int) -> Tensor:
+        ends = (first ** (1 / exponent), last ** (1 / exponent))
+        return torch.linspace(*ends, steps + 1, dtype=torch.float64)[1:] ** exponent
+
+    return rate
+
+
+def _log_rate(first: float, last: float, steps: int) -> Tensor:
+    """log f on a line; zero has no logarithm and counts as 1e-6."""
+    ends = (math.log(max(first, 1e-6)), math.log(last))
+    return torch.linspace(*ends, steps + 1, dtype=torch.float64)[1:].exp()
+
+
+def _triangular_rate(first: float, last: float, steps: int) -> Tensor:
+    """Up to ``last`` in the middle and down again."""
+    distance = torch.linspace(-1, 1, steps + 1, dtype=torch.float64)[1:].abs()
+    return last + (first - last) * distance
+
+
+RATES: Mapping[str, Rate] = MappingProxyType(
+    {
+        "linear": _power_rate(1),
+        "quadratic": _power_rate(2),
+        "cubic": _power_rate(3),
+        "quartic": _power_rate(4),
+        "log": _log_rate,
+        "triangular": _triangular_rate,
+    }
+)
+"""Name to f(first, last, N): (N,) non-negative powers of the blur of each step [BD, section 3].
+
+As in the official code, N + 1 points are laid from first to last and the first of them is not used.
+"""
+
+_LEAST_EIGENVALUE = 0.03  # of a 1-D blur, as published
+
+
+def _blur_basis(n: int, std: float) -> tuple[Tensor, Tensor]:
+    """(n, n) analysis matrix and (n,) eigenvalues of a 1-D Gaussian blur with zeros beyond the border."""
+    values, vectors = torch.linalg.eigh(matrices.gaussian_blur(n, std, 2 * n - 1, "zero"))
+    return vectors.mT.contiguous(), values.clamp_min(_LEAST_EIGENVALUE)
+
+
+def _interleave(log_d: Tensor, channels: int) -> Tensor:
+    """(channels, H, W) factors in the order of the published code."""
+    # Not a stable sort: factors come in equal pairs, which the published code orders as torch.sort does.
+    ordered, pixels = log_d.flip(0, 1).flatten().sort(descending=True)
+    rank = torch.empty_like(pixels)
+    rank[pixels] = torch.arange(len(pixels))
+    source = (channels * rank + torch.arange(channels)[:, None]) % len(pixels)
+    return ordered[source].reshape(channels, *log_d.shape).flip(1, 2)
+
+
+def _frequency(size: Size) -> Tensor:
+    """(H, W) lambda = pi^2 (i^2 / H^2 + j^2 / W^2), the eigenvalues of the negative Laplace operator."""
+    rows, columns = (math.pi * torch.arange(n, dtype=torch.float64) / n for n in size)
+    return rows.square()[:, None] + columns.square()
