@@ -36,9 +36,8 @@ def samplers(preset: Preset, process: Process) -> tuple[str, ...]:
     """Rules of a step that a process has."""
     if isinstance(process, ColdProcess):
         return ("alg1", "alg2", "direct", *(["ddim"] if isinstance(process.degradation, Mixture) else []))
-    rules = ("ancestral", "ddim", "direct")
     # DPM-Solver++ needs a log-SNR that changes along the chain, heat dissipation's does not.
-    return rules if preset.process.kind == "heat" else (*rules, "dpm++")
+    return ("ancestral", "ddim", *([] if preset.process.kind == "heat" else ["dpm++"]), "direct")
 
 
 def make_plan(

@@ -9,8 +9,6 @@ from torch import Tensor
 from ssdiff import images
 from ssdiff.pipeline import Pipeline
 from ssdiff.preparing import to_float
-from ssdiff.process.cold import ColdProcess
-from ssdiff.process.families import Mixture
 
 _MOST_COLUMNS = 16  # of a grid with one class a column
 _RESTORED = 12  # images of a grid of restorations
@@ -30,7 +28,7 @@ def preview(pipeline: Pipeline, data: np.ndarray) -> Tensor:
     preset, process = pipeline.preset, pipeline.process
     settings = preset.training
     steps = min(settings.sample_steps, process.T)
-    if _invents(pipeline):
+    if preset.generates:
         classes = preset.model.classes
         columns = classes if 1 < classes <= _MOST_COLUMNS else None
         drawn = pipeline.sample(settings.sample_count, steps, seed=settings.seed)
@@ -39,13 +37,3 @@ def preview(pipeline: Pipeline, data: np.ndarray) -> Tensor:
     degraded = pipeline.degrade(clean, process.T, seed=settings.seed)
     restored = pipeline.restore(degraded, process.T, steps=steps, seed=settings.seed)
     return images.grid(torch.cat([clean, degraded.cpu().clamp(-1, 1), restored]), len(clean))
-
-
-def _invents(pipeline: Pipeline) -> bool:
-    """Whether a model generates: its process ends in noise, or in something that was fitted."""
-    process = pipeline.process
-    if not isinstance(process, ColdProcess):
-        return True
-    if pipeline.start is not None:
-        return True
-    return isinstance(process.degradation, Mixture) and pipeline.preset.data.other is None

@@ -6,6 +6,7 @@ prediction agree with the measurement [DDNM, section 3; DDRM, section 4].
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -32,11 +33,24 @@ _ROUNDING = 2 / 255 / 12**0.5  # std of the rounding to bytes, in units of the [
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to sample; omitted ones come from the preset."""
+    """How to sample; omitted ones come from the preset.
+
+    Attributes:
+        draws: restorations of each image, of which the mean is taken: the more, the nearer to the true image
+            in the mean square, and the smoother.
+    """
 
     steps: int | None = None
     eta: float | None = None
     seed: int = 0
+    draws: int = 1
+
+    def mean(self, restore: Callable[[int], Tensor]) -> Tensor:
+        """The mean over the draws of a restoration by seed."""
+        total = restore(self.seed)
+        for k in range(1, self.draws):
+            total = total + restore(rng.derive(self.seed, f"restore/draw/{k}"))
+        return total / self.draws
 
 
 class Method(Protocol):
@@ -81,6 +95,8 @@ class Trained:
         self._t = pipeline.plan(t=t).severities[0]
         self.size, self.channels = pipeline.process.states[self._t].size, pipeline.preset.data.channels
         if isinstance(pipeline.process, ColdProcess):
+            if options.draws > 1:
+                raise UsageError("a cold model restores an image in one way only", hint="leave --draws out")
             self.samplers: tuple[str, ...] = ("alg2", "alg1", "direct")
         else:
             full = pipeline.process.states[self._t - 1].size == pipeline.process.states[0].size
@@ -109,8 +125,10 @@ class Trained:
         """Sampled down from t."""
         options = self._options
         eta = options.eta if sampler in (None, "ddim") else None
-        return self._pipeline.restore(
-            degraded, self._t, sampler, steps=options.steps, eta=eta, seed=options.seed, images=numbers
+        return options.mean(
+            lambda seed: self._pipeline.restore(
+                degraded, self._t, sampler, steps=options.steps, eta=eta, seed=seed, images=numbers
+            )
         )
 
 
@@ -161,16 +179,16 @@ class ZeroShot:
         assert isinstance(process, GaussianProcess), "zero_shot made sure"
         plan = self.pipeline.plan(self.options.steps, sampler, self.options.eta)
         known = Measurement(self.operator, degraded.to(device), max(self.noise_std, _ROUNDING), process)
-        x = degraded
-        walk = self.pipeline.walk(
-            numbers.to(device),
-            plan,
-            self.options.seed,
-            refine=lambda predict: predict_consistent(predict, known),
-        )
-        for _, state in walk:
-            x = state
-        return x.clamp(-1, 1).float().cpu()
+
+        def draw(seed: int) -> Tensor:
+            x = degraded
+            for _, state in self.pipeline.walk(
+                numbers.to(device), plan, seed, refine=lambda predict: predict_consistent(predict, known)
+            ):
+                x = state
+            return x.clamp(-1, 1).float().cpu()
+
+        return self.options.mean(draw)
 
 
 def zero_shot(
@@ -209,31 +227,45 @@ def zero_shot(
         raise UsageError(f"the noise must have a std of at least 0, not {noise_std}")
     make = partial(ZeroShot, pipeline, noise_std=noise_std, options=options)
     if task == "super-resolve":
-        if factor < 2 or side % factor:
-            raise UsageError(f"a factor of {factor} does not divide {side} pixels", hint="choose a divisor")
         larger = partial(F.interpolate, size=(side, side), mode="bicubic", align_corners=False)
         return make(_shrink(side, factor), channels, larger)
     if task == "deblur":
-        if not 0 < std < side:
-            raise UsageError(f"the blur must have a std within 0..{side} pixels, not {std}")
-        return make(Separable(matrices.gaussian_blur(side, std)), channels, partial(torch.clone))
+        return make(_soften(side, std), channels, partial(torch.clone))
     if task == "inpaint":
-        known = _without_middle(side) if mask is None else mask
-        if tuple(known.shape) != (side, side) or not 0 < float(known.mean()) < 1:
-            raise UsageError(
-                f"the mask must be {side} x {side} pixels, with some known and some missing",
-                hint="black is known, white is missing",
-            )
+        known = _check_mask(mask, side)
         return make(Mask(known), channels, partial(_filled, known=known))
     if task == "colourise":
         if channels != 3:
             raise UsageError("a model of grey images knows no colours")
-        return make(ChannelMix(torch.tensor([_LUMA])), 1, partial(torch.Tensor.repeat, repeats=(1, 3, 1, 1)))
+        grey = ChannelMix(torch.tensor([_LUMA]))
+        return make(grey, 1, partial(torch.Tensor.repeat, repeats=(1, 3, 1, 1)))
     raise UsageError(f"unknown task {task!r}", hint=f"choose one of {', '.join(TASKS)}")
+
+
+def _check_mask(mask: Tensor | None, side: int) -> Tensor:
+    """(side, side) of known pixels; all but a square of half the side in the middle where none is given."""
+    if mask is None:
+        mask, quarter = torch.ones(side, side), side // 4
+        mask[quarter : side - quarter, quarter : side - quarter] = 0
+    if tuple(mask.shape) != (side, side) or not 0 < float(mask.mean()) < 1:
+        raise UsageError(
+            f"the mask must be {side} x {side} pixels, with some known and some missing",
+            hint="black is known, white is missing",
+        )
+    return mask
+
+
+def _soften(side: int, std: float) -> Separable:
+    """A Gaussian blur with reflect padding."""
+    if not 0 < std < side:
+        raise UsageError(f"the blur must have a std within 0..{side} pixels, not {std}")
+    return Separable(matrices.gaussian_blur(side, std))
 
 
 def _shrink(side: int, factor: int) -> Separable:
     """The chain of halvings that SSD's own resolutions make, as far as the factor is a power of two."""
+    if factor < 2 or side % factor:
+        raise UsageError(f"a factor of {factor} does not divide {side} pixels", hint="choose a divisor")
     result: Separable | None = None
     while factor > 1:
         step = 2 if factor % 2 == 0 else factor
@@ -243,14 +275,6 @@ def _shrink(side: int, factor: int) -> Separable:
         result, side, factor = composed, side // step, factor // step
     assert result is not None, "the factor is at least 2"
     return result
-
-
-def _without_middle(side: int) -> Tensor:
-    """(side, side) mask with a hole of half the side."""
-    known = torch.ones(side, side)
-    quarter = side // 4
-    known[quarter : side - quarter, quarter : side - quarter] = 0
-    return known
 
 
 def _filled(y: Tensor, known: Tensor) -> Tensor:

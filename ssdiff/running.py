@@ -51,6 +51,7 @@ class Result:
     step: int
     seconds: float
     grid: Path | None
+    generates: bool
 
 
 def train(
@@ -161,7 +162,8 @@ class _Run:
                     self._draw(data)
             self._draw(data)
         self.status("finished", steps=settings.steps)
-        return Result(self.folder.path, trainer.step, time.monotonic() - began, self.grid)
+        seconds = time.monotonic() - began
+        return Result(self.folder.path, trainer.step, seconds, self.grid, self.preset.generates)
 
     def _open_data(self, stop: Callable[[], bool]) -> ImageSet:
         """The training set; what the process needs of data is completed from it and the second set."""

@@ -103,11 +103,10 @@ def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -
     values |= {"preset": preset.name, "summary": preset.summary, "parameters": count, "levels": levels}
     lines += [f"preset {preset.name}: {preset.summary}", f"{count / 1e6:.2f} M parameters"]
     lines += ["resolution   severities     log SNR"]
-    lines += [
-        f"{level['resolution']:10d}   {level['first']:4d}..{level['last']:<4d}   "
-        f"{level['log_snr'][0]:6.2f} .. {level['log_snr'][1]:.2f}"
-        for level in levels
-    ]
+    for level in levels:
+        first, last = level["log_snr"]
+        noise = "no noise" if first is None else f"{first:6.2f} .. {last:.2f}"
+        lines.append(f"{level['resolution']:10d}   {level['first']:4d}..{level['last']:<4d}   {noise}")
 
 
 def _levels(process: Process) -> list[dict[str, Any]]:
@@ -116,7 +115,7 @@ def _levels(process: Process) -> list[dict[str, Any]]:
 
     result: list[dict[str, Any]] = []
     for t, state in enumerate(process.states[1:], start=1):
-        log_snr = round(math.log(state.snr), 3)
+        log_snr = round(math.log(state.snr), 3) if state.sigma else None
         if not result or result[-1]["resolution"] != state.resolution:
             result.append({"resolution": state.resolution, "first": t, "log_snr": [log_snr, log_snr]})
         result[-1]["last"], result[-1]["log_snr"][1] = t, log_snr

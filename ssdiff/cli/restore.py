@@ -56,6 +56,9 @@ _Mask = Annotated[
 _NoiseStd = Annotated[
     float, typer.Option(help="Std of noise on the degraded images, pixels in 0..255. With --op.")
 ]
+_Draws = Annotated[
+    int, typer.Option(help="Restorations of each image, of which the mean is taken; for models with noise.")
+]
 _Batch = Annotated[int | None, typer.Option(help="Images at once. Default: the preset's.")]
 _Out = Annotated[
     str | None, typer.Option(metavar="x.png|DIR/", help="Default: NAME-restored.png in the current folder.")
@@ -80,6 +83,7 @@ def restore(
     std: _Std = 2.0,
     mask: _Mask = None,
     noise_std: _NoiseStd = 0.0,
+    draws: _Draws = 1,
     batch: _Batch = None,
     out: _Out = None,
     weights: _Weights = "ema",
@@ -104,22 +108,13 @@ def restore(
     if batch is not None:
         positive(batch, "--batch")
     pipeline = load_pipeline(ckpt, weights, str(pick_device(device)), precision, terminal)
-    options = Options(steps, eta, seed)
+    options = Options(steps, eta, seed, positive(draws, "--draws"))
     method = _method(pipeline, op, t, options, factor, std, mask, noise_std)
+    samplers = list(method.samplers) if compare else [sampler or method.samplers[0]]
+    work = Work(method, samplers, pipeline.preset, batch, degrade, strip or compare, truth)
     # A wrong sampler, step or eta is found before any image is read.
-    chosen = list(method.samplers) if compare else [sampler or method.samplers[0]]
-    for name in chosen:
+    for name in samplers:
         pipeline.plan(steps, name, eta if name == "ddim" or not compare else None, t=None if op else t)
-    work = Work(
-        method,
-        chosen,
-        pipeline.process.states[0].resolution,
-        pipeline.preset.data.channels,
-        batch or pipeline.preset.sampling.batch,
-        degrade=degrade,
-        strip=strip or compare,
-        truth=truth,
-    )
     restore_all(work, images, out, overwrite, terminal)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssdiff.restoration import Method
+    from ssdiff.settings import Preset
 
 _ENDING = "restored.png"
 
@@ -27,9 +28,8 @@ class Work:
     Attributes:
         method: how.
         samplers: each one restores every image.
-        side: pixels of a restored image.
-        channels: of it.
-        batch: images at once.
+        preset: of the model.
+        most: images at once; None leaves it to the preset.
         degrade: the images are clean.
         strip: write everything side by side.
         truth: folder of clean images by name.
@@ -37,12 +37,26 @@ class Work:
 
     method: Method
     samplers: list[str]
-    side: int
-    channels: int
-    batch: int
+    preset: Preset
+    most: int | None
     degrade: bool
     strip: bool
     truth: Path | None
+
+    @property
+    def side(self) -> int:
+        """Pixels of a restored image."""
+        return self.preset.data.size
+
+    @property
+    def channels(self) -> int:
+        """Of a restored image."""
+        return self.preset.data.channels
+
+    @property
+    def batch(self) -> int:
+        """Images at once."""
+        return self.most or self.preset.sampling.batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,9 @@ _Out = Annotated[
 _Steps = Annotated[
     int | None, typer.Option(help="1..T; every change of resolution is kept besides. Default: the preset's.")
 ]
-_Sampler = Annotated[str | None, typer.Option(help="ancestral, ddim or dpm++. Default: the preset's.")]
+_Sampler = Annotated[
+    str | None, typer.Option(help="ancestral, ddim, dpm++; cold: alg1, alg2. Default: the preset's.")
+]
 _Eta = Annotated[float | None, typer.Option(help="Fresh noise of ddim, 0..1.")]
 _Batch = Annotated[int | None, typer.Option(help="Images drawn at once; changes the memory, not the images.")]
 _Class = Annotated[

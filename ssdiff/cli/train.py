@@ -22,7 +22,7 @@ from ssdiff.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from ssdiff.running import Event
+    from ssdiff.running import Event, Result
     from ssdiff.settings import Preset
 
 _MEASURED_BATCH = 2  # images of the passes that a dry run times
@@ -91,6 +91,11 @@ def train(
     request = Request(settings, data, out, resume, device, accept_data, accept_topology, with_, adjust)
     with terminal.progress("img") as bar, StopRequest().listening() as stop:
         result = run(request, _Watcher(terminal, bar), stop)
+    _report(result, terminal)
+
+
+def _report(result: Result, terminal: Terminal) -> None:
+    """How the run ended, and what to do next."""
     values = {
         "run": str(result.folder),
         "step": result.step,
@@ -98,13 +103,18 @@ def train(
         "grid": str(result.grid),
     }
     folder = shlex.quote(str(result.folder))
+    following = [
+        f"ssdiff sample --ckpt {folder} -n 64 --out grid.png",
+        f"ssdiff sample --ckpt {folder} -n 8 --trajectory --out film.png",
+    ]
+    if not result.generates:
+        following = [f"ssdiff restore IMAGES --ckpt {folder} --degrade --compare --out restored/"]
+    following.append(f"ssdiff info {folder}")
     terminal.result(
         f"finished step {result.step} in {human_seconds(result.seconds)}\n"
         f"run      {result.folder}\n"
         f"samples  {result.grid}\n"
-        f"next     ssdiff sample --ckpt {folder} -n 64 --out grid.png\n"
-        f"         ssdiff sample --ckpt {folder} -n 8 --trajectory --out film.png\n"
-        f"         ssdiff info {folder}",
+        f"next     " + "\n         ".join(following),
         values,
     )
 

@@ -6,6 +6,7 @@ section 3].
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 
 import torch
@@ -84,7 +85,7 @@ def _channel_mix(operator: ChannelMix, y: Tensor, rho: float) -> Tensor:
 
 def _least(y: Tensor) -> float:
     """Where rounding spreads over directions, dividing by less would show it."""
-    return max(_LEAST, float(torch.finfo(y.dtype).eps) ** 0.5)
+    return max(_LEAST, math.sqrt(torch.finfo(y.dtype).eps))
 
 
 def _gains(values: Tensor, largest: Tensor, rho: float, least: float) -> Tensor:

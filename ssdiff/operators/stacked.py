@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssdiff.errors import ProcessError
-from ssdiff.operators.base import Constants, Operator
+from ssdiff.operators.base import Constants, Operator, Scale
 from ssdiff.operators.pixelwise import ChannelMix, Mask
 from ssdiff.operators.separable import Separable
 
@@ -17,8 +17,8 @@ class Stacked:
     """Operators of one kind and size, kept as stacked matrices: a batch costs a few matrix products.
 
     Args:
-        operators: of one class, :class:`Separable`, :class:`Mask` (one mask for all images) or
-            :class:`ChannelMix`, all with the same sizes.
+        operators: of one class, :class:`Separable`, :class:`Mask` (one mask for all images),
+            :class:`ChannelMix` or :class:`Scale`, all with the same sizes.
 
     Raises:
         ProcessError: for another kind, a mixture of kinds, or different sizes.
@@ -50,6 +50,8 @@ class Stacked:
             return torch.einsum("bdc,bchw->bdhw", chosen["matrix"], x)
         if self._kind is Mask:
             return chosen["mask"][:, None] * x
+        if self._kind is Scale:
+            return chosen["factor"][:, None, None, None] * x
         return chosen["rows"][:, None] @ x @ chosen["columns"][:, None].mT
 
 
@@ -61,4 +63,6 @@ def _parts(operator: Operator) -> dict[str, Tensor]:
             return {"mask": c["mask"]}
         case ChannelMix(constants=c):
             return {"matrix": c["matrix"]}
+        case Scale(factor=factor):
+            return {"factor": torch.tensor(factor, dtype=torch.float64)}
     raise ProcessError(f"{type(operator).__name__} operators cannot be applied in one batch")

@@ -32,6 +32,12 @@ class Preset(Strict):
         """Pixels a side of every level of the U-Net, largest first."""
         return tuple(self.data.size >> level for level in range(len(self.model.multipliers)))
 
+    @property
+    def generates(self) -> bool:
+        """Whether a model draws images from nothing: its process ends in noise, or has a fitted start."""
+        cold = self.process.degradation
+        return cold is None or cold.kind == "noise" or self.sampling.start is not None
+
     def to_toml(self) -> str:
         """Every field as TOML; loading that text gives an equal preset."""
         values = self.model_dump(exclude_none=True)
