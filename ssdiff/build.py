@@ -8,16 +8,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssdiff.errors import PresetError, UsageError
+from ssdiff.errors import PresetError, ProcessError, UsageError
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
 from ssdiff.process.cold import ColdProcess
 from ssdiff.process.degradations import build_degradation
 from ssdiff.process.diagonal import DiagonalProcess
-from ssdiff.process.families import Other
+from ssdiff.process.families import Degradation, FixedNoise, Other, random_noise
 from ssdiff.process.gaussian import GaussianProcess, from_schedule
 from ssdiff.process.kinds import Process
+from ssdiff.process.pyramids import carried_over
 from ssdiff.process.spectra import BlurNoise, Blurring, Heat
 from ssdiff.schedules import noise, resolution
 from ssdiff.settings import (
@@ -56,6 +57,33 @@ def build_model(preset: Preset) -> FlexiUNet:
     )
 
 
+def build_degradation_of(
+    preset: Preset, size: Size, *, noisy: bool = False, seed: int = 0, other: Other | None = None
+) -> Degradation:
+    """What a preset's process does to images of any size, photographs too.
+
+    Args:
+        preset: gives the process.
+        size: (H, W) of the images.
+        noisy: x_t with the process's signal scale and noise, not D(x_0, t); no part in a cold process.
+        seed: of noise and of a degradation's random parts.
+        other: what animorphosis turns images into.
+
+    Raises:
+        PresetError: as :func:`build_process`.
+        ProcessError: if the process cannot be had at this size.
+    """
+    match preset.process.kind:
+        case "ssd" | "ddpm":
+            side = preset.data.size
+            return carried_over(_gaussian(preset, (side, side)), size, noisy=noisy, seed=seed)
+        case "cold":
+            return _degradation(preset, size, other, seed)
+        case _:
+            process = _diagonal(preset, size, checked=False)
+            return FixedNoise(process, size, random_noise(seed)) if noisy else process
+
+
 def build_process(preset: Preset, size: Size | None = None, *, other: Other | None = None) -> Process:
     """The forward process of a preset.
 
@@ -69,42 +97,45 @@ def build_process(preset: Preset, size: Size | None = None, *, other: Other | No
         PresetError: if a level is never used, or a degradation is unknown or has wrong options.
         ProcessError: if the levels do not fit or a transition would need negative variance.
     """
-    settings, side = preset.process, preset.data.size
+    side = preset.data.size
     full = size or (side, side)
-    relative = min(full) / side
-    match settings.kind:
+    match preset.process.kind:
         case "ssd" | "ddpm":
             return _gaussian(preset, full)
-        case "blurring":
-            blurring = settings.blurring or BlurringSettings()
-            fade = Blurring(full, _noise(settings), blurring.sigma_max * relative, blurring.floor)
-            return DiagonalProcess(fade)
-        case "heat":
-            heat = settings.heat or HeatSettings()
-            ends = (heat.sigma_min * relative, heat.sigma_max * relative)
-            dissipation = Heat(full, settings.T, *ends, heat.noise)
-            return DiagonalProcess(dissipation, sampling_noise=heat.sampling_noise / heat.noise)
-        case "blur-noise":
-            values = (settings.blur_noise or BlurNoiseSettings()).model_dump()
-            values["interleaved"] = preset.data.channels if values["interleaved"] else 0
-            return DiagonalProcess(BlurNoise(full, _noise(settings), **values))
         case "cold":
-            return _cold(preset, full, other)
+            return ColdProcess(_degradation(preset, full, other, preset.training.seed))
+        case _:
+            return _diagonal(preset, full, checked=True)
 
 
-def _cold(preset: Preset, size: Size, other: Other | None) -> ColdProcess:
+def _diagonal(preset: Preset, size: Size, *, checked: bool) -> DiagonalProcess:
+    settings, relative = preset.process, min(size) / preset.data.size
+    if settings.kind == "blurring":
+        blurring = settings.blurring or BlurringSettings()
+        fade = Blurring(size, _noise(settings), blurring.sigma_max * relative, blurring.floor)
+        return DiagonalProcess(fade, checked=checked)
+    if settings.kind == "heat":
+        heat = settings.heat or HeatSettings()
+        ends = (heat.sigma_min * relative, heat.sigma_max * relative)
+        dissipation = Heat(size, settings.T, *ends, heat.noise)
+        return DiagonalProcess(dissipation, sampling_noise=heat.sampling_noise / heat.noise)
+    values = (settings.blur_noise or BlurNoiseSettings()).model_dump()
+    values["interleaved"] = preset.data.channels if values["interleaved"] else 0
+    return DiagonalProcess(BlurNoise(size, _noise(settings), **values), checked=checked)
+
+
+def _degradation(preset: Preset, size: Size, other: Other | None, seed: int) -> Degradation:
     settings = preset.process
     assert settings.degradation is not None, "presets are validated"
     options: dict[str, object] = {**settings.degradation.options}
     if settings.degradation.kind == "animorph":
         options["other"] = other or _unknown_other
     try:
-        family = build_degradation(
-            settings.degradation.kind, size, settings.T, seed=preset.training.seed, **options
-        )
+        return build_degradation(settings.degradation.kind, size, settings.T, seed=seed, **options)
+    except ProcessError:
+        raise
     except UsageError as error:
         raise PresetError(f"process.degradation: {error}") from None
-    return ColdProcess(family)
 
 
 def _unknown_other(images: Tensor, shape: tuple[int, ...]) -> Tensor:

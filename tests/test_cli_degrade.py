@@ -14,6 +14,7 @@ from ssdiff.cli import run
 from ssdiff.images import read_image, to_uint8, upscale_nearest
 from ssdiff.presets import load_preset
 from ssdiff.process.degradations import DEGRADATIONS, build_degradation
+from ssdiff.process.families import random_noise
 
 WIDTH, HEIGHT = 60, 40
 _ROTATED = 6  # EXIF: turn clockwise to see it upright
@@ -30,11 +31,20 @@ def scene(width=WIDTH, height=HEIGHT):
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scene().save("photo.png")
+    scene(50, 50).rotate(90).save("other.png")
     return tmp_path
 
 
 def degrade(*arguments):
     return run(["degrade", *(str(argument) for argument in arguments)])
+
+
+def extra(op):
+    return ("--with", "other.png") if op == "animorph" else ()
+
+
+def read_other(shape):
+    return read_image("other.png", size=shape[1:])[None]
 
 
 def as_json(capsys, *arguments):
@@ -45,9 +55,10 @@ def as_json(capsys, *arguments):
 @pytest.mark.parametrize("op", DEGRADATIONS)
 @pytest.mark.parametrize("t", [0, 700, 1000])
 def test_every_operator(op, t):
-    assert degrade("photo.png", "--op", op, "--t", t, "--seed", 5) == 0
+    assert degrade("photo.png", "--op", op, "--t", t, "--seed", 5, *extra(op)) == 0
     clean = read_image("photo.png")
-    expected = build_degradation(op, (HEIGHT, WIDTH), seed=5).degrade(clean[None], t)[0]
+    options = {"other": lambda numbers, shape: read_other(shape)} if op == "animorph" else {}
+    expected = build_degradation(op, (HEIGHT, WIDTH), seed=5, **options).degrade(clean[None], t)[0]
     written = read_image(f"photo-{op}-t{t}.png")
     assert written.shape == expected.shape
     assert torch.equal(to_uint8(written), to_uint8(expected))
@@ -98,7 +109,7 @@ def test_grey_sixteen_bits_and_transparency():
 
 @pytest.mark.parametrize("op", DEGRADATIONS)
 def test_strip(op, capsys):
-    [entry] = as_json(capsys, "photo.png", "--op", op, "--strip", 8)
+    [entry] = as_json(capsys, "photo.png", "--op", op, "--strip", 8, *extra(op))
     assert [frame["t"] for frame in entry["strip"]] == [0, 143, 286, 429, 571, 714, 857, 1000]
     picture = read_image(f"photo-{op}-strip8.png")
     assert picture.shape == (3, HEIGHT, 8 * WIDTH + 7 * 2) and entry["size_out"] == list(picture.shape[1:])
@@ -136,6 +147,73 @@ def test_preset_with_noise_is_a_function_of_seed_and_image_number():
     inside = a.abs() < 0.99  # bytes cannot tell what lies outside
     residual = ((a - state.signal * read_image("photo.png")) / state.sigma)[inside]
     assert 0.4 < float(residual.std()) < 1.1
+
+
+@pytest.mark.parametrize(
+    ("name", "t"),
+    [
+        ("blurring-celeba64", 300),
+        ("ihdm-cifar10", 100),
+        ("blurdiff-church64", 600),
+        ("cold-mask-cifar10", 30),
+        ("cold-blur-cifar10", 30),
+        ("cold-downsample-cifar10", 2),
+        ("cold-desaturate-cifar10", 10),
+        ("cold-snow-cifar10", 100),
+    ],
+)
+def test_every_kind_of_preset_at_the_size_of_the_image(name, t, capsys):
+    [entry] = as_json(capsys, "photo.png", "--preset", name, "--t", t)
+    process = build_process(load_preset(name), (HEIGHT, WIDTH))
+    clean, written = read_image("photo.png"), read_image(f"photo-{name}-t{t}.png")
+    if name == "cold-snow-cifar10":  # the layer is that of --seed, not of the training
+        assert not torch.equal(clean, written)
+    else:
+        assert torch.equal(to_uint8(written), to_uint8(process.degrade(clean[None], t)[0]))
+    assert entry["preset"] == name and entry["T"] == process.T
+
+
+@pytest.mark.parametrize("name", ["blurring-celeba64", "blurdiff-church64", "ihdm-cifar10"])
+def test_noise_of_a_diagonal_preset(name):
+    assert degrade("photo.png", "--preset", name, "--noise", "--t", 150, "--seed", 3) == 0
+    process = build_process(load_preset(name), (HEIGHT, WIDTH))
+    noise = random_noise(3)(torch.tensor([0]), (3, HEIGHT, WIDTH))
+    expected = process.marginal(read_image("photo.png")[None], 150, noise)[0]
+    difference = read_image(f"photo-{name}-noise-t150.png") - expected.clamp(-1, 1)
+    assert difference.abs().max() < 1 / 127
+
+
+def test_images_that_do_not_suit_the_operator_do_not_stop_the_others(folder, capsys):
+    scene(6, 5).save("tiny.png")
+    options = ("--op", "blur", "--T", 3, "--set", "kernel=15", "--set", "padding=circular", "--t", 2)
+    assert degrade("tiny.png", "photo.png", *options) == 7
+    assert (folder / "photo-blur-t2.png").exists() and not (folder / "tiny-blur-t2.png").exists()
+    output = capsys.readouterr()
+    assert "tiny.png: a kernel of 15 taps is too wide" in output.err
+    assert degrade("tiny.png", *options) == 2
+
+
+def test_colours_of_a_grey_image_cannot_fade(capsys):
+    Image.new("L", (20, 30), 77).save("grey.png")
+    assert degrade("grey.png", "--op", "desaturate", "--t", 500) == 2
+    assert "3 channels, the image has 1" in capsys.readouterr().err
+
+
+def test_animorphosis_of_many_images_takes_partners_in_turn(folder, capsys):
+    (folder / "pets").mkdir()
+    for k, level in enumerate((50, 200)):
+        Image.new("L", (30 + 20 * k, 20), level).save(folder / f"pets/{k}.png")
+        scene().save(f"in{k}.png")
+    scene().save("in2.png")
+    files = [f"in{k}.png" for k in range(3)]
+    assert degrade(*files, "--op", "animorph", "--with", "pets", "--t", 1000) == 0
+    levels = [np.asarray(Image.open(f"in{k}-animorph-t1000.png")).mean() for k in range(3)]
+    assert abs(levels[0] - 50) < 5 and abs(levels[1] - 200) < 5 and abs(levels[2] - 50) < 5
+    capsys.readouterr()
+    [entry] = as_json(
+        capsys, "photo.png", "--preset", "cold-animorph-celeba128", "--with", "other.png", "--t", 1
+    )
+    assert entry["op"] == "animorph"
 
 
 def test_preset_file_with_its_own_number_of_severities(capsys):
@@ -217,12 +295,25 @@ def test_nothing_is_overwritten_unless_told_to(folder, capsys):
         ([], 2, "--t is missing; give a severity, 0..1000"),
         (["--t", "x"], 2, "Invalid value for '--t'"),
         (["--t", "1", "--op", "blurr"], 2, "did you mean blur"),
-        (["--t", "1", "--op", "snow"], 2, "unknown degradation 'snow'"),
+        (["--t", "1", "--op", "animorph"], 2, "name that one with --with"),
+        (["--t", "1", "--op", "snow", "--with", "other.png"], 2, "--with is for animorph, not for snow"),
+        (["--t", "1", "--op", "animorph", "--with", "gone"], 3, "cannot read gone"),
+        (["--t", "1", "--op", "snow", "--set", "level=9"], 2, "no level 9; choose one of 1, 2, 3, 4"),
+        (["--t", "1", "--op", "snow", "--set", "levle=1"], 2, "snow has no option 'levle'"),
+        (["--t", "1", "--op", "mask", "--set", "bumps=many"], 2, "wrong kind"),
+        (["--t", "1", "--op", "blur-noise", "--set", "rate=odd"], 2, "unknown rate 'odd'"),
+        (["--t", "1", "--T", "7", "--op", "downsample", "--set", "full_size=true"], 2, "halved 5 times, not 7"),
+        (["--t", "1", "--op", "blur", "--T", "3", "--set", "kernel=91"], 2, "91 taps is too wide for 40"),
+        (["--t", "1", "--op", "blur", "--T", "3", "--set", "kernel=4"], 2, "odd number of taps, not 4"),
+        (["--t", "1", "--preset", "cold-snow-cifar10", "--noise"], 2, "is a cold process"),
+        (["--t", "1", "--preset", "cold-animorph-celeba128"], 2, "name an image with --with"),
+        (["--t", "1", "--preset", "celeba64", "--with", "other.png"], 2, "turns images into no others"),
+        (["--t", "1", "--preset", "celeba64", "--set", "level=1"], 2, "--set does not go with --preset"),
         (["--t", "1", "--max-std", "3"], 2, "downsample has no option 'max_std'"),
         (["--t", "1", "--op", "blur", "--max-std", "-3"], 2, "positive number of pixels"),
         (["--t", "1", "--noise"], 2, "--noise needs --preset"),
         (["--t", "1", "--preset", "celeba65"], 2, "celeba64"),
-        (["--t", "1", "--preset", "celeba64", "--op", "blur"], 2, "--op blur does not go with --preset"),
+        (["--t", "1", "--preset", "celeba64", "--op", "blur"], 2, "--op does not go with --preset"),
         (["--t", "1", "--preset", "celeba64", "--T", "9"], 2, "--T does not go with --preset"),
         (["--t", "1", "--preset", "celeba64", "--max-std", "9"], 2, "--max-std does not go with"),
         (["--t", "5000", "--preset", "celeba64"], 2, "outside 0..1000"),

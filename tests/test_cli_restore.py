@@ -140,7 +140,7 @@ def test_tasks_that_the_model_never_saw(result, runs, options):
 def test_what_is_known_stays(result, runs):
     """The untrained model invents only what the mask hides."""
     result("restore", "clean/0.png", "--ckpt", runs["ssd"], "--degrade", "--op", "inpaint", *CPU)
-    clean, restored = images.read_image("clean/0.png", square=16), read("0-restored.png")
+    clean, restored = images.read_image("clean/0.png", size=(16, 16)), read("0-restored.png")
     known = torch.ones(16, 16, dtype=torch.bool)
     known[4:12, 4:12] = False
     assert float((restored - clean)[:, known].abs().max()) < 0.03
@@ -153,7 +153,7 @@ def test_a_mask_of_the_users_own(result, runs, photos):
     hole.save("mask.png")
     arguments = ("restore", "clean/0.png", "--ckpt", runs["ssd"], "--degrade", "--op", "inpaint")
     result(*arguments, "--mask", "mask.png", *CPU)
-    clean, restored = images.read_image("clean/0.png", square=16), read("0-restored.png")
+    clean, restored = images.read_image("clean/0.png", size=(16, 16)), read("0-restored.png")
     assert float((restored - clean)[:, :, 8:].abs().max()) < 0.03
 
 

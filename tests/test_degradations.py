@@ -19,7 +19,7 @@ from ssdiff.operators.separable import Separable
 from ssdiff.presets import load_preset
 from ssdiff.process.degradations import DEGRADATIONS, build_degradation
 from ssdiff.process.families import LinearDegradation
-from ssdiff.process.pyramids import preset_process
+from ssdiff.process.pyramids import carried_over
 
 SIZE = (30, 43)
 LINEAR = sorted(set(DEGRADATIONS) - {"noise"})
@@ -208,8 +208,8 @@ def test_preset_at_any_size_is_the_process_built_for_it(name, size):
     preset = load_preset(name)
     built, x = build_process(preset, size), draw(1, 3, *size)
     process = build_process(preset)
-    clean = preset_process(process, size)
-    noisy = preset_process(process, size, noisy=True, seed=1)
+    clean = carried_over(process, size)
+    noisy = carried_over(process, size, noisy=True, seed=1)
     assert clean.T == noisy.T == built.T
     for t in (1, 400, 700, 1000):
         assert_close(clean.degrade(x, t), built.degrade(x, t))

@@ -20,7 +20,7 @@ from ssdiff.errors import DataError, OutputError, ResourceError, UsageError
 from ssdiff.images import (
     check_output,
     film_strip,
-    fit_square,
+    fit,
     from_uint8,
     grid,
     read_image,
@@ -243,18 +243,18 @@ def test_our_pixel_limit_replaces_pillows(monkeypatch):
         read_image(content, max_pixels=399)
 
 
-def test_fit_square_takes_the_centre():
+def test_fit_takes_the_centre():
     wide = np.zeros((8, 24, 3), np.uint8)
     wide[:, 8:16] = 255
-    assert (np.asarray(fit_square(Image.fromarray(wide), 4)) > 250).all()
-    assert (np.asarray(fit_square(Image.fromarray(wide.transpose(1, 0, 2)), 8)) == 255).all()
+    assert (np.asarray(fit(Image.fromarray(wide), (4, 4))) > 250).all()
+    assert (np.asarray(fit(Image.fromarray(wide.transpose(1, 0, 2)), (8, 8))) == 255).all()
     same = Image.fromarray(colours(6, 6))
-    assert fit_square(same, 6) is same
+    assert fit(same, (6, 6)) is same
 
 
-def test_fit_square_averages_when_it_shrinks():
+def test_fit_averages_when_it_shrinks():
     board = (np.indices((96, 96)).sum(0) % 2 * 255).astype(np.uint8)
-    assert np.abs(np.asarray(fit_square(Image.fromarray(board), 8)).astype(int) - 127).max() <= 3
+    assert np.abs(np.asarray(fit(Image.fromarray(board), (8, 8))).astype(int) - 127).max() <= 3
 
 
 # Laying out

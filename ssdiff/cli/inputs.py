@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from ssdiff.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssdiff.process.families import Other
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +64,29 @@ def plan_outputs(
     targets = [check_output(target, overwrite, SAVE_SUFFIXES) for target in taken]
     pairs = zip(targets, taken.values(), strict=True)
     return [Job(source, number, target) for number, (target, source) in enumerate(pairs)]
+
+
+def partners(argument: str, max_pixels: int) -> Other:
+    """Images of a file or folder by number, from the first again after the last, each cut and resized to
+    what is asked for.
+
+    Raises:
+        DataError: a folder without images, or (when drawn) a file that is none.
+    """
+    import torch
+
+    from ssdiff import images
+
+    sources = [source for source, _ in expand([argument])]
+
+    @lru_cache(maxsize=1)
+    def read(source: str, shape: tuple[int, ...]) -> Tensor:
+        channels, *size = shape
+        fitting = (size[0], size[1])
+        return images.read_image(source, channels=channels, max_pixels=max_pixels, size=fitting)
+
+    def draw(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
+        chosen = [sources[number % len(sources)] for number in numbers.tolist()]
+        return torch.stack([read(source, shape) for source in chosen])
+
+    return draw

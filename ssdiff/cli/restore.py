@@ -150,7 +150,7 @@ def _method(
     known = None
     if mask is not None:
         side = pipeline.process.states[0].resolution
-        known = (images.read_image(mask, channels=1, square=side)[0] < 0).float()
+        known = (images.read_image(mask, channels=1, size=(side, side))[0] < 0).float()
     return zero_shot(pipeline, op, options, factor=factor, std=std, mask=known, noise_std=noise_std / 127.5)
 
 

@@ -118,7 +118,7 @@ def _read(job: Job, work: Work, truth: str | None) -> _Image:
     from ssdiff import images
 
     if work.degrade:
-        clean = images.read_image(job.source, channels=work.channels, square=work.side)
+        clean = images.read_image(job.source, channels=work.channels, size=(work.side, work.side))
         return _Image(job, clean, None)
     given = images.read_image(job.source, channels=work.method.channels)
     if tuple(given.shape[-2:]) != work.method.size:
@@ -129,7 +129,7 @@ def _read(job: Job, work: Work, truth: str | None) -> _Image:
             path=job.source,
             hint="crop and resize it; with --degrade, ssdiff does that to clean images",
         )
-    true = images.read_image(truth, channels=work.channels, square=work.side) if truth else None
+    true = images.read_image(truth, channels=work.channels, size=(work.side, work.side)) if truth else None
     return _Image(job, true, given)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssdiff.errors import DataError
-from ssdiff.images.reading import IMAGE_SUFFIXES, MAX_PIXELS, fit_square, open_image, pixels
+from ssdiff.images.reading import IMAGE_SUFFIXES, MAX_PIXELS, fit, open_image, pixels
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -52,12 +52,12 @@ class Fit:
             max_pixels=self.max_pixels,
             at_least=self.size,
         )
-        return pixels(fit_square(image, self.size))
+        return pixels(fit(image, (self.size, self.size)))
 
     def convert(self, array: Pixels) -> Pixels:
         """An image already decoded, (H, W) grey or (H, W, 3) RGB."""
         image = Image.fromarray(array).convert("L" if self.channels == 1 else "RGB")
-        return pixels(fit_square(image, self.size))
+        return pixels(fit(image, (self.size, self.size)))
 
 
 class Source(ABC):

@@ -1,7 +1,7 @@
 """Image files and tensors in [-1, 1]: reading, laying out, writing."""
 
 from ssdiff.images.layout import film_strip, from_uint8, grid, to_uint8, upscale_nearest
-from ssdiff.images.reading import IMAGE_SUFFIXES, MAX_PIXELS, fit_square, open_image, read_image
+from ssdiff.images.reading import IMAGE_SUFFIXES, MAX_PIXELS, fit, open_image, read_image
 from ssdiff.images.writing import SAVE_SUFFIXES, check_output, save_gif, save_image, write_atomic
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "SAVE_SUFFIXES",
     "check_output",
     "film_strip",
-    "fit_square",
+    "fit",
     "from_uint8",
     "grid",
     "open_image",

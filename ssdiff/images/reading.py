@@ -50,7 +50,7 @@ def read_image(
     channels: int | None = None,
     background: float = 1.0,
     max_pixels: int = MAX_PIXELS,
-    square: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """An image as a tensor.
 
@@ -60,7 +60,7 @@ def read_image(
             a grey file, else 3).
         background: grey behind transparent pixels, from 0 (black) to 1 (white).
         max_pixels: refuse files with more, before decoding them.
-        square: crop to the middle and resize to so many pixels a side, as training data are.
+        size: (H, W) to which the largest part of that shape in the middle is resized, as training data are.
 
     Returns:
         (C, H, W) float32 in [-1, 1], upright.
@@ -77,11 +77,11 @@ def read_image(
                 channels=channels,
                 background=background,
                 max_pixels=max_pixels,
-                at_least=square,
+                at_least=max(size) if size else None,
             )
     except OSError as error:
         raise DataError(f"cannot read {name}: {error.strerror or error}", path=name) from error
-    return from_uint8(torch.from_numpy(pixels(fit_square(image, square) if square else image)))
+    return from_uint8(torch.from_numpy(pixels(fit(image, size) if size else image)))
 
 
 def open_image(
@@ -127,23 +127,24 @@ def open_image(
         raise DataError(f"cannot decode {name}: {reason}", path=name, hint="is the file complete?") from error
 
 
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """The central square, resized to size x size.
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The largest part of a shape in the middle, resized to (height, width).
 
     Lanczos with antialiasing when it shrinks (from far above after a box average, which is as good and
     faster), bicubic when it grows. An image of the right size is returned unchanged.
     """
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    if image.size == (size, size):
+    height, width = size
+    if image.size == (width, height):
         return image
-    if width != height:
+    ratio = min(image.width / width, image.height / height)
+    part = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    if part != image.size:
+        left, top = (image.width - part[0]) // 2, (image.height - part[1]) // 2
         # Not the box of resize, whose filter would reach beyond it.
-        with _pixel_limit(side * side):
-            image = image.crop((left, top, left + side, top + side))
-    kernel = Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC
-    return image.resize((size, size), kernel, reducing_gap=3.0)
+        with _pixel_limit(part[0] * part[1]):
+            image = image.crop((left, top, left + part[0], top + part[1]))
+    kernel = Image.Resampling.LANCZOS if ratio > 1 else Image.Resampling.BICUBIC
+    return image.resize((width, height), kernel, reducing_gap=3.0)
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:

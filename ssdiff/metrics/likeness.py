@@ -38,8 +38,12 @@ def compare(x: Tensor, y: Tensor) -> Likeness:
     if x.shape != y.shape:
         raise DataError(f"images of shape {tuple(x.shape[1:])} cannot be compared with {tuple(y.shape[1:])}")
     x, y = (z.double().clamp(-1, 1) for z in (x, y))
-    error = (x - y).square().mean(dim=(1, 2, 3))
-    return Likeness(10 * torch.log10(_RANGE**2 / error), ssim(x, y), error.sqrt() / _RANGE)
+    return Likeness(psnr(x, y), ssim(x, y), (x - y).square().mean(dim=(1, 2, 3)).sqrt() / _RANGE)
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """(B,) decibels between (B, C, H, W) images in [-1, 1]; infinite for equal ones."""
+    return 10 * torch.log10(_RANGE**2 / (x - y).square().mean(dim=(1, 2, 3)))
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:

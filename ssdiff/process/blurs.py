@@ -54,6 +54,8 @@ def kernel_blur(
         raise UsageError(
             f"unknown std {std!r} or padding {padding!r}", hint=f"choose from {rules} and from {paddings}"
         )
+    if kernel < 1 or kernel % 2 == 0:
+        raise UsageError(f"kernel must be an odd number of taps, not {kernel}")
     if max(size) > _DENSE_LIMIT or T * (size[0] ** 2 + size[1] ** 2) > _KEPT:
         raise UsageError(
             f"{T} kernels one after the other at {size[0]} x {size[1]} pixels are too much",

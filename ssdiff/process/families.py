@@ -24,13 +24,11 @@ _HELD_VALUES = (
 
 
 class Degradation(Protocol):
-    """A family of degradations of images of one size, ordered by severity.
+    """A family of degradations of images of one size, ordered by severity."""
 
-    Attributes:
-        size: (H, W) of the images that it takes.
-    """
-
-    size: Size
+    @property
+    def size(self) -> Size:
+        """(H, W) of the images that it takes."""
 
     @property
     def T(self) -> int:

@@ -55,9 +55,7 @@ def there_and_back(size: Size, T: int) -> LinearDegradation:
     return LinearDegradation(size, T, composed)
 
 
-def preset_process(
-    process: GaussianProcess, size: Size, *, noisy: bool = False, seed: int = 0
-) -> Degradation:
+def carried_over(process: GaussianProcess, size: Size, *, noisy: bool = False, seed: int = 0) -> Degradation:
     """A process of square images carried over to images of any size: the same ratios of its sizes, the same
     severities of their changes, the same signal and noise.
 

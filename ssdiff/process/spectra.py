@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ssdiff.errors import ProcessError
+from ssdiff.errors import ProcessError, UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
 
@@ -133,7 +133,8 @@ class BlurNoise:
             (by falling factor) of channel c gets the factor of coefficient (channels * k + c) mod H W.
 
     Raises:
-        ProcessError: for an unknown rate or an image that is too large.
+        UsageError: for an unknown rate.
+        ProcessError: for an image that is too large.
     """
 
     independent = False
@@ -149,7 +150,7 @@ class BlurNoise:
         interleaved: int = 0,
     ) -> None:
         if rate not in RATES:
-            raise ProcessError(f"unknown rate {rate!r}", hint=f"choose one of {', '.join(RATES)}")
+            raise UsageError(f"unknown rate {rate!r}", hint=f"choose one of {', '.join(RATES)}")
         if max(size) > _LARGEST_SIDE:
             raise ProcessError(
                 f"blur diffusion needs the eigenvectors of the image's side: {max(size)} pixels is over "
