@@ -302,7 +302,11 @@ def test_nothing_is_overwritten_unless_told_to(folder, capsys):
         (["--t", "1", "--op", "snow", "--set", "levle=1"], 2, "snow has no option 'levle'"),
         (["--t", "1", "--op", "mask", "--set", "bumps=many"], 2, "wrong kind"),
         (["--t", "1", "--op", "blur-noise", "--set", "rate=odd"], 2, "unknown rate 'odd'"),
-        (["--t", "1", "--T", "7", "--op", "downsample", "--set", "full_size=true"], 2, "halved 5 times, not 7"),
+        (
+            ["--t", "1", "--T", "7", "--op", "downsample", "--set", "full_size=true"],
+            2,
+            "halved 5 times, not 7",
+        ),
         (["--t", "1", "--op", "blur", "--T", "3", "--set", "kernel=91"], 2, "91 taps is too wide for 40"),
         (["--t", "1", "--op", "blur", "--T", "3", "--set", "kernel=4"], 2, "odd number of taps, not 4"),
         (["--t", "1", "--preset", "cold-snow-cifar10", "--noise"], 2, "is a cold process"),

@@ -64,7 +64,8 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
         planes = z.flatten(0, 1)[:, None]
         return F.conv2d(F.conv2d(planes, window[None, None, :, None]), window[None, None, None, :])
 
-    c1, c2 = ((k * _RANGE) ** 2 for k in _K)
+    x, y = (z * 0.5 + 0.5 for z in (x, y))  # it is defined for pixels that are not negative
+    c1, c2 = (k**2 for k in _K)
     mean_x, mean_y = local(x), local(y)
     var_x, var_y = local(x * x) - mean_x.square(), local(y * y) - mean_y.square()
     covariance = local(x * y) - mean_x * mean_y
