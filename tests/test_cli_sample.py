@@ -45,7 +45,7 @@ def test_two_processes_draw_the_same_images(draw, shell, run_folder, tmp_path):
     finished = shell("sample", "--ckpt", run_folder, "-n", 5, "--out", out, *CPU, processes=2)
     assert finished.returncode == 0, finished.stderr
     assert np.abs(array(out) - whole).max() <= 1
-    assert finished.stdout.count("5 images") == 1
+    assert finished.stdout.count(": 5 images") == 1
 
 
 @pytest.mark.parametrize(

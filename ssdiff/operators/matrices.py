@@ -40,6 +40,13 @@ def area(n_in: int, n_out: int) -> Tensor:
     return overlap.clamp_min(0) * (n_out / n_in)
 
 
+def blocks(n: int, count: int) -> Tensor:
+    """(n, n) replacement of each of ``count`` blocks of whole pixels, about equal, by its mean."""
+    block = torch.arange(n) * count // n
+    same = (block[:, None] == block).double()
+    return same / same.sum(1, keepdim=True)
+
+
 def nearest(n_in: int, n_out: int) -> Tensor:
     """(n_out, n_in) nearest neighbour ('nearest-exact': pixel centres are aligned)."""
     source = ((torch.arange(n_out, dtype=torch.float64) + 0.5) * (n_in / n_out)).floor().long()

@@ -42,14 +42,16 @@ class Separable(Operator):
         return self._matrices
 
     def apply(self, x: Tensor) -> Tensor:
-        """(..., H, W) to (..., h, w)."""
-        m = self._matrices.like(x)
-        return m["rows"] @ x @ m["columns"].mT
+        """(..., H, W) to (..., h, w); half precision is computed in float32."""
+        wide = x.float() if x.dtype.itemsize < 4 else x
+        m = self._matrices.like(wide)
+        return (m["rows"] @ wide @ m["columns"].mT).to(x.dtype)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """(..., h, w) to (..., H, W)."""
-        m = self._matrices.like(y)
-        return m["rows"].mT @ y @ m["columns"]
+        wide = y.float() if y.dtype.itemsize < 4 else y
+        m = self._matrices.like(wide)
+        return (m["rows"].mT @ wide @ m["columns"]).to(y.dtype)
 
     def norm(self) -> float:
         """Product of the largest singular values of the two matrices."""

@@ -141,7 +141,10 @@ def pixelate(size: Size, T: int) -> LinearDegradation:
 
     def operator(t: int) -> Operator:
         side = largest ** (t / T)
-        return Blocks(size, (max(1, round(size[0] / side)), max(1, round(size[1] / side))))
+        blocks = max(1, round(size[0] / side)), max(1, round(size[1] / side))
+        if max(size) <= _DENSE:
+            return Separable(*(matrices.blocks(n, k) for n, k in zip(size, blocks, strict=True)))
+        return Blocks(size, blocks)
 
     return LinearDegradation(size, T, operator)
 
@@ -156,7 +159,7 @@ def mask(
     centre: str = "middle",
     seed: int = 0,
 ) -> Degradation:
-    """A hole with a soft edge grows until nothing is left [CD, section 5.3].
+    """A hole with a soft edge grows [CD, section 5.3].
 
     Args:
         size: (H, W).
@@ -198,7 +201,7 @@ def desaturate(size: Size, T: int) -> LinearDegradation:
 
 def blur_noise(size: Size, T: int, *, rate: str = "quartic", seed: int = 0) -> FixedNoise:
     """Blur diffusion: coloured noise over an image that blurs, one draw an image [BD, section 3]."""
-    process = DiagonalProcess(BlurNoise(size, noise.linear(T), rate))
+    process = DiagonalProcess(BlurNoise(size, noise.linear(T), rate), checked=False)
     return FixedNoise(process, size, random_noise(seed))
 
 

@@ -1,4 +1,4 @@
-"""Inpainting masks: Gaussian bumps that grow and multiply up until nothing is left [CD, section 5.3].
+"""Inpainting masks: Gaussian bumps that grow and multiply up [CD, section 5.3].
 
 The mask of severity t is the product over i < t of 1 - g_i, g_i a bump of maximum 1 and standard deviation
 kernel_std (i + initial).
