@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, str] = {
     "cost": "errors schedules process",
     "training": "errors settings rng devices distributed operators data process",
     "metrics": "errors images",
-    "analysis": "errors operators schedules process",
+    "plots": "errors images",
+    "analysis": "errors rng operators schedules process",
     "build": "errors settings presets data operators schedules process models samplers",
 }
 MAY_IMPORT["resuming"] = "errors settings presets checkpoints rundir"

@@ -17,6 +17,7 @@ import typer
 
 from ssdiff import __version__
 from ssdiff.cli import data, degrade, doctor, info, presets, restore, sample, train, weights
+from ssdiff.cli import eval as evaluation
 from ssdiff.cli.common import MEMORY_HINT, first_line, is_main_process, out_of_memory
 from ssdiff.errors import SsdiffError
 
@@ -38,6 +39,7 @@ app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)
 app.add_typer(presets.app, name="presets")
 app.add_typer(data.app, name="data")
+app.add_typer(evaluation.app, name="eval")
 
 _BUG, _BAD_USAGE, _RESOURCES, _INTERRUPTED = 1, 2, 6, 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,0 +1,108 @@
+"""Line plots as PNG files, all in one style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from ssdiff.images.writing import write_atomic
+
+_PANEL = (5.2, 3.6)  # inches
+_DPI = 150
+_ACROSS = 3  # panels in a row, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line of a plot.
+
+    Attributes:
+        label: in the legend.
+        x: positions.
+        y: values, as many; NaN leaves a gap.
+        dashed: draw it dashed.
+        markers: mark every point, for few points.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    dashed: bool = False
+    markers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One set of axes.
+
+    Attributes:
+        title: above it.
+        x_label: with the unit.
+        y_label: with the unit.
+        curves: lines, in the order of the legend.
+        log_x: logarithmic positions.
+        log_y: logarithmic values.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    curves: Sequence[Curve]
+    log_x: bool = False
+    log_y: bool = False
+
+
+def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False) -> None:
+    """Write the panels side by side, three in a row, as one PNG.
+
+    A label that several panels share has one colour, and stands in the legend of the first panel only.
+
+    Args:
+        path: ends in .png.
+        panels: at least one.
+        overwrite: whether a file there may be replaced.
+
+    Raises:
+        OutputError: something is there already.
+    """
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    across = min(_ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(_PANEL[0] * across, _PANEL[1] * down), layout="constrained")
+    colours = _colours(panels)
+    named: set[str] = set()
+    for place, panel in enumerate(panels):
+        axes = figure.add_subplot(down, across, place + 1)
+        for curve in panel.curves:
+            new = curve.label not in named
+            named.add(curve.label)
+            axes.plot(
+                curve.x,
+                curve.y,
+                color=colours[curve.label],
+                linestyle="--" if curve.dashed else "-",
+                marker="o" if curve.markers else None,
+                markersize=3.5,
+                linewidth=1.5,
+                label=curve.label if new else None,
+            )
+        axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+        axes.set_xscale("log" if panel.log_x else "linear")
+        axes.set_yscale("log" if panel.log_y else "linear")
+        axes.grid(visible=True, alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if any(not line.get_label().startswith("_") for line in axes.lines):
+            axes.legend(frameon=False, fontsize="small")
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=_DPI)
+    write_atomic(path, stream.getvalue(), overwrite)
+
+
+def _colours(panels: Sequence[Panel]) -> dict[str, str]:
+    """A colour for each label, from a cycle that colour-blind readers can tell apart."""
+    cycle = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#a6761d")
+    labels = dict.fromkeys(curve.label for panel in panels for curve in panel.curves)
+    return {label: cycle[place % len(cycle)] for place, label in enumerate(labels)}
