@@ -94,7 +94,7 @@ def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False)
         axes.set_yscale("log" if panel.log_y else "linear")
         axes.grid(visible=True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if any(not line.get_label().startswith("_") for line in axes.lines):
+        if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False, fontsize="small")
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
