@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
@@ -111,3 +112,26 @@ def test_every_preset_has_a_loss_and_gradients(name):
 def test_every_published_name_is_there():
     assert len([name for name in NAMES if name.startswith("cold-")]) == 20
     assert {"blurring-celeba64", "ihdm-cifar10", "blurdiff-church64"} <= set(NAMES)
+
+
+def test_the_symmetry_of_a_fitted_start(preset, result, ssdiff, tmp_path):
+    run = tmp_path / "run"
+    result("train", "--preset", preset("mean"), "--out", run, *CPU)
+    draw = ("sample", "--ckpt", run, "-n", 2, *CPU)
+
+    def images(noise):
+        out = tmp_path / f"{noise}.npz"
+        result(
+            *draw, "--out", out, *(("--set", f"sampling.start.noise={noise}") if noise is not None else ())
+        )
+        return np.load(out)["arr_0"]
+
+    plain, same, perfect = (images(noise) for noise in (None, 0.002, 0))
+    assert np.array_equal(plain, same) and not np.array_equal(plain, perfect)
+    for sets, message in (
+        ("training.steps=5", "only settings of sampling can change"),
+        ("sampling.start.grid=2", "only sampling.start.noise can change"),
+        ("sampling.steps=999", "sampling.steps"),
+    ):
+        code, _, err = ssdiff(*draw, "--out", tmp_path / "no.npz", "--set", sets)
+        assert code == 2 and message in err and not (tmp_path / "no.npz").exists()

@@ -17,6 +17,7 @@ from ssdiff.cli.common import (
     Terminal,
     is_main_process,
     naming_the_kind,
+    parse_sets,
 )
 from ssdiff.cli.drawing import Job, check_target, write
 from ssdiff.errors import CheckpointError, UsageError
@@ -53,6 +54,14 @@ _Guidance = Annotated[float | None, typer.Option(help="Weight of the class, 1 is
 _Trajectory = Annotated[
     bool, typer.Option("--trajectory", help="Film strip: each row an image on its way from noise.")
 ]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="sampling.a=c",
+        help="Change a setting of sampling, e.g. sampling.start.noise=0 for perfect symmetry; repeatable.",
+    ),
+]
 _First = Annotated[int, typer.Option(help="Number of the first image of the seed.")]
 _Columns = Annotated[int | None, typer.Option(help="Images in a row of the grid.")]
 _Weights = Annotated[str, typer.Option(help="ema or raw.")]
@@ -69,6 +78,7 @@ def sample(
     batch: _Batch = None,
     class_: _Class = None,
     guidance: _Guidance = None,
+    sets: _Set = None,
     trajectory: _Trajectory = False,
     first: _First = 0,
     columns: _Columns = None,
@@ -97,12 +107,29 @@ def sample(
 
     with world(device) as here:
         pipeline = load_pipeline(ckpt, weights, str(here.device(pick_device(device))), precision, terminal)
+        _adjust(pipeline, sets)
         plan = pipeline.plan(steps, sampler, eta, guidance)
         size = batch or pipeline.preset.sampling.batch
         job = Job(pipeline, plan, n, first, seed, size, _classes(class_, pipeline))
         seconds = _draw(job, here, target, terminal)
     if main:
         _report(job, target, sampler or pipeline.preset.sampling.sampler, seconds, terminal)
+
+
+def _adjust(pipeline: Pipeline, sets: list[str] | None) -> None:
+    """Settings of sampling that differ from those of the training."""
+    from ssdiff.presets import override
+
+    changes, before = parse_sets(sets), pipeline.preset.sampling.start
+    for name in changes:
+        if not name.startswith("sampling."):
+            hint = "only settings of sampling can change"
+            raise UsageError(f"--set {name}: the model is trained", hint=hint)
+    pipeline.preset = override(pipeline.preset, changes)
+    after = pipeline.preset.sampling.start
+    fitted = [part and part.model_copy(update={"noise": 0.0}) for part in (before, after)]
+    if fitted[0] != fitted[1]:
+        raise UsageError("the start was fitted in training", hint="only sampling.start.noise can change")
 
 
 def _draw(job: Job, here: World, target: Target, terminal: Terminal) -> float:
