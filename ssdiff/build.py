@@ -16,7 +16,7 @@ from ssdiff.process.cold import ColdProcess
 from ssdiff.process.degradations import build_degradation
 from ssdiff.process.diagonal import DiagonalProcess
 from ssdiff.process.families import Degradation, FixedNoise, Other, random_noise
-from ssdiff.process.gaussian import GaussianProcess, from_schedule
+from ssdiff.process.gaussian import GaussianProcess, State, variance_preserving
 from ssdiff.process.kinds import Process
 from ssdiff.process.pyramids import carried_over
 from ssdiff.process.spectra import BlurNoise, Blurring, Heat
@@ -75,8 +75,7 @@ def build_degradation_of(
     """
     match preset.process.kind:
         case "ssd" | "ddpm":
-            side = preset.data.size
-            return carried_over(_gaussian(preset, (side, side)), size, noisy=noisy, seed=seed)
+            return carried_over(GaussianProcess(build_states(preset)), size, noisy=noisy, seed=seed)
         case "cold":
             return _degradation(preset, size, other, seed)
         case _:
@@ -101,7 +100,7 @@ def build_process(preset: Preset, size: Size | None = None, *, other: Other | No
     full = size or (side, side)
     match preset.process.kind:
         case "ssd" | "ddpm":
-            return _gaussian(preset, full)
+            return GaussianProcess(build_states(preset, full))
         case "cold":
             return ColdProcess(_degradation(preset, full, other, preset.training.seed))
         case _:
@@ -145,8 +144,18 @@ def _unknown_other(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     )
 
 
-def _gaussian(preset: Preset, full: Size) -> GaussianProcess:
+def build_states(preset: Preset, size: Size | None = None) -> list[State]:
+    """The states of a preset of kind ssd or ddpm alone: no operators, so that many schedules can be tried.
+
+    Args:
+        preset: as for :func:`build_process`.
+        size: likewise.
+
+    Raises:
+        PresetError: if a level is never used.
+    """
     side = preset.data.size
+    full = size or (side, side)
     sides = level_sizes(preset)
     scaled = [(max(1, round(full[0] * n / side)), max(1, round(full[1] * n / side))) for n in sides]
     settings = preset.process
@@ -159,7 +168,7 @@ def _gaussian(preset: Preset, full: Size) -> GaussianProcess:
             hint=f"the full-resolution log-SNR runs from {-2 * nu[0].log():.1f} to {-2 * nu[-1].log():.1f}",
         )
     nu = noise.matched(nu, _gains(scaled)[level], settings.match, settings.final_snr)
-    return from_schedule(nu, [scaled[k] for k in level.tolist()], scaled[0])
+    return variance_preserving(nu, [scaled[k] for k in level.tolist()], scaled[0])
 
 
 def level_sizes(preset: Preset) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssdiff.process.kinds import Process
+
+Path = tuple[int, int]
+"""Pixels a side of the network's input and of its output."""
 
 _BACKWARD = 2  # FLOPs of the backward pass relative to the forward pass
 _STATE_BYTES = 20  # float32 weight, gradient, two Adam moments and average, for each parameter
@@ -25,6 +29,7 @@ class PathCost:
         share: part of the severities that take this path.
         flops: of the forward pass, 2 for a multiplication and addition.
         activation_bytes: kept for the backward pass.
+        parameters: numbers in the weights that take part.
     """
 
     resolution: int
@@ -32,6 +37,17 @@ class PathCost:
     share: float
     flops: int
     activation_bytes: int
+    parameters: int
+
+    @property
+    def path(self) -> Path:
+        """In and out, pixels a side."""
+        return self.resolution, self.wanted
+
+    @property
+    def training_flops(self) -> int:
+        """Of the forward and the backward pass."""
+        return (1 + _BACKWARD) * self.flops
 
 
 def path_costs(model: nn.Module, process: Process, channels: int, classes: int = 0) -> list[PathCost]:
@@ -45,13 +61,40 @@ def path_costs(model: nn.Module, process: Process, channels: int, classes: int =
     """
     return [
         PathCost(now, then, count / process.T, *_forward(model, now, then, channels, classes))
-        for (now, then), count in _paths(process).items()
+        for (now, then), count in paths_of(process).items()
     ]
+
+
+def paths_of(process: Process) -> Counter[Path]:
+    """How many severities take each path, largest resolution first."""
+    sides = [state.resolution for state in process.states]
+    return Counter((sides[t], sides[t - 1]) for t in range(1, len(sides)))
+
+
+def paths_along(process: Process, severities: Sequence[int]) -> Counter[Path]:
+    """How often a trajectory takes each path.
+
+    Args:
+        process: gives the resolutions.
+        severities: at which the network is evaluated, 1..T each.
+    """
+    sides = [state.resolution for state in process.states]
+    return Counter((sides[t], sides[t - 1]) for t in severities)
 
 
 def mean_flops(costs: list[PathCost]) -> float:
     """Forward FLOPs of one image averaged over the severities, the papers' cost of a step."""
     return sum(cost.share * cost.flops for cost in costs)
+
+
+def trajectory_flops(costs: list[PathCost], visits: Mapping[Path, int]) -> int:
+    """FLOPs of one image along a trajectory.
+
+    Args:
+        costs: of every path.
+        visits: evaluations of each, from :func:`paths_along`.
+    """
+    return sum(visits.get(cost.path, 0) * cost.flops for cost in costs)
 
 
 def training_bytes(model: nn.Module, costs: list[PathCost], batch: int) -> int:
@@ -63,7 +106,7 @@ def training_bytes(model: nn.Module, costs: list[PathCost], batch: int) -> int:
 
 def training_flops(costs: list[PathCost]) -> float:
     """FLOPs of one image in training, averaged over the severities."""
-    return (1 + _BACKWARD) * mean_flops(costs)
+    return sum(cost.share * cost.training_flops for cost in costs)
 
 
 def seconds_per_image(
@@ -79,26 +122,29 @@ def seconds_per_image(
         batch: images a pass.
     """
     result = {}
-    for now, then in _paths(process):
+    for now, then in paths_of(process):
         x, index, labels = _inputs(model, now, channels, classes, batch)
         times = []
         for _ in range(2):  # the first pass also allocates and chooses kernels
-            _synchronise(x)
+            synchronise(x.device)
             start = time.perf_counter()
             model(x, index, then, labels).square().mean().backward()
-            _synchronise(x)
+            synchronise(x.device)
             times.append(time.perf_counter() - start)
         model.zero_grad(set_to_none=True)
         result[now, then] = min(times) / batch
     return result
 
 
-def _paths(process: Process) -> Counter[tuple[int, int]]:
-    sides = [state.resolution for state in process.states]
-    return Counter((sides[t], sides[t - 1]) for t in range(1, len(sides)))
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
-def _forward(model: nn.Module, now: int, then: int, channels: int, classes: int) -> tuple[int, int]:
+def _forward(model: nn.Module, now: int, then: int, channels: int, classes: int) -> tuple[int, int, int]:
     x, index, labels = _inputs(model, now, channels, classes, 1)
     kept: dict[int, int] = {}
     weights = {id(weight) for weight in model.parameters()}
@@ -108,10 +154,20 @@ def _forward(model: nn.Module, now: int, then: int, channels: int, classes: int)
             kept[id(tensor)] = tensor.numel() * tensor.element_size()
         return tensor
 
-    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model(x, index, then, labels)
+    used: dict[int, int] = {}
+
+    def note(module: nn.Module, _: object) -> None:
+        used.update((id(weight), weight.numel()) for weight in module.parameters(recurse=False))
+
+    handles = [module.register_forward_pre_hook(note) for module in model.modules()]
+    try:
+        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = model(x, index, then, labels)
+    finally:
+        for handle in handles:
+            handle.remove()
     assert output.shape[-1] == then, "the network gives the wanted resolution"
-    return counter.get_total_flops(), sum(kept.values())
+    return counter.get_total_flops(), sum(kept.values()), sum(used.values())
 
 
 def _inputs(
@@ -121,8 +177,3 @@ def _inputs(
     x = torch.zeros(batch, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(batch, dtype=torch.int64, device=device) if classes else None
     return x, torch.zeros(batch, dtype=torch.int64, device=device), labels
-
-
-def _synchronise(x: Tensor) -> None:
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from ssdiff.images.writing import write_atomic
 
@@ -57,7 +58,7 @@ class Panel:
 def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False) -> None:
     """Write the panels side by side, three in a row, as one PNG.
 
-    A label that several panels share has one colour, and stands in the legend of the first panel only.
+    A label that several panels share has one colour, and stands once in the legend below them.
 
     Args:
         path: ends in .png.
@@ -73,13 +74,11 @@ def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False)
     down = -(-len(panels) // across)
     figure = Figure(figsize=(_PANEL[0] * across, _PANEL[1] * down), layout="constrained")
     colours = _colours(panels)
-    named: set[str] = set()
+    named: dict[str, Any] = {}
     for place, panel in enumerate(panels):
         axes = figure.add_subplot(down, across, place + 1)
         for curve in panel.curves:
-            new = curve.label not in named
-            named.add(curve.label)
-            axes.plot(
+            [line] = axes.plot(
                 curve.x,
                 curve.y,
                 color=colours[curve.label],
@@ -87,15 +86,14 @@ def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False)
                 marker="o" if curve.markers else None,
                 markersize=3.5,
                 linewidth=1.5,
-                label=curve.label if new else None,
             )
+            named.setdefault(curve.label, line)
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.set_xscale("log" if panel.log_x else "linear")
         axes.set_yscale("log" if panel.log_y else "linear")
         axes.grid(visible=True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(frameon=False, fontsize="small")
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2 * across, frameon=False)
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
     write_atomic(path, stream.getvalue(), overwrite)

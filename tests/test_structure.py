@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, str] = {
     "metrics": "errors images",
     "plots": "errors images",
     "analysis": "errors rng operators schedules process",
+    "planner": "errors operators schedules process",
     "build": "errors settings presets data operators schedules process models samplers",
 }
 MAY_IMPORT["resuming"] = "errors settings presets checkpoints rundir"
@@ -51,6 +52,8 @@ MAY_IMPORT["preparing"] = "errors settings rng distributed data process"
 MAY_IMPORT["restoration"] = "errors rng operators process samplers pipeline"
 MAY_IMPORT["previews"] = "errors settings images process preparing pipeline"
 MAY_IMPORT["running"] = " ".join(MAY_IMPORT)
+MAY_IMPORT["benchmarking"] = "settings operators data process cost training build planning pipeline"
+MAY_IMPORT["report"] = "errors images plots"
 MAY_IMPORT["cli"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["__main__"] = "cli"
 

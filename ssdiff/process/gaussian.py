@@ -235,19 +235,29 @@ class GaussianProcess:
 def from_schedule(
     nu: Tensor, sizes: Sequence[Size], full: Size, resize: ResizeMatrix = matrices.resize
 ) -> GaussianProcess:
-    """The process with noise-to-signal ratios ``nu`` and image sizes ``sizes`` at t = 1..T, variance
-    preserving.
+    """The process of :func:`variance_preserving` states.
+
+    Args:
+        nu: as there.
+        sizes: as there.
+        full: as there.
+        resize: as in :class:`GaussianProcess`.
+    """
+    return GaussianProcess(variance_preserving(nu, sizes, full), resize)
+
+
+def variance_preserving(nu: Tensor, sizes: Sequence[Size], full: Size) -> list[State]:
+    """States with noise-to-signal ratios ``nu`` at t = 1..T, a_t^2 + sigma_t^2 = 1.
 
     Args:
         nu: (T,) sigma_t / a_t.
         sizes: T pairs (height, width).
         full: (height, width) of the clean image.
-        resize: as in :class:`GaussianProcess`.
     """
     signal = (1 + nu.double().square()).rsqrt()
     sigma = signal * nu
-    noisy = [State(size, float(a), float(c)) for size, a, c in zip(sizes, signal, sigma, strict=True)]
-    return GaussianProcess([State(full, 1.0, 0.0), *noisy], resize)
+    noisy = [State(size, a, c) for size, a, c in zip(sizes, signal.tolist(), sigma.tolist(), strict=True)]
+    return [State(full, 1.0, 0.0), *noisy]
 
 
 def _cumulative_resizes(sizes: Sequence[Size], resize: ResizeMatrix) -> dict[tuple[Size, Size], Separable]:

@@ -2,8 +2,14 @@
 
 import typer
 
+from ssdiff.cli.eval import cost, report, scale_space, schedule
+
 app = typer.Typer(
     help="Measure models, processes and schedules.",
     no_args_is_help=True,
     add_completion=False,
 )
+app.command("cost")(cost.cost)
+app.command("scale-space")(scale_space.scale_space)
+app.command("report")(report.report)
+app.command("schedule")(schedule.schedule)

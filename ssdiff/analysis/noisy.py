@@ -1,0 +1,213 @@
+"""Curves of noisy processes along t, exact for data that are known by mean and covariance.
+
+x_t given x_0 is normal with mean A_t x_0 and independent noise in a known orthonormal basis, so entropies,
+information and Frechet distances are closed-form [MATH.md, section 7; GS].
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssdiff.analysis.covariance import Moments, frechet, information, normal_entropy, root_sum
+from ssdiff.analysis.records import Point
+from ssdiff.errors import UsageError
+from ssdiff.operators import matrices
+from ssdiff.operators.base import Size
+from ssdiff.process.diagonal import DiagonalProcess
+from ssdiff.process.gaussian import GaussianProcess, State
+from ssdiff.process.kinds import NoisyProcess
+
+
+def variance_exploding(side: int, T: int = 1000, first: float = 0.01, last: float = 50.0) -> GaussianProcess:
+    """Noise alone, the signal stays: sigma rises geometrically [Song et al. 2021, "Score-based generative
+    modeling through stochastic differential equations", section 3.4].
+
+    Args:
+        side: pixels a side.
+        T: severities.
+        first: sigma at t = 1, in units of the [-1, 1] image.
+        last: sigma at t = T.
+    """
+    sigmas = torch.logspace(math.log10(first), math.log10(last), T, dtype=torch.float64).tolist()
+    size = (side, side)
+    return GaussianProcess([State(size, 1.0, 0.0), *(State(size, 1.0, sigma) for sigma in sigmas)])
+
+
+def severities(process: NoisyProcess, points: int) -> list[int]:
+    """About ``points`` severities from 0 to T, evenly spaced, and those on both sides of a change of size.
+
+    Raises:
+        UsageError: fewer than 2 points.
+    """
+    if points < 2:
+        raise UsageError(f"a curve needs at least 2 points, not {points}")
+    even = torch.linspace(0, process.T, points, dtype=torch.float64).round().long().tolist()
+    sizes = [state.size for state in process.states]
+    changes = [t for t in range(1, len(sizes)) if sizes[t] != sizes[t - 1]]
+    return sorted({*even, *changes, *(t - 1 for t in changes)})
+
+
+class NoisyCurves:
+    """The quantities of one process at one severity after the other.
+
+    Args:
+        name: of the process, in the points.
+        process: takes grey images of the data's size.
+        data: moments of the data.
+        images: (N, 1, H, W) some of them, in [-1, 1], for what depends on more than two moments.
+    """
+
+    def __init__(self, name: str, process: NoisyProcess, data: Moments, images: Tensor) -> None:
+        self._name, self._process, self._data = name, process, data
+        self._images = images.double()
+        self._full = process.states[0].size
+        self._spread: _Isotropic | _Coloured
+        if isinstance(process, GaussianProcess):
+            self._spread = _Isotropic(process, data)
+        else:
+            self._spread = _Coloured(process, data)
+
+    def at(self, t: int) -> list[Point]:
+        """Everything that is finite at a severity: entropies are not at t = 0."""
+        return [
+            Point(self._name, t, t / self._process.T, quantity, value)
+            for quantity, value in self._values(t).items()
+            if math.isfinite(value)
+        ]
+
+    def _values(self, t: int) -> dict[str, float]:
+        size, d = self._process.states[t].size, self._data.pixels
+        mean = signal(self._process, self._data.mean.reshape(1, 1, *self._full), t)
+        result = {"mean": float(mean.mean()), "area": math.prod(size) / d}
+        if t == 0:
+            total = self._data.total
+            return result | {"variance": total / d, "frechet": 0.0, "signal-dominated": 1.0}
+        conditional = float(normal_entropy(noise_deviations(self._process, t))) / d
+        spread = self._spread.at(t)
+        gained, repeats = spread.information / d, d / math.prod(size)
+        lifted = _repetition(size, self._full) @ mean.flatten()
+        distance = frechet(
+            lifted - self._data.mean, repeats * spread.trace, self._data.total, spread.root_sum
+        )
+        return result | {
+            "conditional-entropy": conditional,
+            "information": gained,
+            "marginal-entropy": conditional + gained,
+            "variance": spread.trace / math.prod(size),
+            "frechet": distance / self._data.total,
+            "signal-dominated": self._signal_dominated(t) * result["area"],
+        }
+
+    def _signal_dominated(self, t: int) -> float:
+        """Share of the pixels of x_t with |A_t x_0| > |noise| [SSD, figure 1], expected over the noise."""
+        deviation = pixel_deviations(self._process, t)
+        ratio = signal(self._process, self._images, t).abs() / (math.sqrt(2) * deviation)
+        return float(torch.erf(ratio).mean())
+
+
+class _Spread(NamedTuple):
+    """What a severity makes of the covariance.
+
+    Small images are seen at the full grid by repeating their pixels.
+    """
+
+    trace: float  # of the covariance of x_t, at its own size
+    information: float  # I(x_0; x_t), nats
+    root_sum: float  # tr (S^{1/2} S_t S^{1/2})^{1/2}, S of the data and S_t of x_t at the full grid
+
+
+class _Isotropic:
+    """Covariances a^2 R S R^T + sigma^2 I: one eigendecomposition for each size does for all severities."""
+
+    def __init__(self, process: GaussianProcess, data: Moments) -> None:
+        self._process, self._data = process, data
+        self._full = process.states[0].size
+        self._sizes: dict[Size, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def at(self, t: int) -> _Spread:
+        state = self._process.states[t]
+        energy, covariance, seen = self._of_size(t)
+        gained = 0.5 * float(torch.log1p(state.snr * energy).sum())
+        trace = state.signal**2 * float(energy.sum()) + state.sigma**2 * math.prod(state.size)
+        if state.size == self._full:  # the covariances commute
+            spread = state.signal**2 * energy + state.sigma**2
+            return _Spread(trace, gained, float((energy * spread).sqrt().sum()))
+        noisy = state.signal**2 * covariance
+        noisy.diagonal().add_(state.sigma**2)
+        return _Spread(trace, gained, root_sum(noisy, seen))
+
+    def _of_size(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Eigenvalues (e,) and matrix (e, e) of R S R^T; (e, k) the data's factor through the repetition."""
+        size, factor = self._process.states[t].size, self._data.factor
+        if size == self._full:
+            return self._data.eigenvalues, factor[:0], factor
+        if size not in self._sizes:
+            columns = factor.mT.reshape(-1, 1, *self._full)
+            reduced = self._process.degrade(columns, t).flatten(1)  # (k, e)
+            covariance = reduced.mT @ reduced
+            energy = torch.linalg.eigvalsh(covariance).clamp_min(0)
+            self._sizes[size] = energy, covariance, _repetition(size, self._full).mT @ factor
+        return self._sizes[size]
+
+
+class _Coloured:
+    """Covariances of one size with signal and noise for each coefficient of a basis."""
+
+    def __init__(self, process: DiagonalProcess, data: Moments) -> None:
+        self._process = process
+        self._columns = data.factor.mT.reshape(-1, 1, *process.size)
+        self._seen = process.analysis(self._columns).flatten(1).mT  # (d, k)
+
+    def at(self, t: int) -> _Spread:
+        sigma = noise_deviations(self._process, t).flatten()
+        columns = self._process.analysis(signal(self._process, self._columns, t)).flatten(1)  # (k, d)
+        gained = information(columns / sigma)
+        covariance = columns.mT @ columns
+        covariance.diagonal().add_(sigma.square())
+        trace = float(covariance.diagonal().sum())
+        return _Spread(trace, gained, root_sum(covariance, self._seen))
+
+
+@lru_cache(maxsize=8)
+def _repetition(size: Size, full: Size) -> Tensor:
+    """(H W, h w) pixels of a small image, repeated over the full grid."""
+    rows, columns = (matrices.nearest(n, large) for n, large in zip(size, full, strict=True))
+    return torch.kron(rows, columns)
+
+
+def signal(process: NoisyProcess, x: Tensor, t: int) -> Tensor:
+    """A_t x: (B, 1, H, W) float64 to (B, 1, h, w)."""
+    return process.marginal(x, t, x.new_zeros(len(x), 1, *process.states[t].size))
+
+
+def noise_deviations(process: NoisyProcess, t: int) -> Tensor:
+    """(h, w) standard deviations of the noise of x_t in the basis in which it is independent."""
+    state = process.states[t]
+    if isinstance(process, GaussianProcess):
+        return torch.full(state.size, state.sigma, dtype=torch.float64)
+    return process.spectrum.coefficients(torch.tensor([t])).sigma[0, 0].expand(state.size)
+
+
+def pixel_deviations(process: NoisyProcess, t: int) -> Tensor:
+    """(h, w) standard deviations of the noise of x_t, pixel by pixel."""
+    sigma = noise_deviations(process, t)
+    if isinstance(process, DiagonalProcess):
+        rows, columns = process.spectrum.rows.square(), process.spectrum.columns.square()
+        return (rows.mT @ sigma.square() @ columns).sqrt()
+    return sigma
+
+
+def jumps(process: NoisyProcess, points: list[Point], quantity: str) -> list[float]:
+    """What a quantity gains at each change of size, from the points on both sides of it."""
+    values = {int(point.t): point.value for point in points if point.quantity == quantity}
+    return [
+        values[t] - values[s]
+        for s, t in itertools.pairwise(sorted(values))
+        if process.states[s].size != process.states[t].size
+    ]

@@ -1,0 +1,306 @@
+"""Measured times and memory of training and sampling steps, and the matrix peak to hold them against.
+
+Weights and images are random: neither time nor memory depends on what they say.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssdiff.build import build_model, build_process
+from ssdiff.cost import Path, PathCost, paths_along, paths_of, synchronise
+from ssdiff.operators.base import Size
+from ssdiff.pipeline import Pipeline
+from ssdiff.planning import Plan
+from ssdiff.process.families import random_noise
+from ssdiff.process.kinds import Process
+from ssdiff.settings import Preset
+from ssdiff.training.batches import Batches, Place, Severities
+from ssdiff.training.trainer import Trainer
+
+_SMALLEST, _LARGEST = 512, 8192  # sides of the matrices whose product gives the peak
+_LONG_ENOUGH = 0.02  # seconds of one product, beside which the clock and the launch do not count
+_MOST = 50  # repeats of one measurement
+_PASSES = 2  # of each step at least: one to allocate and choose kernels, one to measure
+_USUAL = 0.3  # utilisation that a forecast of the time reckons with
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One step along one path.
+
+    Attributes:
+        seconds: median.
+        repeats: measurements behind it.
+    """
+
+    seconds: float
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the steps of a model take at one batch size.
+
+    Attributes:
+        training: per path, a whole step of the optimiser: degrade, forward, backward, AdamW, average.
+        sampling: per path, a whole step of the sampler: one evaluation of the network (two with guidance)
+            and one draw of the next state.
+        training_bytes: most memory in use at once, weights included; on a CPU the growth of the process, less
+            if it reuses what it had before; None where the system does not tell.
+        sampling_bytes: likewise.
+    """
+
+    training: dict[Path, Timing]
+    sampling: dict[Path, Timing]
+    training_bytes: int | None
+    sampling_bytes: int | None
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """FLOP/s of the best of many products of two large square matrices.
+
+    In float32 on CUDA the product may use TF32 if convolutions may, as PyTorch lets them by default, so that
+    both are held to one measure.
+
+    Args:
+        device: to measure.
+        dtype: of the matrices.
+        seconds: to spend, about.
+    """
+    precision = torch.get_float32_matmul_precision()
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        side = _SMALLEST
+        while (best := _product(side, device, dtype)) < _LONG_ENOUGH and side < _LARGEST:
+            side *= 2
+        limit = time.perf_counter() + seconds
+        while time.perf_counter() < limit:
+            best = min(best, _product(side, device, dtype))
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    return 2 * side**3 / best
+
+
+def affordable_batch(costs: Sequence[PathCost], peak: float, seconds: float, most: int) -> int:
+    """The largest of most, most / 2, ... 1 with which measuring every path should end in time.
+
+    Args:
+        costs: of the paths.
+        peak: FLOP/s of the device.
+        seconds: to spend.
+        most: images.
+    """
+    flops = _PASSES * sum(cost.training_flops + cost.flops for cost in costs)
+    batch = most
+    while batch > 1 and batch * flops / (_USUAL * peak) > seconds:
+        batch //= 2
+    return batch
+
+
+def measure(
+    preset: Preset,
+    plan: Plan,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch: int,
+    seconds: float,
+    advance: Callable[[], None],
+) -> Measured:
+    """Time and memory of every path that training and a trajectory take.
+
+    Args:
+        preset: of the model, freshly initialised here.
+        plan: of the trajectory.
+        device: to measure.
+        dtype: of the network's mixed precision.
+        batch: images a step.
+        seconds: to spend, about; more if two passes of each step take longer.
+        advance: called after each path of training and of sampling.
+    """
+    process = build_process(preset, other=random_noise(0))
+    memory = _Memory(device)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(preset)
+    model.to(device)
+    if device.type != "mps":
+        model.to(memory_format=torch.channels_last)
+    first = _first_steps(process, plan)
+    paths = paths_of(process)
+    share = seconds / (len(first) + len(paths))
+    pipeline = Pipeline(preset, process, model.eval(), precision=dtype)
+    sampling = {}
+    for path, chain in first.items():
+        sampling[path] = _time(
+            _sampling_step(pipeline, replace(plan, severities=chain), batch), device, share
+        )
+        advance()
+    sampling_bytes = memory.peak()
+    memory.restart()
+    trainer = _Bench(preset, process, pipeline, batch)
+    training = {}
+    for path in paths:
+        trainer.choose(path)
+        training[path] = _time(trainer.advance, device, share)
+        advance()
+    return Measured(training, sampling, memory.peak(), sampling_bytes)
+
+
+def mean_seconds(costs: Sequence[PathCost], timings: Mapping[Path, Timing]) -> float:
+    """Of a training step, averaged over the severities."""
+    return sum(cost.share * timings[cost.path].seconds for cost in costs)
+
+
+def trajectory_seconds(visits: Mapping[Path, int], timings: Mapping[Path, Timing]) -> float:
+    """Of a batch of images along a trajectory.
+
+    Args:
+        visits: evaluations of each path, from :func:`ssdiff.cost.paths_along`.
+        timings: of a sampling step along each.
+    """
+    return sum(count * timings[path].seconds for path, count in visits.items())
+
+
+class _Memory:
+    """Most memory in use since the start or restart, beyond what was in use when this was made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident("VmRSS")
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the peak."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            with suppress(OSError):  # Linux only; without it the earlier peak counts, too
+                FilePath("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def peak(self) -> int | None:
+        """Bytes; None where the system does not tell."""
+        if self._device.type == "cuda":
+            most: int | None = torch.cuda.max_memory_allocated(self._device)
+        else:
+            most = _resident("VmHWM") if self._device.type == "cpu" else None
+        return None if most is None or self._before is None else max(0, most - self._before)
+
+
+class _Chosen(Severities):
+    """Severities of one path, evenly from all of them, in place of the training's draw."""
+
+    members: Tensor
+
+    def draw(self, counter: int, positions: Tensor) -> Tensor:
+        """(B,) severities; the counter plays no part."""
+        return self.members[positions * len(self.members) // len(positions)]
+
+
+class _Bench(Trainer):
+    """The real training step, along a path of one's choice.
+
+    Args:
+        preset: of the model.
+        process: of the preset.
+        pipeline: its network is trained in place.
+        batch: images a step.
+    """
+
+    def __init__(self, preset: Preset, process: Process, pipeline: Pipeline, batch: int) -> None:
+        settings = preset.training.model_copy(update={"batch": batch, "accumulate": 1})
+        place = Place(0, 1, batch)
+        shape = (batch, preset.data.channels, *process.states[0].size)
+        numbers = np.random.default_rng(0)
+        batches = Batches(
+            numbers.integers(0, 256, shape, dtype=np.uint8),
+            numbers.integers(0, max(1, preset.model.classes), batch),
+            pipeline.device,
+            place,
+            settings.seed,
+            flip=preset.data.flip,
+            classes=preset.model.classes,
+            label_dropout=settings.label_dropout,
+        )
+        super().__init__(
+            settings,
+            process,
+            pipeline.model,
+            batches,
+            place,
+            precision=pipeline.precision,
+            predict=preset.process.predict,
+        )
+        sizes: list[Size] = [state.size for state in process.states]
+        self._severities = self._chosen = _Chosen(sizes, settings.seed)
+
+    def choose(self, path: Path) -> None:
+        """Take this path from now on."""
+        sides = [state.resolution for state in self.process.states]
+        self._chosen.members = torch.tensor(
+            [t for t in range(1, len(sides)) if (sides[t], sides[t - 1]) == path]
+        )
+
+
+def _first_steps(process: Process, plan: Plan) -> dict[Path, list[int]]:
+    """The first step of a plan along each path that it takes, as a chain of two severities."""
+    chains: dict[Path, list[int]] = {}
+    for place in range(plan.evaluations):
+        chain = plan.severities[place : place + 2]
+        [path] = paths_along(process, chain[:1])
+        chains.setdefault(path, chain)
+    return chains
+
+
+def _sampling_step(pipeline: Pipeline, plan: Plan, batch: int) -> Callable[[], object]:
+    shape = (batch, pipeline.preset.data.channels, *pipeline.process.states[plan.severities[0]].size)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(pipeline.device)
+    numbers = torch.arange(batch)
+    labels = pipeline.choose_labels(numbers)
+    images = numbers.to(pipeline.device)
+    given = None if labels is None else labels.to(pipeline.device)
+    return lambda: [state for _, state in pipeline.walk(images, plan, 0, given, x=x)]
+
+
+def _time(step: Callable[[], object], device: torch.device, seconds: float) -> Timing:
+    limit = time.perf_counter() + seconds
+    step()
+    times: list[float] = []
+    while not times or (time.perf_counter() < limit and len(times) < _MOST):
+        synchronise(device)
+        start = time.perf_counter()
+        step()
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return Timing(statistics.median(times), len(times))
+
+
+def _product(side: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of one product, after another to warm up."""
+    a, b = (torch.randn(side, side, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+    out = a @ b
+    synchronise(device)
+    start = time.perf_counter()
+    torch.mm(a, b, out=out)
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def _resident(field: str) -> int | None:
+    """Bytes of this process's memory by the name that Linux gives it; None elsewhere."""
+    try:
+        text = FilePath("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
