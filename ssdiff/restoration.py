@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssdiff import rng
+from ssdiff.colour import LUMA
 from ssdiff.errors import UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
@@ -27,7 +28,6 @@ from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.samplers.nullspace import Measurement, predict_consistent
 
 TASKS = ("super-resolve", "deblur", "inpaint", "colourise")
-_LUMA = (0.299, 0.587, 0.114)
 _ROUNDING = 2 / 255 / 12**0.5  # std of the rounding to bytes, in units of the [-1, 1] image
 
 
@@ -237,7 +237,7 @@ def zero_shot(
     if task == "colourise":
         if channels != 3:
             raise UsageError("a model of grey images knows no colours")
-        grey = ChannelMix(torch.tensor([_LUMA]))
+        grey = ChannelMix(torch.tensor([LUMA]))
         return make(grey, 1, partial(torch.Tensor.repeat, repeats=(1, 3, 1, 1)))
     raise UsageError(f"unknown task {task!r}", hint=f"choose one of {', '.join(TASKS)}")
 

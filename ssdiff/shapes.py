@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ssdiff.colour import LUMA, luma
 from ssdiff.errors import UsageError
 from ssdiff.rng import derive, uniform
 
@@ -34,7 +35,6 @@ _COLOURS = (
 )
 _PALE = ((0.95, 0.92, 0.86), (0.85, 0.91, 0.95), (0.88, 0.94, 0.88), (0.94, 0.87, 0.89), (0.90, 0.88, 0.95))
 _DARK = ((0.13, 0.16, 0.24), (0.20, 0.15, 0.22), (0.10, 0.20, 0.21), (0.20, 0.19, 0.18), (0.15, 0.14, 0.26))
-_LUMA = (0.299, 0.587, 0.114)
 _CHUNK = 2**18  # pixels drawn at once: bounds the memory, does not change the result
 
 
@@ -101,7 +101,7 @@ def _paint(seed: int, numbers: Tensor, labels: Tensor, size: int, channels: int)
     shape = colour[:, :, None, None] * light[:, None]
     picture = (ground + cover[:, None] * (shape - ground)).clamp(0, 1)  # (B, 3, S, S)
     if channels == 1:
-        picture = (picture * picture.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+        picture = luma(picture)
     return (picture * 255).round().to(torch.uint8)
 
 
@@ -111,7 +111,7 @@ def _colours(u: Tensor) -> tuple[Tensor, Tensor]:
     colour = u.new_tensor(_COLOURS)[choice] + 0.1 * (u[:, 5:8] - 0.5)
     grounds = u.new_tensor((_PALE, _DARK))  # (2, K, 3)
     # A bright shape on a pale ground would be lost in grey.
-    bright = (colour * u.new_tensor(_LUMA)).sum(1) > 0.7
+    bright = (colour * u.new_tensor(LUMA)).sum(1) > 0.7
     dark = (bright | (u[:, 8] < 0.4)).long()
     first = (u[:, 9] * len(_PALE)).long().clamp_max(len(_PALE) - 1)
     second = (first + 1 + (u[:, 10] * 2).long().clamp_max(1)) % len(_PALE)

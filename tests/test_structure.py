@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, str] = {
     "settings": "",
     "presets": "errors settings",
     "rng": "",
+    "colour": "",
     "devices": "errors",
     "distributed": "errors",
     "images": "errors",
@@ -32,16 +33,16 @@ MAY_IMPORT: dict[str, str] = {
     "rundir": "errors settings presets checkpoints",
     "importing": "errors",
     "storage": "errors settings presets images checkpoints rundir",
-    "shapes": "errors rng",
+    "shapes": "errors rng colour",
     "data": "errors images shapes",
-    "process": "errors rng operators schedules",
+    "process": "errors rng colour operators schedules",
     "samplers": "errors rng operators schedules process",
     "cost": "errors schedules process",
     "training": "errors settings rng devices distributed operators data process",
     "metrics": "errors images",
     "plots": "errors images",
     "analysis": "errors rng operators schedules process",
-    "planner": "errors operators schedules process",
+    "planner": "errors colour operators schedules process",
     "build": "errors settings presets data operators schedules process models samplers",
 }
 MAY_IMPORT["resuming"] = "errors settings presets checkpoints rundir"
@@ -49,7 +50,7 @@ MAY_IMPORT["planning"] = "errors settings schedules process"
 MAY_IMPORT["pipeline"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["loading"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["preparing"] = "errors settings rng distributed data process"
-MAY_IMPORT["restoration"] = "errors rng operators process samplers pipeline"
+MAY_IMPORT["restoration"] = "errors rng colour operators process samplers pipeline"
 MAY_IMPORT["previews"] = "errors settings images process preparing pipeline"
 MAY_IMPORT["running"] = " ".join(MAY_IMPORT)
 MAY_IMPORT["benchmarking"] = "settings operators data process cost training build planning pipeline"

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdiff.colour import luma
 from ssdiff.errors import DataError
 from ssdiff.operators import matrices
 from ssdiff.operators.separable import Separable
 
-_LUMA = (0.299, 0.587, 0.114)
 _LEAST = 2  # images
 
 
@@ -63,7 +63,7 @@ def measure(batches: Iterable[Tensor], sides: Sequence[int], *, covariance: bool
     spectra = [_Spread() for _ in sides]
     product, total, count = torch.zeros(0), torch.zeros(0), 0
     for batch in batches:
-        x = grey(batch)
+        x = luma(batch.double())[:, 0]
         if covariance:
             flat = x.flatten(1)
             product, total = flat.mT @ flat + (product if count else 0), flat.sum(0) + (total if count else 0)
@@ -83,14 +83,6 @@ def measure(batches: Iterable[Tensor], sides: Sequence[int], *, covariance: bool
     if model.total <= 0:
         raise DataError("the images are all equal", hint="use others")
     return model
-
-
-def grey(images: Tensor) -> Tensor:
-    """(B, R, R) float64 luma of (B, 1 or 3, R, R) images."""
-    wide = images.double()
-    if wide.shape[1] == 1:
-        return wide[:, 0]
-    return torch.einsum("c,bchw->bhw", torch.tensor(_LUMA, dtype=torch.float64), wide)
 
 
 class _Spread:

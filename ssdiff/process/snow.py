@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssdiff import rng
+from ssdiff.colour import luma
 from ssdiff.operators.base import Size
 from ssdiff.process.families import check_severity, check_size, image_numbers
 from ssdiff.process.gaussian import Severity
@@ -38,7 +39,6 @@ LEVELS = {
 }
 """The official levels [MATH.md, section 5]."""
 
-_LUMINANCE = (0.299, 0.587, 0.114)
 _STEEPEST, _FLATTEST = math.radians(-135), math.radians(-45)  # direction of falling flakes [ImageNet-C]
 
 
@@ -73,7 +73,7 @@ class Snow:
         progress = ((severity - 1) / max(self.T - 1, 1) if self.T > 1 else severity.float()).to(x0)
         numbers = image_numbers(x0, images)
         layer = self._layer(numbers, progress, x0)
-        grey = _grey(x0) * 0.5 + 0.5
+        grey = luma(x0) * 0.5 + 0.5
         brightness = _along(self._level.brightness, progress)
         pixels = x0 * 0.5 + 0.5
         whitened = torch.lerp(torch.maximum(pixels, grey * 1.5 + 0.5), pixels, brightness)
@@ -114,11 +114,3 @@ def _motion_blur(x: Tensor, angle: Tensor, std: Tensor, taps: int) -> Tensor:
 def _along(ends: tuple[float, float], progress: Tensor) -> Tensor:
     """(B or 1, 1, 1, 1): from the first to the second number."""
     return (ends[0] + (ends[1] - ends[0]) * progress)[:, None, None, None]
-
-
-def _grey(x: Tensor) -> Tensor:
-    """(B, 1, H, W) luminance; the mean where there are not three channels."""
-    if x.shape[1] != len(_LUMINANCE):
-        return x.mean(1, keepdim=True)
-    weights = torch.tensor(_LUMINANCE, device=x.device, dtype=x.dtype)
-    return torch.einsum("c,bchw->bhw", weights, x)[:, None]

@@ -34,7 +34,6 @@ _DEFAULT = (
 _FOLLOWED = 128  # images that filters are run on
 _SHOWN, _FRAMES, _HEIGHT = 4, 8, 96  # rows, columns and pixels of a film strip
 _DARKEST = 0.02  # of an image that guides osmosis, which cannot be black
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
 
 _Presets = Annotated[
     list[str] | None,
@@ -151,6 +150,7 @@ def _open(source: str, size: int, count: int, terminal: Terminal) -> _Chosen:
     import torch
 
     from ssdiff import images
+    from ssdiff.colour import luma
     from ssdiff.data import open_data
 
     began = time.perf_counter()
@@ -164,9 +164,8 @@ def _open(source: str, size: int, count: int, terminal: Terminal) -> _Chosen:
         prepared = open_data(source, size=size, channels=3, progress=show)
     numbers = np.unique(np.linspace(0, len(prepared) - 1, min(count, len(prepared))).round().astype(np.int64))
     colour = images.from_uint8(torch.from_numpy(np.asarray(prepared.images[numbers])))
-    weights = torch.tensor(_LUMINANCE)[:, None, None]
     few = colour[:: max(1, len(colour) // _SHOWN)][:_SHOWN].clone()
-    return _Chosen(prepared.source, few, (weights * colour).sum(1, keepdim=True))
+    return _Chosen(prepared.source, few, luma(colour))
 
 
 def _measure(
