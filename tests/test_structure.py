@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, str] = {
     "samplers": "errors rng operators schedules process",
     "cost": "errors schedules process",
     "training": "errors settings rng devices distributed operators data process",
-    "metrics": "errors images",
+    "metrics": "errors images importing",
     "plots": "errors images",
     "analysis": "errors rng operators schedules process",
     "planner": "errors colour operators schedules process",

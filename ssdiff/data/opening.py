@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ssdiff.data.builtin import DATA_NAMES, find_idx, named_source
 from ssdiff.data.prepared import Corrupt, ImageSet, Progress, cache_root, prepare
-from ssdiff.data.sources import Fit, FolderSource, Source, ZipSource
+from ssdiff.data.sources import FileSource, Fit, FolderSource, Source, ZipSource
 from ssdiff.errors import DataError, UsageError
 from ssdiff.images.reading import MAX_PIXELS
 
-__all__ = ["DATA_NAMES", "open_data"]
+__all__ = ["DATA_NAMES", "find_files", "open_data"]
 
 
 def open_data(
@@ -78,3 +78,13 @@ def _find(source: str | Path, root: Path, max_pixels: int) -> Source:
         path=path,
         hint=f"{meant}names are {', '.join(DATA_NAMES)}",
     )
+
+
+def find_files(source: str | Path) -> FileSource | None:
+    """The files of a folder or archive as they are, unprepared; None where images are no files.
+
+    Raises:
+        DataError: the source is missing, empty, damaged or unsafe.
+    """
+    found = _find(source, cache_root(), MAX_PIXELS)
+    return found if isinstance(found, FileSource) else None

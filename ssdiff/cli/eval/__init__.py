@@ -2,7 +2,7 @@
 
 import typer
 
-from ssdiff.cli.eval import cost, report, scale_space, schedule
+from ssdiff.cli.eval import cost, distances, report, restoration, scale_space, schedule
 
 app = typer.Typer(
     help="Measure models, processes and schedules.",
@@ -13,3 +13,6 @@ app.command("cost")(cost.cost)
 app.command("scale-space")(scale_space.scale_space)
 app.command("report")(report.report)
 app.command("schedule")(schedule.schedule)
+app.command("restore")(restoration.restore)
+for _metric in ("fid", "kid", "prc", "is", "mind"):
+    app.command(_metric)(distances.command(_metric))

@@ -1,0 +1,147 @@
+"""Distances between sets of features, most of them torch-fidelity's; and the cache of references."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ssdiff.errors import DataError, UsageError
+from ssdiff.images import write_atomic
+from ssdiff.metrics.features import Extractor, Features
+
+METRICS = ("fid", "kid", "prc", "is", "mind")
+_FORMAT = 1  # of the cache; another number computes everything anew
+_DIRECTIONS, _AT_ONCE = 1000, 50  # of MIND
+_MIND_SCALE = 3  # times D [Berthet et al. 2026, section 3]
+_SEED = 2020
+
+
+def measure(metric: str, found: Features, true: Features | None, subset: int = 1000) -> dict[str, float]:
+    """A metric between generated and reference features.
+
+    Args:
+        metric: ``fid`` (Frechet distance [Heusel et al. 2017]), ``kid`` (unbiased kernel distance, mean and
+            std over 100 subsets [Binkowski et al. 2018]), ``prc`` (precision and recall, 3 neighbours
+            [Kynkaanniemi et al. 2019]), ``is`` (Inception score, mean and std over 10 splits [Salimans et al.
+            2016]), ``mind`` (sliced Wasserstein distance, 1000 directions [Berthet et al. 2026]).
+        found: of generated images.
+        true: of the reference; None for ``is``, which has none.
+        subset: images in a subset of ``kid``.
+
+    Raises:
+        DataError: too few images.
+        UsageError: a classifier is needed.
+    """
+    if metric == "is":
+        return _inception_score(found)
+    assert true is not None, "all others compare"
+    if found.pool.shape[1] != true.pool.shape[1]:
+        raise DataError(f"{found.pool.shape[1]} features cannot be compared with {true.pool.shape[1]}")
+    fewest = min(len(found.pool), len(true.pool))
+    needed = {"kid": subset, "prc": 4}.get(metric, 2)
+    if fewest < needed:
+        hint = "generate more, or lower --subset-size" if metric == "kid" else "use more images"
+        raise DataError(f"{metric} needs {needed} images on each side, not {fewest}", hint=hint)
+    return _METRICS[metric](found.pool, true.pool, subset)
+
+
+def _frechet(found: Tensor, true: Tensor, subset: int) -> dict[str, float]:
+    from torch_fidelity import metric_fid
+
+    sides = [metric_fid.fid_features_to_statistics(side.double()) for side in (found, true)]
+    values = metric_fid.fid_statistics_to_metric(*sides, verbose=False)
+    return {"distance": float(values[metric_fid.KEY_METRIC_FID])}
+
+
+def _kernel(found: Tensor, true: Tensor, subset: int) -> dict[str, float]:
+    from torch_fidelity import metric_kid
+
+    values = metric_kid.kid_features_to_metric(
+        found, true, kid_subset_size=subset, rng_seed=_SEED, verbose=False
+    )
+    return {"mean": values[metric_kid.KEY_METRIC_KID_MEAN], "std": values[metric_kid.KEY_METRIC_KID_STD]}
+
+
+def _precision_recall(found: Tensor, true: Tensor, subset: int) -> dict[str, float]:
+    from torch_fidelity import metric_prc
+
+    values = metric_prc.prc_features_to_metric(found, true, save_cpu_ram=True, verbose=False)
+    return {
+        "precision": values[metric_prc.KEY_METRIC_PRECISION],
+        "recall": values[metric_prc.KEY_METRIC_RECALL],
+    }
+
+
+def _inception_score(found: Features) -> dict[str, float]:
+    from torch_fidelity import metric_isc
+
+    if found.logits is None:
+        raise UsageError("is needs the logits of a classifier", hint="use the extractor inception")
+    if len(found.logits) < 10:
+        raise DataError(f"is needs 10 images, not {len(found.logits)}", hint="use more images")
+    values = metric_isc.isc_features_to_metric(found.logits)
+    return {"mean": values[metric_isc.KEY_METRIC_ISC_MEAN], "std": values[metric_isc.KEY_METRIC_ISC_STD]}
+
+
+def _monge(found: Tensor, true: Tensor, subset: int) -> dict[str, float]:
+    """torch-fidelity's release has it not: 3 D times the mean squared 1-D Wasserstein distance."""
+    generator = torch.Generator().manual_seed(_SEED)
+    count, width = min(len(found), len(true)), found.shape[1]
+    found, true = (
+        side[torch.randperm(len(side), generator=generator)[:count]].double() for side in (found, true)
+    )
+    total = 0.0
+    for _ in range(_DIRECTIONS // _AT_ONCE):
+        lines = torch.randn(width, _AT_ONCE, generator=generator, dtype=torch.float64)
+        lines = lines / lines.norm(dim=0)
+        a, b = ((side @ lines).sort(dim=0).values for side in (found, true))
+        total += float((a - b).square().mean()) * _AT_ONCE
+    return {"distance": _MIND_SCALE * width * total / _DIRECTIONS}
+
+
+_METRICS: dict[str, Callable[[Tensor, Tensor, int], dict[str, float]]] = {
+    "fid": _frechet,
+    "kid": _kernel,
+    "prc": _precision_recall,
+    "mind": _monge,
+}
+
+
+def collect(extractor: Extractor, batches: Iterator[Tensor]) -> Features:
+    """Features of (B, 1 or 3, H, W) uint8 batches; grey is repeated."""
+    parts = [extractor.run(batch.expand(-1, 3, -1, -1).contiguous()) for batch in batches]
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Features(torch.cat([part.pool for part in parts]), torch.cat(logits) if logits else None)
+
+
+def cached(
+    folder: Path, content: str, extractor: Extractor, compute: Callable[[], Features]
+) -> tuple[Features, bool]:
+    """Features of a reference, from the cache if it has them, and whether it had.
+
+    The key is the content of the images and the extractor's, so that a data set that changed under the same
+    name is computed anew.
+
+    Args:
+        folder: of the cache.
+        content: SHA-256 of the images as they are compared.
+        extractor: the network.
+        compute: gives the features.
+    """
+    text = json.dumps([_FORMAT, content, extractor.name, extractor.identity])
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+    try:
+        tensors = load_file(path)
+        return Features(tensors["pool"], tensors.get("logits")), True
+    except (OSError, SafetensorError, KeyError):
+        features = compute()
+    kept = {"pool": features.pool} | ({} if features.logits is None else {"logits": features.logits})
+    write_atomic(path, save({name: value.contiguous() for name, value in kept.items()}), overwrite=True)
+    return features, False

@@ -1,0 +1,178 @@
+"""Distances between features in closed form, extractors, the cache of references."""
+
+import hashlib
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ssdiff.errors import CheckpointError, DataError, ResourceError, UsageError
+from ssdiff.metrics import features as features_module
+from ssdiff.metrics.distances import cached, collect, measure
+from ssdiff.metrics.features import Features, open_extractor
+
+CPU = torch.device("cpu")
+
+
+def normal(count, width, shift=0.0, scale=1.0, seed=0):
+    """Features with exactly the mean ``shift`` and the covariance ``scale^2 I``."""
+    x = torch.randn(count, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x = x - x.mean(0)
+    x = x @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.mT))).mT
+    return Features((scale * x + shift).float(), None)
+
+
+def test_frechet_distance_of_two_normal_distributions():
+    found, true = normal(500, 6, shift=0.5, scale=2.0, seed=1), normal(400, 6)
+    expected = 6 * 0.5**2 + 6 * (2.0 - 1.0) ** 2
+    assert measure("fid", found, true)["distance"] == pytest.approx(expected, rel=1e-4)
+    assert measure("fid", true, true)["distance"] == pytest.approx(0, abs=1e-4)
+
+
+def test_kernel_distance_is_unbiased_and_sees_a_shift():
+    x = [normal(600, 6, seed=k) for k in range(2)]
+    near, far = measure("kid", *x, subset=300), measure("kid", normal(600, 6, shift=1.0), x[1], subset=300)
+    assert abs(near["mean"]) < 0.05 < far["mean"] and far["std"] > 0
+
+
+def test_precision_and_recall():
+    true = normal(300, 4)
+    assert measure("prc", true, true) == {"precision": 1.0, "recall": 1.0}
+    narrow = Features(true.pool[:50], None)
+    assert measure("prc", narrow, true)["precision"] == 1.0
+    assert measure("prc", narrow, true)["recall"] < 1.0
+    assert measure("prc", normal(300, 4, shift=50.0), true) == {"precision": 0.0, "recall": 0.0}
+
+
+def test_monge_distance_of_a_shift_and_a_scale():
+    """Shifted by d: squared sliced distance |d|^2 / D, times 3 D; a scale of s adds 3 D (s - 1)^2."""
+    width, count = 8, 4000
+    true = normal(count, width)
+    shifted = Features(true.pool + 0.5, None)
+    assert measure("mind", shifted, true)["distance"] == pytest.approx(3 * width * 0.25, rel=0.1)
+    scaled = Features(3 * true.pool, None)
+    assert measure("mind", scaled, true)["distance"] == pytest.approx(3 * width * 4, rel=0.1)
+    assert measure("mind", true, true)["distance"] < 0.05
+
+
+def test_inception_score_of_certain_and_of_undecided_classifiers():
+    certain = 100 * torch.eye(10).repeat(100, 1)
+    assert measure("is", Features(torch.zeros(1000, 2), certain), None)["mean"] == pytest.approx(10, rel=0.05)
+    undecided = Features(torch.zeros(1000, 2), torch.zeros(1000, 10))
+    assert measure("is", undecided, None) == {"mean": pytest.approx(1), "std": pytest.approx(0)}
+    with pytest.raises(UsageError, match="logits"):
+        measure("is", normal(20, 3), None)
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid", "prc", "mind"])
+def test_too_few_images(metric):
+    with pytest.raises(DataError, match=f"{metric} needs"):
+        measure(metric, normal(8, 2), Features(torch.zeros(1, 2), None))
+    with pytest.raises(DataError, match="2 features cannot be compared with 3"):
+        measure(metric, normal(8, 2), normal(8, 3))
+
+
+def test_kid_says_how_many_there_are():
+    with pytest.raises(DataError, match=r"kid needs 1000 images on each side, not 8; .*--subset-size"):
+        measure("kid", normal(8, 2), normal(2000, 2))
+
+
+def test_an_extractor_of_ones_own():
+    extractor = open_extractor("tinynet:Tiny", None, CPU)
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    found = collect(extractor, iter(images.split(2)))
+    assert found.pool.shape == (5, 12) and found.logits is None
+    assert_close(found.pool[3:4], extractor.run(images[3:4]).pool)
+    grey = collect(extractor, iter([images[:, :1]]))
+    assert_close(grey.pool, extractor.run(images[:, :1].repeat(1, 3, 1, 1)).pool)
+    assert extractor.label("F") == "FD-Tiny" and extractor.label("K") == "KD-Tiny"
+    assert open_extractor("tinynet:Tiny", None, CPU).identity == extractor.identity
+    assert open_extractor("tinynet:Other", None, CPU).identity != extractor.identity
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet", "choose inception or give module:Class"),
+        ("tinynet:", "choose inception"),
+        ("nowhere:Net", "cannot import extractor"),
+        ("tinynet:Gone", "cannot import extractor"),
+        ("math:sqrt", "no torch.nn.Module class"),
+    ],
+)
+def test_extractors_that_are_none(name, message):
+    with pytest.raises(UsageError, match=message):
+        open_extractor(name, None, CPU)
+
+
+def test_an_extractor_without_features():
+    with pytest.raises(UsageError, match="must give"):
+        open_extractor("tinynet:Images", None, CPU).run(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+
+
+def test_weights_of_inception_are_verified_before_they_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    with pytest.raises(ResourceError, match="SHA-256 of the right file: 6726825d"):
+        open_extractor("inception", path, CPU)
+    path.write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
+    with pytest.raises(CheckpointError, match="the weights of Inception have 6726825d"):
+        open_extractor("inception", path, CPU)
+    # Even a file of the right hash may hold nothing but tensors.
+    monkeypatch.setattr(features_module, "_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(CheckpointError):
+        open_extractor("inception", path, CPU)
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_the_real_network_with_weights_of_a_file(tmp_path, monkeypatch):
+    """Inception itself, its weights drawn at random: 2048 features, 1008 logits, none of it downloaded."""
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    fresh = {}
+    monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda url, progress: fresh)
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda self, state, **_: None)
+    net = theirs.FeatureExtractorInceptionV3("plain", ["2048"])
+    monkeypatch.undo()
+    path = tmp_path / "weights.pth"
+    torch.save(net.state_dict(), path)
+    with monkeypatch.context() as patch:
+        patch.setattr(features_module, "_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+        extractor = open_extractor("inception", path, CPU)
+    found = extractor.run(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    assert found.pool.shape == (2, 2048) and found.logits.shape == (2, 1008)
+    assert found.pool.isfinite().all() and extractor.label("F") == "FID"
+
+
+def test_without_weights_and_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def offline(url, path, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(
+        ResourceError, match=r"cannot be downloaded \(no network\).*SHA-256 6726825d"
+    ) as error:
+        open_extractor("inception", None, CPU)
+    assert str(tmp_path) in error.value.path
+
+
+def test_the_cache_is_keyed_by_content_and_survives_damage(tmp_path):
+    extractor, calls = open_extractor("tinynet:Tiny", None, CPU), []
+
+    def compute():
+        calls.append(1)
+        return Features(torch.full((3, 2), math.pi), torch.ones(3, 4))
+
+    first, hit = cached(tmp_path, "a", extractor, compute)
+    again, kept = cached(tmp_path, "a", extractor, compute)
+    assert (hit, kept, len(calls)) == (False, True, 1)
+    assert torch.equal(first.pool, again.pool) and torch.equal(first.logits, again.logits)
+    cached(tmp_path, "b", extractor, compute)
+    cached(tmp_path, "a", open_extractor("tinynet:Other", None, CPU), compute)
+    assert len(calls) == 3
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    assert cached(tmp_path, "a", extractor, compute)[1] is False
+    assert cached(tmp_path, "a", extractor, compute)[1] is True
