@@ -14,5 +14,5 @@ app.command("scale-space")(scale_space.scale_space)
 app.command("report")(report.report)
 app.command("schedule")(schedule.schedule)
 app.command("restore")(restoration.restore)
-for _metric in ("fid", "kid", "prc", "is", "mind"):
-    app.command(_metric)(distances.command(_metric))
+for _name, _summary in distances.SUMMARIES.items():
+    app.command(_name, help=_summary)(distances.judge)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssdiff.cli.common import Device, Json, Overwrite, Quiet, Seed, is_main_process, positive
 from ssdiff.errors import UsageError
 
-_SUBSET = 1000
+if TYPE_CHECKING:
+    from ssdiff.cli.eval.judging import Question
+
 _Images = Annotated[
     str | None,
     typer.Argument(metavar="[IMAGES]", help="Folder or .zip to judge instead of a model's images."),
@@ -31,82 +32,86 @@ _Extractor = Annotated[
 ]
 _Weights = Annotated[Path | None, typer.Option(help="File of Inception's weights, for work offline.")]
 _Resize = Annotated[int | None, typer.Option(help="Fit both sides to so many pixels first.")]
-_Subset = Annotated[int | None, typer.Option(help=f"Images in a subset of kid. Default: {_SUBSET}.")]
+_Subset = Annotated[int | None, typer.Option(help="Images in a subset of kid. Default: 1000.")]
 _Batch = Annotated[int | None, typer.Option(help="Images at once. Default: the preset's.")]
 _Out = Annotated[Path | None, typer.Option(metavar="x.json", help="Write the result, for `eval report` too.")]
 
 
-def command(metric: str) -> Callable[..., None]:
-    """The command of a metric."""
+SUMMARIES = {
+    "fid": "Frechet distance of Inception features (FID), or of another extractor's.",
+    "kid": "Kernel distance of Inception features (KID), or of another extractor's.",
+    "prc": "Precision and recall: how many images lie among the true ones, and the other way round.",
+    "is": "Inception score.",
+    "mind": "Monge Inception distance: sliced Wasserstein distance, for fewer images than FID needs.",
+}
+"""What the commands measure, by name."""
 
-    def judge(
-        images: _Images = None,
-        ckpt: _Checkpoint = None,
-        reference: _Reference = None,
-        n: _Count = None,
-        steps: _Steps = None,
-        sampler: _Sampler = None,
-        eta: _Eta = None,
-        extractor: _Extractor = "inception",
-        weights_file: _Weights = None,
-        resize: _Resize = None,
-        subset_size: _Subset = None,
-        batch: _Batch = None,
-        out: _Out = None,
-        seed: Seed = 0,
-        device: Device = "auto",
-        overwrite: Overwrite = False,
-        json: Json = False,
-        quiet: Quiet = False,
-    ) -> None:
-        from ssdiff.cli.common import Terminal
-        from ssdiff.cli.eval.judging import Question, answer
-        from ssdiff.distributed import world
 
-        for name, value in (("-n", n), ("--resize", resize), ("--batch", batch)):
-            if value is not None:
-                positive(value, name)
-        if subset_size is not None and metric != "kid":
-            raise UsageError("--subset-size is for kid", hint="leave it out")
-        if reference is not None and metric == "is":
-            raise UsageError("is compares with nothing", hint="leave --reference out")
-        sampling: dict[str, object] = {
-            "--ckpt": ckpt,
-            "-n": n,
-            "--steps": steps,
-            "--sampler": sampler,
-            "--eta": eta,
-        }
-        for option, given in sampling.items():
-            if images is not None and given is not None:
-                raise UsageError(f"{option} is for a model's images, not for {images}", hint="leave it out")
-        if images is not None and reference is None and metric != "is":
-            raise UsageError("there is nothing to compare with", hint="give --reference FOLDER or NAME")
-        main = is_main_process()
-        question = Question(
-            metric,
-            images,
-            ckpt,
-            reference,
-            n,
-            (steps, sampler, eta),
-            extractor,
-            weights_file,
-            resize,
-            _SUBSET if subset_size is None else positive(subset_size, "--subset-size"),
-            batch,
-            out,
-            seed,
-            overwrite,
-        )
-        with world(device) as here:
-            answer(question, here, device, Terminal(quiet or not main, json and main))
+def judge(
+    ctx: typer.Context,
+    images: _Images = None,
+    ckpt: _Checkpoint = None,
+    reference: _Reference = None,
+    n: _Count = None,
+    steps: _Steps = None,
+    sampler: _Sampler = None,
+    eta: _Eta = None,
+    extractor: _Extractor = "inception",
+    weights_file: _Weights = None,
+    resize: _Resize = None,
+    subset_size: _Subset = None,
+    batch: _Batch = None,
+    out: _Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The command of a metric, which its name says."""
+    from ssdiff.cli.common import Terminal
+    from ssdiff.cli.eval.judging import Question, answer
+    from ssdiff.distributed import world
 
-    judge.__doc__ = {
-        "fid": "Frechet distance of Inception features (FID), or of another extractor's.",
-        "kid": "Kernel distance of Inception features (KID), or of another extractor's.",
-        "prc": "Precision and recall: how many images lie among the true ones, and the other way round.",
-        "is": "Inception score.",
-        "mind": "Monge Inception distance: sliced Wasserstein distance, for fewer images than FID needs.",
-    }[metric]
-    return judge
+    question = Question(
+        metric=str(ctx.info_name),
+        images=images,
+        ckpt=ckpt,
+        reference=reference,
+        n=n,
+        sampling=(steps, sampler, eta),
+        extractor=extractor,
+        weights=weights_file,
+        resize=resize,
+        subset=subset_size,
+        batch=batch,
+        out=out,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    _check(question)
+    main = is_main_process()
+    with world(device) as here:
+        answer(question, here, device, Terminal(quiet or not main, json and main))
+
+
+def _check(question: Question) -> None:
+    """Refuse options that are out of range or do not go together."""
+    counts = {"-n": question.n, "--resize": question.resize, "--batch": question.batch}
+    for name, value in {**counts, "--subset-size": question.subset}.items():
+        if value is not None:
+            positive(value, name)
+    if question.subset is not None and question.metric != "kid":
+        raise UsageError("--subset-size is for kid", hint="leave it out")
+    if question.metric == "is" and question.reference is not None:
+        raise UsageError("is compares with nothing", hint="leave --reference out")
+    if question.images is None:
+        return
+    names = ("--ckpt", "-n", "--steps", "--sampler", "--eta")
+    for name, given in zip(names, (question.ckpt, question.n, *question.sampling), strict=True):
+        if given is not None:
+            raise UsageError(
+                f"{name} is for a model's images, not for {question.images}", hint="leave it out"
+            )
+    if question.reference is None and question.metric != "is":
+        raise UsageError("there is nothing to compare with", hint="give --reference FOLDER or NAME")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssdiff.cli.common import Terminal, memory_for
 from ssdiff.cli.sample import load_pipeline
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ssdiff.metrics.features import Extractor, Features
     from ssdiff.pipeline import Pipeline
 
+_T = TypeVar("_T")
 _COUNT = 10_000  # images, below which FIDs depend on the number
+_SUBSET = 1000  # images in a subset of kid
 _PART = 64
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
 _NAMES = {"prc": "precision and recall", "is": "inception score", "mind": "MIND"}
@@ -40,7 +42,7 @@ class Question:
     extractor: str
     weights: Path | None
     resize: int | None
-    subset: int
+    subset: int | None
     batch: int | None
     out: Path | None
     seed: int
@@ -75,7 +77,7 @@ def answer(question: Question, here: World, device: str, terminal: Terminal) -> 
         found, about = _of_set(question.images, size, question.resize, extractor, here, terminal, warnings)
     if here.rank == 0:
         assert found is not None, "process 0 has all features"
-        values = measure(question.metric, found, true, question.subset)
+        values = measure(question.metric, found, true, question.subset or _SUBSET)
         warnings += _few(question.metric, found)
         seconds = time.perf_counter() - began
         _report(question, extractor, values, about, about_true, warnings, seconds, terminal)
@@ -166,6 +168,8 @@ def _of_set(
     warnings: list[str],
 ) -> tuple[Features, dict[str, Any]]:
     """Features of a data set, out of the cache if it has them."""
+    import torch
+
     from ssdiff.data import open_data
     from ssdiff.data.prepared import cache_root
     from ssdiff.metrics.distances import cached, collect
@@ -182,8 +186,6 @@ def _of_set(
             bar.update(task, description="features", completed=0, total=len(data))
 
             def parts() -> Iterator[Tensor]:
-                import torch
-
                 for start in range(0, len(data), _PART):
                     yield data.batch(torch.arange(start, min(start + _PART, len(data))))
                     bar.update(task, completed=min(start + _PART, len(data)))
@@ -192,13 +194,7 @@ def _of_set(
             features, hit = cached(folder, data.fingerprint, extractor, lambda: collect(extractor, parts()))
         return features, hit, data
 
-    # One process computes, the others find its result in the cache.
-    results = []
-    for turn in (0, 1):
-        if (here.rank == 0) == (turn == 0):
-            results.append(read())
-        here.wait()
-    [(features, hit, data)] = results
+    features, hit, data = _first_alone(here, read)
     if _lossy(source):
         warnings.append(f"{source} holds JPEG files, whose artefacts count as differences")
     about = {
@@ -210,6 +206,16 @@ def _of_set(
         "cached": hit,
     }
     return features, about
+
+
+def _first_alone(here: World, read: Callable[[], _T]) -> _T:
+    """Process 0 computes, the others then find its result in the cache."""
+    results = []
+    for turn in (0, 1):
+        if (here.rank == 0) == (turn == 0):
+            results.append(read())
+        here.wait()
+    return results[0]
 
 
 def _lossy(source: str) -> bool:
@@ -322,7 +328,7 @@ def _report(
         "extractor": {"name": extractor.name, "sha256": extractor.identity},
         "images": about,
         "reference": reference,
-        "subset_size": question.subset if question.metric == "kid" else None,
+        "subset_size": (question.subset or _SUBSET) if question.metric == "kid" else None,
         "warnings": warnings,
         "versions": {"ssdiff": __version__, **{pkg: version(pkg) for pkg in ("torch", "torch-fidelity")}},
         "seconds": round(seconds, 3),

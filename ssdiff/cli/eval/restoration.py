@@ -57,14 +57,12 @@ def restore(
 ) -> None:
     """Degrade held-out images, restore them by every sampler, and compare: PSNR, SSIM, RMSE, distance."""
     from ssdiff.devices import pick_device
-    from ssdiff.images import check_output, write_atomic
+    from ssdiff.images import check_output
     from ssdiff.metrics.features import open_extractor
     from ssdiff.restoration import Options, Trained
 
     terminal = Terminal(quiet, json)
-    for name, value in (("-n", n), ("--batch", batch)):
-        if value is not None:
-            positive(value, name)
+    most, size = (None if v is None else positive(v, name) for name, v in (("-n", n), ("--batch", batch)))
     if out is not None:
         check_output(out, overwrite, (".json",))
     place = pick_device(device)
@@ -72,8 +70,8 @@ def restore(
     pipeline = load_pipeline(ckpt, "ema", str(place), "auto", terminal)
     method = Trained(pipeline, t, Options(steps=steps, seed=seed))
     began = time.perf_counter()
-    size = batch or pipeline.preset.sampling.batch
-    rows, count, about = _measure(method, pipeline.preset.data.size, images, n, size, network, terminal)
+    size = size or pipeline.preset.sampling.batch
+    rows, count, about = _measure(method, pipeline.preset.data.size, images, most, size, network, terminal)
     result = {
         "metric": "restore",
         "name": f"PSNR of {method.samplers[0]}",
@@ -83,15 +81,21 @@ def restore(
         "checkpoint": pipeline.origin,
         "step": pipeline.step,
         "t": pipeline.plan(t=t).severities[0],
-        "steps": pipeline.plan(steps, t=t).evaluations,
+        "steps": steps,
         "seed": seed,
         "count": count,
         "images": about,
         "seconds": round(time.perf_counter() - began, 3),
     }
+    _report(result, out, overwrite, terminal)
+
+
+def _report(result: dict[str, Any], out: Path | None, overwrite: bool, terminal: Terminal) -> None:
+    from ssdiff.images import write_atomic
+
     if out is not None:
         write_atomic(out, json_.dumps(result, indent=1).encode(), overwrite)
-    terminal.result(_table(rows, count, result["distance"]), result)
+    terminal.result(_table(result["rows"], result["count"], result["distance"]), result)
 
 
 def _measure(
