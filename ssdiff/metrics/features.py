@@ -12,6 +12,7 @@ import inspect
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def open_extractor(name: str, weights: Path | None, device: torch.device) -> Ext
         return _inception(weights, device)
     if weights is not None:
         raise UsageError("--weights-file is for inception", hint="leave it out")
-    net = _own(name).to(device).eval()
+    with redirect_stdout(sys.stderr):  # where results go, the user's code has nothing to say
+        net = _own(name).to(device).eval()
     digest = hashlib.sha256(Path(inspect.getfile(type(net))).read_bytes())
     for key, value in sorted(net.state_dict().items()):
         digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
