@@ -112,6 +112,8 @@ def test_ctrl_c(run_folder, tmp_path):
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"SSDIFF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None and "newest run" in process.stderr.readline()
     time.sleep(0.5)  # into the drawing, most likely
