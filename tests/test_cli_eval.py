@@ -6,8 +6,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 from PIL import Image
 
+from ssdiff.cli import run
+
+GREY = """
+[process]
+kind = "cold"
+T = 4
+levels = 1
+match = 0.0
+degradation = { kind = "downsample", full_size = true }
+
+[model]
+classes = 0
+
+[training]
+steps = 2
+loss = "l1"
+
+[sampling]
+sampler = "alg2"
+"""
 CPU = ("--device", "cpu")
 OWN = ("--extractor", "tinynet:Tiny", *CPU)
 
@@ -85,18 +106,77 @@ def test_jpeg_is_warned_of(result, sets, tmp_path):
     assert [warning for warning in values["warnings"] if "JPEG" in warning]
 
 
-def test_two_processes_find_the_same(result, shell, run_folder):
-    options = ("eval", "fid", "--ckpt", run_folder, "-n", 9, "--steps", 2, *OWN)
-    alone = result(*options)["value"]
+def test_two_processes_share_the_work_and_find_the_same(result, shell, run_folder, sets):
+    options = ("eval", "fid", "--ckpt", run_folder, "-n", 9, "--steps", 2, "--reference", sets[1], *CPU)
+    alone = result(*options, "--extractor", "tinynet:Tiny")["value"]
+    options += ("--extractor", "tinynet:Watched")
     finished = shell(*options, "--json", processes=2, cwd=Path(__file__).parent)
     assert finished.returncode == 0, finished.stderr
     assert json.loads(finished.stdout.splitlines()[-1])["value"] == pytest.approx(alone, rel=1e-3)
+    assert all(f"rank {rank} saw 20" in finished.stderr for rank in (0, 1)), finished.stderr
+
+
+def test_a_checkpoint_knows_its_training_data_too(result, run_folder, sets, tmp_path):
+    """Not the preset's source, which `--data` replaced."""
+    folder = tmp_path / "own"
+    options = ("--out", folder, "--data", sets[0], "--set", "model.classes=0", "--set", "training.steps=2")
+    assert run(["train", "--preset", str(TINY), *map(str, options), *CPU, "--quiet"]) == 0
+    checkpoint = max((folder / "checkpoints").glob("step-*"))
+    options = ("eval", "fid", "-n", 8, "--steps", 2, *OWN)
+    for source in (folder, checkpoint):
+        values = result(*options, "--ckpt", source)
+        assert values["reference"]["source"] == str(sets[0]) and values["reference"]["count"] == 30
+        assert not [warning for warning in values["warnings"] if "changed" in warning]
+    pictures(sets[0], 31, seed=7)
+    changed = result(*options, "--ckpt", folder)
+    assert [warning for warning in changed["warnings"] if "changed since" in warning]
+
+
+def test_nothing_is_drawn_before_too_few_images_are_refused(ssdiff, run_folder, monkeypatch):
+    from ssdiff.pipeline import Pipeline
+
+    monkeypatch.setattr(Pipeline, "walk", lambda *_, **__: pytest.fail("drawn"))
+    code, _, err = ssdiff("eval", "kid", "--ckpt", run_folder, "-n", 20, *OWN)
+    assert code == 3 and "kid needs 1000 images on each side, not 20" in err
+
+
+def test_arrays_have_a_size_too(ssdiff, sets, tmp_path):
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    shape = b"".join(n.to_bytes(4, "big") for n in (20, 28, 28))
+    (folder / "train-images-idx3-ubyte").write_bytes(bytes((0, 0, 8, 3)) + shape + bytes(20 * 28 * 28))
+    code, _, err = ssdiff("eval", "fid", sets[0], "--reference", folder, *OWN)
+    assert code == 3 and "28 x 28" in err and "16 x 16" in err
+
+
+def test_a_header_that_states_too_many_pixels(ssdiff, sets):
+    file = sets[1] / "0000.png"
+    file.write_bytes(file.read_bytes()[:16] + (60_000).to_bytes(4, "big") * 2 + file.read_bytes()[24:])
+    code, _, err = ssdiff("eval", "fid", sets[0], "--reference", sets[1], *OWN)
+    assert code == 3 and "0000.png" in err
+
+
+def test_images_that_are_restored_exactly(ssdiff, tmp_path):
+    """An infinite PSNR is no number in JSON."""
+    preset, folder = tmp_path / "grey.toml", tmp_path / "run"
+    preset.write_text(f'extends = "{TINY.as_posix()}"\n{GREY}')
+    arguments = ["train", "--preset", str(preset), "--out", str(folder), *CPU, "--quiet"]
+    assert run(arguments) == 0
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for k in range(3):
+        Image.new("RGB", (16, 16), (80 * k,) * 3).save(flat / f"{k}.png")
+    code, out, err = ssdiff("eval", "restore", flat, "--ckpt", folder, "--json", *CPU)
+    assert code == 0, err
+    values = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert values["rows"]["degraded"]["psnr"] is None and values["rows"]["alg2"]["psnr"] > 0
+    assert values["steps"] == {"alg2": 4, "alg1": 4, "direct": 1} and values["t"] == 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("kid", "{ours}", "--reference", "{theirs}"), 3, "kid needs 1000 images on each side, not 30"),
+        (("kid", "{ours}", "--reference", "{theirs}"), 3, "kid needs 1000 images on each side, not 40"),
         (("is", "{ours}"), 2, "is needs the logits of a classifier"),
         (("is", "{ours}", "--reference", "{theirs}"), 2, "is compares with nothing"),
         (("fid", "{ours}"), 2, "give --reference"),

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from ssdiff.errors import CheckpointError, DataError, ResourceError, UsageError
 from ssdiff.metrics import features as features_module
-from ssdiff.metrics.distances import cached, collect, measure
+from ssdiff.metrics.distances import Cache, collect, measure
 from ssdiff.metrics.features import Features, open_extractor
 
 CPU = torch.device("cpu")
@@ -159,20 +159,50 @@ def test_without_weights_and_network(tmp_path, monkeypatch):
 
 
 def test_the_cache_is_keyed_by_content_and_survives_damage(tmp_path):
-    extractor, calls = open_extractor("tinynet:Tiny", None, CPU), []
+    extractor = open_extractor("tinynet:Tiny", None, CPU)
+    features = Features(torch.full((3, 2), math.pi), torch.ones(3, 4))
+    cache = Cache(tmp_path, "a", extractor)
+    assert cache.find(3) is None
+    cache.keep(features)
+    again = Cache(tmp_path, "a", extractor).find(3)
+    assert torch.equal(again.pool, features.pool) and torch.equal(again.logits, features.logits)
+    assert cache.find(4) is None
+    assert Cache(tmp_path, "b", extractor).find(3) is None
+    assert Cache(tmp_path, "a", open_extractor("tinynet:Other", None, CPU)).find(3) is None
+    [file] = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert cache.find(3) is None
+    file.write_bytes(whole[:50])
+    assert cache.find(3) is None
+    cache.keep(features)
+    assert cache.find(3) is not None
 
-    def compute():
-        calls.append(1)
-        return Features(torch.full((3, 2), math.pi), torch.ones(3, 4))
 
-    first, hit = cached(tmp_path, "a", extractor, compute)
-    again, kept = cached(tmp_path, "a", extractor, compute)
-    assert (hit, kept, len(calls)) == (False, True, 1)
-    assert torch.equal(first.pool, again.pool) and torch.equal(first.logits, again.logits)
-    cached(tmp_path, "b", extractor, compute)
-    cached(tmp_path, "a", open_extractor("tinynet:Other", None, CPU), compute)
-    assert len(calls) == 3
-    for file in tmp_path.iterdir():
-        file.write_bytes(file.read_bytes()[:50])
-    assert cached(tmp_path, "a", extractor, compute)[1] is False
-    assert cached(tmp_path, "a", extractor, compute)[1] is True
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Needy", "cannot make extractor .*missing 1 required"),
+        ("Broken", "cannot make extractor .*no weights here"),
+    ],
+)
+def test_extractors_that_cannot_be_made(name, message):
+    with pytest.raises(UsageError, match=message):
+        open_extractor(f"tinynet:{name}", None, CPU)
+
+
+def test_a_module_that_is_no_python(tmp_path, monkeypatch):
+    (tmp_path / "crooked.py").write_text("def (:")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="cannot import extractor 'crooked:Net'"):
+        open_extractor("crooked:Net", None, CPU)
+
+
+def test_features_that_are_not_finite():
+    extractor = open_extractor("tinynet:Lost", None, CPU)
+    with pytest.raises(DataError, match="not finite"):
+        collect(extractor, iter([torch.zeros(2, 3, 4, 4, dtype=torch.uint8)]))
+
+
+def test_weights_in_half_precision_have_an_identity():
+    assert len(open_extractor("tinynet:Half", None, CPU).identity) == 64

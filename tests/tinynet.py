@@ -1,5 +1,8 @@
 """A small network as a user would bring one: `--extractor tinynet:Tiny`."""
 
+import os
+import sys
+
 import torch
 from torch import nn
 
@@ -36,3 +39,43 @@ class Images(nn.Module):
     def forward(self, images):
         """Themselves."""
         return images.float()
+
+
+class Lost(nn.Module):
+    """Features that are no numbers."""
+
+    def forward(self, images):
+        """Not a number."""
+        return images.float().mean((2, 3)) / 0 * 0
+
+
+class Half(nn.Module):
+    """Weights of a type that numpy has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 4, dtype=torch.bfloat16))
+
+
+class Needy(nn.Module):
+    """Cannot be made without arguments."""
+
+    def __init__(self, weights):
+        super().__init__()
+
+
+class Broken(nn.Module):
+    """Fails when it is made."""
+
+    def __init__(self):
+        super().__init__()
+        raise OSError("no weights here")
+
+
+class Watched(Tiny):
+    """Says which process saw how many images."""
+
+    def forward(self, images):
+        """As its parent."""
+        print(f"rank {os.environ.get('RANK')} saw {len(images)}", file=sys.stderr)
+        return super().forward(images)

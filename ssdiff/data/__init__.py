@@ -3,7 +3,7 @@
 `open_data` takes a folder, a zip file or a name; the result is prepared once and memory-mapped ever after.
 """
 
-from ssdiff.data.opening import DATA_NAMES, open_data
+from ssdiff.data.opening import DATA_NAMES, holds_jpeg, native_sizes, open_data
 from ssdiff.data.prepared import ImageSet, cache_root
 
-__all__ = ["DATA_NAMES", "ImageSet", "cache_root", "open_data"]
+__all__ = ["DATA_NAMES", "ImageSet", "cache_root", "holds_jpeg", "native_sizes", "open_data"]

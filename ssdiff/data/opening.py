@@ -6,13 +6,15 @@ import difflib
 import zipfile
 from pathlib import Path
 
-from ssdiff.data.builtin import DATA_NAMES, find_idx, named_source
+from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source
 from ssdiff.data.prepared import Corrupt, ImageSet, Progress, cache_root, prepare
 from ssdiff.data.sources import FileSource, Fit, FolderSource, Source, ZipSource
 from ssdiff.errors import DataError, UsageError
-from ssdiff.images.reading import MAX_PIXELS
+from ssdiff.images.reading import MAX_PIXELS, image_size
 
-__all__ = ["DATA_NAMES", "find_files", "open_data"]
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+
+__all__ = ["DATA_NAMES", "holds_jpeg", "native_sizes", "open_data"]
 
 
 def open_data(
@@ -80,11 +82,52 @@ def _find(source: str | Path, root: Path, max_pixels: int) -> Source:
     )
 
 
-def find_files(source: str | Path) -> FileSource | None:
-    """The files of a folder or archive as they are, unprepared; None where images are no files.
+def native_sizes(source: str | Path) -> set[tuple[int, int]]:
+    """(width, height) of the images of a source as they are, unprepared.
+
+    Args:
+        source: as for :func:`open_data`.
+
+    Returns:
+        One size if all images agree, the first two met if they do not, none for images that are drawn at any
+        size.
+
+    Raises:
+        DataError: the source or the header of an image cannot be used.
+        ResourceError: a download or a package is not available.
+    """
+    found, sizes = _find(source, cache_root(), MAX_PIXELS), set[tuple[int, int]]()
+    try:
+        if isinstance(found, ArraySource):
+            height, width = found.arrays[0].shape[1:3]
+            return {(width, height)}
+        if not isinstance(found, FileSource):
+            return sizes
+        for index, member in enumerate(found.members):
+            name = f"{found.name}: {member}"
+            try:
+                with found.open(index) as stream:
+                    sizes.add(image_size(stream, name))
+            except DataError:
+                raise
+            except Exception as error:  # an archive can raise anything on hostile bytes
+                reason = str(error) or type(error).__name__
+                raise DataError(f"cannot read {name}: {reason}", path=name) from error
+            if len(sizes) > 1:
+                break
+        return sizes
+    finally:
+        found.close()
+
+
+def holds_jpeg(source: str | Path) -> bool:
+    """Whether a file of the source is called JPEG, whose artefacts count in any distance.
 
     Raises:
         DataError: the source is missing, empty, damaged or unsafe.
     """
     found = _find(source, cache_root(), MAX_PIXELS)
-    return found if isinstance(found, FileSource) else None
+    try:
+        return isinstance(found, FileSource) and any(m.lower().endswith(_JPEG) for m in found.members)
+    finally:
+        found.close()

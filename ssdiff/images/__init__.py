@@ -1,7 +1,7 @@
 """Image files and tensors in [-1, 1]: reading, laying out, writing."""
 
 from ssdiff.images.layout import film_strip, from_uint8, grid, to_uint8, upscale_nearest
-from ssdiff.images.reading import IMAGE_SUFFIXES, MAX_PIXELS, fit, open_image, read_image
+from ssdiff.images.reading import IMAGE_SUFFIXES, MAX_PIXELS, fit, image_size, open_image, read_image
 from ssdiff.images.writing import SAVE_SUFFIXES, check_output, save_gif, save_image, write_atomic
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "fit",
     "from_uint8",
     "grid",
+    "image_size",
     "open_image",
     "read_image",
     "save_gif",

@@ -127,6 +127,26 @@ def open_image(
         raise DataError(f"cannot decode {name}: {reason}", path=name, hint="is the file complete?") from error
 
 
+def image_size(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) that a file's header states; nothing is decoded.
+
+    Args:
+        stream: the file, readable and seekable.
+        name: what to call it in messages.
+        max_pixels: refuse files with more.
+
+    Raises:
+        DataError: the header is damaged, states too many pixels or is of no supported format.
+    """
+    try:
+        return _open_header(stream, name, max_pixels).size
+    except (SsdiffError, MemoryError):
+        raise
+    except Exception as error:  # a parser can raise anything on hostile bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"cannot decode {name}: {reason}", path=name, hint="is the file complete?") from error
+
+
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The largest part of a shape in the middle, resized to (height, width).
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from ssdiff.errors import DataError, UsageError
@@ -17,10 +17,11 @@ from ssdiff.images import write_atomic
 from ssdiff.metrics.features import Extractor, Features
 
 METRICS = ("fid", "kid", "prc", "is", "mind")
-_FORMAT = 1  # of the cache; another number computes everything anew
+_FORMAT = 2  # of the cache; another number computes everything anew
 _DIRECTIONS, _AT_ONCE = 1000, 50  # of MIND
 _MIND_SCALE = 3  # times D [Berthet et al. 2026, section 3]
 _SEED = 2020
+_NEEDED = {"fid": 2, "mind": 2, "prc": 4, "is": 10}
 
 
 def measure(metric: str, found: Features, true: Features | None, subset: int = 1000) -> dict[str, float]:
@@ -44,12 +45,26 @@ def measure(metric: str, found: Features, true: Features | None, subset: int = 1
     assert true is not None, "all others compare"
     if found.pool.shape[1] != true.pool.shape[1]:
         raise DataError(f"{found.pool.shape[1]} features cannot be compared with {true.pool.shape[1]}")
-    fewest = min(len(found.pool), len(true.pool))
-    needed = {"kid": subset, "prc": 4}.get(metric, 2)
-    if fewest < needed:
-        hint = "generate more, or lower --subset-size" if metric == "kid" else "use more images"
-        raise DataError(f"{metric} needs {needed} images on each side, not {fewest}", hint=hint)
+    require(metric, min(len(found.pool), len(true.pool)), subset)
     return _METRICS[metric](found.pool, true.pool, subset)
+
+
+def require(metric: str, count: int, subset: int = 1000) -> None:
+    """Refuse too few images before anything is computed from them.
+
+    Args:
+        metric: as for :func:`measure`.
+        count: images of the smaller side.
+        subset: images in a subset of ``kid``.
+
+    Raises:
+        DataError: fewer than the metric needs.
+    """
+    needed = _NEEDED.get(metric, subset)
+    if count < needed:
+        where = "" if metric == "is" else " on each side"
+        hint = "generate more, or lower --subset-size" if metric == "kid" else "use more images"
+        raise DataError(f"{metric} needs {needed} images{where}, not {count}", hint=hint)
 
 
 def _frechet(found: Tensor, true: Tensor, subset: int) -> dict[str, float]:
@@ -84,8 +99,7 @@ def _inception_score(found: Features) -> dict[str, float]:
 
     if found.logits is None:
         raise UsageError("is needs the logits of a classifier", hint="use the extractor inception")
-    if len(found.logits) < 10:
-        raise DataError(f"is needs 10 images, not {len(found.logits)}", hint="use more images")
+    require("is", len(found.logits))
     values = metric_isc.isc_features_to_metric(found.logits)
     return {"mean": values[metric_isc.KEY_METRIC_ISC_MEAN], "std": values[metric_isc.KEY_METRIC_ISC_STD]}
 
@@ -115,33 +129,58 @@ _METRICS: dict[str, Callable[[Tensor, Tensor, int], dict[str, float]]] = {
 
 
 def collect(extractor: Extractor, batches: Iterator[Tensor]) -> Features:
-    """Features of (B, 1 or 3, H, W) uint8 batches; grey is repeated."""
+    """Features of (B, 1 or 3, H, W) uint8 batches; grey is repeated.
+
+    Raises:
+        DataError: some are not finite numbers, so that no distance is.
+    """
     parts = [extractor.run(batch.expand(-1, 3, -1, -1).contiguous()) for batch in batches]
     logits = [part.logits for part in parts if part.logits is not None]
-    return Features(torch.cat([part.pool for part in parts]), torch.cat(logits) if logits else None)
+    pool = torch.cat([part.pool for part in parts])
+    if not bool(pool.isfinite().all()):
+        raise DataError(f"{extractor.name} gives features that are not finite", hint="mend the extractor")
+    return Features(pool, torch.cat(logits) if logits else None)
 
 
-def cached(
-    folder: Path, content: str, extractor: Extractor, compute: Callable[[], Features]
-) -> tuple[Features, bool]:
-    """Features of a reference, from the cache if it has them, and whether it had.
-
-    The key is the content of the images and the extractor's, so that a data set that changed under the same
-    name is computed anew.
+class Cache:
+    """Features of references on the disk, by the content of the images and the extractor's: a data set that
+    changed under the same name is computed anew.
 
     Args:
-        folder: of the cache.
+        folder: of all entries.
         content: SHA-256 of the images as they are compared.
         extractor: the network.
-        compute: gives the features.
     """
-    text = json.dumps([_FORMAT, content, extractor.name, extractor.identity])
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-    try:
-        tensors = load_file(path)
-        return Features(tensors["pool"], tensors.get("logits")), True
-    except (OSError, SafetensorError, KeyError):
-        features = compute()
-    kept = {"pool": features.pool} | ({} if features.logits is None else {"logits": features.logits})
-    write_atomic(path, save({name: value.contiguous() for name, value in kept.items()}), overwrite=True)
-    return features, False
+
+    def __init__(self, folder: Path, content: str, extractor: Extractor) -> None:
+        text = json.dumps([_FORMAT, content, extractor.name, extractor.identity])
+        self._path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+    def find(self, count: int) -> Features | None:
+        """The features of ``count`` images; None if they are absent or damaged."""
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                told = file.metadata() or {}
+                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            sound = len(kept["pool"]) == count and told.get("sha256") == _digest(kept)
+        except (OSError, SafetensorError, KeyError):
+            return None
+        return Features(kept["pool"], kept.get("logits")) if sound else None
+
+    def keep(self, features: Features) -> None:
+        """Write them.
+
+        Raises:
+            ResourceError: the folder cannot be written or the disk is full.
+        """
+        kept = {"pool": features.pool.contiguous()}
+        if features.logits is not None:
+            kept["logits"] = features.logits.contiguous()
+        write_atomic(self._path, save(kept, {"sha256": _digest(kept)}), overwrite=True)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()

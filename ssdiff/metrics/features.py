@@ -84,7 +84,9 @@ def open_extractor(name: str, weights: Path | None, device: torch.device) -> Ext
         net = _own(name).to(device).eval()
     digest = hashlib.sha256(Path(inspect.getfile(type(net))).read_bytes())
     for key, value in sorted(net.state_dict().items()):
-        digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, because numpy does not know every type of torch's.
+        whole = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(key.encode() + whole.numpy().tobytes())
 
     @torch.no_grad()
     def run(images: Tensor) -> Features:
@@ -106,18 +108,27 @@ def _own(name: str) -> nn.Module:
     sys.path.insert(0, str(Path.cwd()))
     try:
         kind: Any = getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the user's code can raise anything
         hint = "it must be importable from this folder or installed"
-        raise UsageError(f"cannot import extractor {name!r}: {error}", hint=hint) from None
+        raise UsageError(f"cannot import extractor {name!r}: {_said(error)}", hint=hint) from error
     finally:
         sys.path.pop(0)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UsageError(f"extractor {name!r} is no torch.nn.Module class")
-    theirs: Any = kind if issubclass(kind, FeatureExtractorBase) else None
-    if theirs is not None:
-        made: nn.Module = theirs(class_name, [theirs.get_default_feature_layer_for_metric("fid")])
-        return made
-    return kind()
+    try:
+        if issubclass(kind, FeatureExtractorBase):
+            theirs: Any = kind
+            made: nn.Module = theirs(class_name, [theirs.get_default_feature_layer_for_metric("fid")])
+            return made
+        return kind()
+    except Exception as error:  # the user's code can raise anything
+        hint = "it must be made without arguments"
+        raise UsageError(f"cannot make extractor {name!r}: {_said(error)}", hint=hint) from error
+
+
+def _said(error: Exception) -> str:
+    """One line of an exception."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _inception(weights: Path | None, device: torch.device) -> Extractor:

@@ -105,6 +105,8 @@ def _check(question: Question) -> None:
         raise UsageError("--subset-size is for kid", hint="leave it out")
     if question.metric == "is" and question.reference is not None:
         raise UsageError("is compares with nothing", hint="leave --reference out")
+    if question.metric == "is" and question.extractor != "inception":
+        raise UsageError("is needs the logits of a classifier", hint="use the extractor inception")
     if question.images is None:
         return
     names = ("--ckpt", "-n", "--steps", "--sampler", "--eta")

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ssdiff.cli.common import Terminal, memory_for
+from ssdiff.cli.eval import sets
 from ssdiff.cli.sample import load_pipeline
-from ssdiff.errors import DataError, UsageError
+from ssdiff.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdiff.data import ImageSet
+    from ssdiff.cli.drawing import Job
     from ssdiff.distributed import World
     from ssdiff.metrics.features import Extractor, Features
-    from ssdiff.pipeline import Pipeline
 
-_T = TypeVar("_T")
 _COUNT = 10_000  # images, below which FIDs depend on the number
 _SUBSET = 1000  # images in a subset of kid
-_PART = 64
-_LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
 _NAMES = {"prc": "precision and recall", "is": "inception score", "mind": "MIND"}
 
 
@@ -56,195 +53,99 @@ def answer(question: Question, here: World, device: str, terminal: Terminal) -> 
     from ssdiff.metrics.distances import measure
     from ssdiff.metrics.features import open_extractor
 
-    if question.out is not None and here.rank == 0:
+    if question.out is not None:
         check_output(question.out, question.overwrite, (".json",))
     place = here.device(pick_device(device))
-    extractor = open_extractor(question.extractor, question.weights, place)
+    extractor = sets.first_alone(here, lambda: open_extractor(question.extractor, question.weights, place))
     began = time.perf_counter()
+    drawing = None if question.images else _draw(question, str(place), here, terminal)
+    size = _size(question, drawing)
     warnings: list[str] = []
-    pipeline = None
-    if question.images is None:
-        pipeline = load_pipeline(question.ckpt, "ema", str(place), "auto", terminal)
-    size = _size(question, pipeline)
     true, about_true = None, None
     if question.metric != "is":
-        source = question.reference or _training_source(question.ckpt, pipeline)
-        true, about_true = _of_set(source, size, question.resize, extractor, here, terminal, warnings)
-    if pipeline is not None:
-        found, about = _of_model(question, pipeline, extractor, here, terminal)
+        choice = _reference(question, drawing)
+        true, about_true = _judged(question, choice, size, extractor, here, terminal, warnings)
+    if drawing is not None:
+        found, about = _of_model(question, drawing, extractor, here, terminal)
     else:
-        assert question.images is not None, "images or a model"
-        found, about = _of_set(question.images, size, question.resize, extractor, here, terminal, warnings)
+        choice = sets.Choice(str(question.images))
+        found, about = _judged(question, choice, size, extractor, here, terminal, warnings)
     if here.rank == 0:
         assert found is not None, "process 0 has all features"
         values = measure(question.metric, found, true, question.subset or _SUBSET)
-        warnings += _few(question.metric, found)
+        warnings += _few(question.metric, found, true)
         seconds = time.perf_counter() - began
         _report(question, extractor, values, about, about_true, warnings, seconds, terminal)
     here.wait()
 
 
-def _size(question: Question, pipeline: Pipeline | None) -> int:
-    """Pixels a side at which both sides are compared.
+def _draw(question: Question, device: str, here: World, terminal: Terminal) -> Job:
+    """What the model is going to draw; all that can be wrong with it is found here.
 
     Raises:
-        DataError: images of several sizes, or of another one than the reference.
+        DataError: too few images for the metric.
+        UsageError: too few for the processes, or a model that only restores.
     """
+    from ssdiff.cli.drawing import Job
+    from ssdiff.metrics.distances import require
+
+    pipeline = load_pipeline(question.ckpt, "ema", device, "auto", terminal)
+    count = _COUNT if question.n is None else question.n
+    require(question.metric, count, question.subset or _SUBSET)
+    if count < here.size:
+        raise UsageError(f"{here.size} processes need as many images, not {count}", hint="raise -n")
+    if not pipeline.preset.generates:
+        message = f"a model of {pipeline.preset.name} restores images and cannot invent them"
+        raise UsageError(message, hint="use `ssdiff eval restore`")
+    plan = pipeline.plan(*question.sampling)
+    batch = question.batch or pipeline.preset.sampling.batch
+    return Job(pipeline, plan, count, 0, question.seed, batch, None)
+
+
+def _size(question: Question, drawing: Job | None) -> int:
+    """Pixels a side at which both sides are compared."""
     if question.resize is not None:
         return question.resize
-    sizes: dict[str, set[tuple[int, int]]] = {}
-    if pipeline is not None:
-        side = pipeline.preset.data.size
-        sizes["the model's"] = {(side, side)}
-    for source in (question.images, question.reference):
-        if source is not None:
-            found = _native_sizes(source)
-            if found:
-                sizes[source] = found
-    every = set().union(*sizes.values())
-    if len(every) > 1 or any(width != height for width, height in every):
-        shown = "; ".join(f"{name}: {_sizes(found)}" for name, found in sizes.items())
-        raise DataError(
-            f"images of unequal sizes cannot be compared ({shown})",
-            hint="give --resize N to cut to the middle and fit all to N pixels",
-        )
-    if not every:
-        raise UsageError("the size of the images is not known", hint="give --resize N")
-    return every.pop()[0]
+    model = drawing.pipeline.preset.data.size if drawing else None
+    return sets.common_size([s for s in (question.images, question.reference) if s is not None], model)
 
 
-def _sizes(found: set[tuple[int, int]]) -> str:
-    first = sorted(found)[:3]
-    return ", ".join(f"{w} x {h}" for w, h in first) + (" and more" if len(found) > len(first) else "")
+def _reference(question: Question, drawing: Job | None) -> sets.Choice:
+    """The set asked for, or what the model was trained on."""
+    if question.reference is not None:
+        return sets.Choice(question.reference)
+    assert drawing is not None, "without a model the reference is given"
+    return sets.trained_on(question.ckpt, drawing.pipeline)
 
 
-def _native_sizes(source: str) -> set[tuple[int, int]]:
-    """(width, height) of the files of a folder or archive; none for a name, whose images are fitted."""
-    from PIL import Image
-
-    from ssdiff.data import DATA_NAMES
-    from ssdiff.data.opening import find_files
-
-    if source in DATA_NAMES:
-        return set()
-    files = find_files(source)
-    if files is None:
-        return set()
-    sizes: set[tuple[int, int]] = set()
-    try:
-        for index in range(len(files)):
-            with files.open(index) as stream, Image.open(stream) as image:
-                sizes.add(image.size)
-    except OSError as error:
-        raise DataError(f"cannot read {files.members[index]} of {source}: {error}", path=source) from None
-    finally:
-        files.close()
-    return sizes
-
-
-def _training_source(ckpt: Path | None, pipeline: Pipeline | None) -> str:
-    """What the model was trained on."""
-    from ssdiff import checkpoints, rundir, storage
-
-    assert pipeline is not None, "without a model the reference is given"
-    run = ckpt or rundir.newest_run()
-    if run is not None and rundir.is_run(run):
-        meta = checkpoints.load(storage.newest_checkpoint(run), ()).meta
-        if meta.get("source"):
-            return str(meta["source"])
-    source = pipeline.preset.data.source
-    if source is None:
-        raise UsageError("the model does not say what it was trained on", hint="give --reference")
-    return source
-
-
-def _of_set(
-    source: str,
+def _judged(
+    question: Question,
+    choice: sets.Choice,
     size: int,
-    resize: int | None,
     extractor: Extractor,
     here: World,
     terminal: Terminal,
     warnings: list[str],
-) -> tuple[Features, dict[str, Any]]:
-    """Features of a data set, out of the cache if it has them."""
-    import torch
+) -> tuple[Features | None, dict[str, Any]]:
+    """Features of a set, and what the result says about it."""
+    from ssdiff.metrics.distances import require
 
-    from ssdiff.data import open_data
-    from ssdiff.data.prepared import cache_root
-    from ssdiff.metrics.distances import cached, collect
-
-    def read() -> tuple[Features, bool, ImageSet]:
-        with terminal.progress("img") as bar:
-            task = bar.add_task("preparing", total=None, rate="-", note="")
-            data = open_data(
-                source,
-                size=size,
-                channels=3,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-            bar.update(task, description="features", completed=0, total=len(data))
-
-            def parts() -> Iterator[Tensor]:
-                for start in range(0, len(data), _PART):
-                    yield data.batch(torch.arange(start, min(start + _PART, len(data))))
-                    bar.update(task, completed=min(start + _PART, len(data)))
-
-            folder = cache_root() / "features"
-            features, hit = cached(folder, data.fingerprint, extractor, lambda: collect(extractor, parts()))
-        return features, hit, data
-
-    features, hit, data = _first_alone(here, read)
-    if _lossy(source):
-        warnings.append(f"{source} holds JPEG files, whose artefacts count as differences")
-    about = {
-        "source": data.source,
-        "count": len(data),
-        "sha256": data.fingerprint,
-        "size": size,
-        "resized": resize is not None,
-        "cached": hit,
-    }
-    return features, about
-
-
-def _first_alone(here: World, read: Callable[[], _T]) -> _T:
-    """Process 0 computes, the others then find its result in the cache."""
-    results = []
-    for turn in (0, 1):
-        if (here.rank == 0) == (turn == 0):
-            results.append(read())
-        here.wait()
-    return results[0]
-
-
-def _lossy(source: str) -> bool:
-    """Whether some of the files are JPEG."""
-    from ssdiff.data import DATA_NAMES
-    from ssdiff.data.opening import find_files
-
-    files = None if source in DATA_NAMES else find_files(source)
-    return files is not None and any(name.lower().endswith(_LOSSY) for name in files.members)
+    data = sets.open_set(choice, size, here, terminal)
+    require(question.metric, len(data), question.subset or _SUBSET)
+    features, hit = sets.of_set(data, extractor, here, terminal)
+    return features, sets.described(choice, data, question.resize is not None, hit, warnings)
 
 
 def _of_model(
-    question: Question, pipeline: Pipeline, extractor: Extractor, here: World, terminal: Terminal
+    question: Question, job: Job, extractor: Extractor, here: World, terminal: Terminal
 ) -> tuple[Features | None, dict[str, Any]]:
     """Features of images that the model draws: each process its share, all of them on process 0."""
-    from ssdiff.cli.drawing import Job
     from ssdiff.metrics.distances import collect
-    from ssdiff.metrics.features import Features
 
-    steps, sampler, eta = question.sampling
-    plan = pipeline.plan(steps, sampler, eta)
-    count = _COUNT if question.n is None else question.n
-    batch = question.batch or pipeline.preset.sampling.batch
-    job = Job(pipeline, plan, count, 0, question.seed, batch, None)
-    if count < here.size:
-        raise UsageError(f"{here.size} processes need as many images, not {count}", hint="raise -n")
-    share = here.share(count)
+    pipeline, plan, batch = job.pipeline, job.plan, job.batch
+    share = here.share(job.n)
     with terminal.progress("img") as bar:
-        task = bar.add_task("generating", total=count, rate="-", note="")
+        task = bar.add_task("generating", total=job.n, rate="-", note="")
         began, drawn = time.perf_counter(), 0
 
         def advance(images: int) -> None:
@@ -258,20 +159,19 @@ def _of_model(
                 with memory_for(f"{batch} images at once", "lower --batch"):
                     yield _fitted(job.draw(range(start, min(start + batch, share.stop)), advance), question)
 
-        own = collect(extractor, parts())
-    pool = here.gather(own.pool)
-    logits = None if own.logits is None else here.gather(own.logits)
+        found = sets.gathered(collect(extractor, parts()), here)
     about = {
         "checkpoint": pipeline.origin,
         "step": pipeline.step,
-        "count": count,
+        "count": job.n,
         "size": question.resize or pipeline.preset.data.size,
         "steps": plan.evaluations,
         "sampler": plan.sampler,
         "eta": plan.eta,
+        "guidance": plan.guidance,
         "seed": question.seed,
     }
-    return (None if pool is None else Features(pool, logits)), about
+    return found, about
 
 
 def _fitted(images: Tensor, question: Question) -> Tensor:
@@ -289,8 +189,8 @@ def _fitted(images: Tensor, question: Question) -> Tensor:
     return torch.stack([torch.from_numpy(pixels(fit(picture, size))) for picture in pictures])
 
 
-def _few(metric: str, found: Features) -> list[str]:
-    count, warnings = len(found.pool), []
+def _few(metric: str, found: Features, true: Features | None) -> list[str]:
+    count, warnings = min(len(side.pool) for side in (found, true) if side is not None), []
     if metric == "fid" and count < _COUNT:
         warnings.append(f"{count} images: Frechet distances fall with the number, compare only equal ones")
     if metric == "fid" and count <= found.pool.shape[1]:
@@ -310,9 +210,6 @@ def _report(
     seconds: float,
     terminal: Terminal,
 ) -> None:
-    from importlib.metadata import version
-
-    from ssdiff import __version__
     from ssdiff.images import write_atomic
 
     letter = {"fid": "F", "kid": "K"}.get(question.metric)
@@ -325,12 +222,12 @@ def _report(
         "name": name,
         "value": main,
         **values,
-        "extractor": {"name": extractor.name, "sha256": extractor.identity},
+        "extractor": {"name": extractor.name, "given": question.extractor, "sha256": extractor.identity},
         "images": about,
         "reference": reference,
         "subset_size": (question.subset or _SUBSET) if question.metric == "kid" else None,
         "warnings": warnings,
-        "versions": {"ssdiff": __version__, **{pkg: version(pkg) for pkg in ("torch", "torch-fidelity")}},
+        "versions": sets.versions(),
         "seconds": round(seconds, 3),
     }
     for warning in warnings:

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import json as json_
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssdiff.cli.common import Device, Json, Overwrite, Quiet, Seed, Terminal, memory_for, positive
+from ssdiff.cli.common import (
+    Device,
+    Json,
+    Overwrite,
+    Quiet,
+    Seed,
+    Terminal,
+    is_main_process,
+    memory_for,
+    positive,
+)
+from ssdiff.cli.eval import sets
 from ssdiff.cli.sample import load_pipeline
+from ssdiff.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdiff.metrics.features import Extractor
+    from ssdiff.data import ImageSet
+    from ssdiff.distributed import World
+    from ssdiff.metrics.features import Extractor, Features
     from ssdiff.restoration import Trained
+
+Row = dict[str, float | None]
+
+_ENOUGH = 10_000  # images, below which Frechet distances depend on the number
 
 _Images = Annotated[
     str, typer.Argument(metavar="IMAGES", help="Clean held-out images: a folder, .zip or the name of a set.")
@@ -39,6 +59,21 @@ _Batch = Annotated[int | None, typer.Option(help="Images at once. Default: the p
 _Out = Annotated[Path | None, typer.Option(metavar="x.json", help="Write the result, for `eval report` too.")]
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What was asked for; see the options of the command."""
+
+    images: str
+    ckpt: Path | None
+    n: int | None
+    t: int | None
+    steps: int | None
+    extractor: str | None
+    weights: Path | None
+    batch: int | None
+    seed: int
+
+
 def restore(
     images: _Images,
     ckpt: _Checkpoint = None,
@@ -56,43 +91,74 @@ def restore(
     quiet: Quiet = False,
 ) -> None:
     """Degrade held-out images, restore them by every sampler, and compare: PSNR, SSIM, RMSE, distance."""
-    from ssdiff.devices import pick_device
+    from ssdiff.distributed import world
     from ssdiff.images import check_output
-    from ssdiff.metrics.features import open_extractor
-    from ssdiff.restoration import Options, Trained
 
-    terminal = Terminal(quiet, json)
     most, size = (None if v is None else positive(v, name) for name, v in (("-n", n), ("--batch", batch)))
     if out is not None:
         check_output(out, overwrite, (".json",))
-    place = pick_device(device)
-    network = open_extractor(extractor, weights_file, place) if extractor else None
-    pipeline = load_pipeline(ckpt, "ema", str(place), "auto", terminal)
-    method = Trained(pipeline, t, Options(steps=steps, seed=seed))
-    began = time.perf_counter()
-    size = size or pipeline.preset.sampling.batch
-    rows, count, about = _measure(method, pipeline.preset.data.size, images, most, size, network, terminal)
-    result = {
+    question = _Question(images, ckpt, most, t, steps, extractor, weights_file, size, seed)
+    main = is_main_process()
+    terminal = Terminal(quiet or not main, json and main)
+    with world(device) as here:
+        result = _answer(question, here, device, terminal)
+        if result is not None:
+            _report(result, out, overwrite, terminal)
+        here.wait()
+
+
+def _answer(question: _Question, here: World, device: str, terminal: Terminal) -> dict[str, Any] | None:
+    """The result on process 0; None on the others."""
+    from ssdiff.devices import pick_device
+    from ssdiff.metrics.features import open_extractor
+    from ssdiff.restoration import Options, Trained
+
+    place, name, began = here.device(pick_device(device)), question.extractor, time.perf_counter()
+    network = sets.first_alone(here, lambda: open_extractor(name, question.weights, place) if name else None)
+    pipeline = load_pipeline(question.ckpt, "ema", str(place), "auto", terminal)
+    method = Trained(pipeline, question.t, Options(steps=question.steps, seed=question.seed))
+    # A wrong number of steps is found before any image is read.
+    plans = {name: pipeline.plan(question.steps, name, t=question.t) for name in method.samplers}
+    settings = pipeline.preset.data
+    choice = sets.Choice(question.images, None, settings.background, settings.corrupt)
+    data = sets.open_set(choice, settings.size, here, terminal, settings.channels)
+    count = min(question.n or len(data), len(data))
+    if count < here.size:
+        raise DataError(f"{count} images for {here.size} processes", hint="start fewer processes")
+    batch = question.batch or pipeline.preset.sampling.batch
+    rows = _measure(method, data, count, batch, network, here, terminal)
+    if rows is None:
+        return None
+    warnings: list[str] = []
+    about = sets.described(choice, data, False, False, warnings)
+    if network is not None and count < _ENOUGH:
+        warnings.append(f"{count} images: compare Frechet distances of equal numbers only")
+    best = method.samplers[0]
+    return {
         "metric": "restore",
-        "name": f"PSNR of {method.samplers[0]}",
-        "value": rows[method.samplers[0]]["psnr"],
+        "name": f"PSNR of {best}",
+        "value": rows[best]["psnr"],
         "rows": rows,
         "distance": network.label("F") if network else None,
+        "extractor": {"name": network.name, "given": name, "sha256": network.identity} if network else None,
         "checkpoint": pipeline.origin,
         "step": pipeline.step,
-        "t": pipeline.plan(t=t).severities[0],
-        "steps": steps,
-        "seed": seed,
+        "t": plans[best].severities[0],
+        "steps": {name: plan.evaluations for name, plan in plans.items()},
+        "seed": question.seed,
         "count": count,
-        "images": about,
+        "images": {key: about[key] for key in ("source", "count", "sha256", "size", "skipped")},
+        "warnings": warnings,
+        "versions": sets.versions(),
         "seconds": round(time.perf_counter() - began, 3),
     }
-    _report(result, out, overwrite, terminal)
 
 
 def _report(result: dict[str, Any], out: Path | None, overwrite: bool, terminal: Terminal) -> None:
     from ssdiff.images import write_atomic
 
+    for warning in result["warnings"]:
+        terminal.say(f"warning: {warning}")
     if out is not None:
         write_atomic(out, json_.dumps(result, indent=1).encode(), overwrite)
     terminal.result(_table(result["rows"], result["count"], result["distance"]), result)
@@ -100,46 +166,55 @@ def _report(result: dict[str, Any], out: Path | None, overwrite: bool, terminal:
 
 def _measure(
     method: Trained,
-    side: int,
-    source: str,
-    most: int | None,
-    size: int,
+    data: ImageSet,
+    count: int,
+    batch: int,
     network: Extractor | None,
+    here: World,
     terminal: Terminal,
-) -> tuple[dict[str, dict[str, float]], int, dict[str, Any]]:
-    """Means over the images by row, how many there were, and which."""
+) -> dict[str, Row] | None:
+    """Means over the first ``count`` images by row, on process 0; each process restores its share."""
     import torch
 
-    from ssdiff.data import open_data
     from ssdiff.images import from_uint8, to_uint8
     from ssdiff.metrics.distances import collect, measure
     from ssdiff.metrics.likeness import compare
 
-    data = open_data(source, size=side, channels=method.channels)
-    count = min(most or len(data), len(data))
     scores: dict[str, list[Tensor]] = {}
-    seen: dict[str, list[Tensor]] = {"clean": []}
+    seen: dict[str, list[Features]] = {}
+    share = here.share(count)
     with terminal.progress("img") as bar:
         task = bar.add_task("restoring", total=count, rate="-", note="")
-        for start in range(0, count, size):
-            numbers = torch.arange(start, min(start + size, count))
+        for start in range(share.start, share.stop, batch):
+            numbers = torch.arange(start, min(start + batch, share.stop))
             clean = from_uint8(data.batch(numbers))
             with memory_for(f"{len(numbers)} images at once", "lower --batch"):
                 results = dict(_restored(method, clean, numbers))
-            seen["clean"].append(to_uint8(clean))
             for name, x in results.items():
-                scores.setdefault(name, []).append(torch.stack(compare(clean, x)))
-                seen.setdefault(name, []).append(to_uint8(x))
-            bar.update(task, completed=int(numbers[-1]) + 1)
-    rows = {}
+                scores.setdefault(name, []).append(torch.stack(compare(clean, x), dim=1))
+            if network is not None:
+                for name, x in {"clean": clean, **results}.items():
+                    seen.setdefault(name, []).append(collect(network, iter([to_uint8(x)])))
+            bar.update(task, completed=min((int(numbers[-1]) + 1 - share.start) * here.size, count))
+    rows: dict[str, Row] = {}
     for name, parts in scores.items():
-        means = torch.cat(parts, dim=1).mean(1).tolist()
-        rows[name] = dict(zip(("psnr", "ssim", "rmse"), means, strict=True))
-    if network is not None:
-        features = {name: collect(network, iter(parts)) for name, parts in seen.items()}
-        for name, row in rows.items():
-            row["distance"] = measure("fid", features[name], features["clean"])["distance"]
-    return rows, count, {"source": data.source, "sha256": data.fingerprint}
+        whole = here.gather(torch.cat(parts))
+        if whole is not None:
+            means = [value if math.isfinite(value) else None for value in whole.mean(0).tolist()]
+            rows[name] = dict(zip(("psnr", "ssim", "rmse"), means, strict=True))
+    found = {name: sets.gathered(_joined(parts), here) for name, parts in seen.items()}
+    for name, row in rows.items():
+        if (features := found.get(name)) is not None:
+            row["distance"] = measure("fid", features, found["clean"])["distance"]
+    return rows or None
+
+
+def _joined(parts: list[Features]) -> Features:
+    import torch
+
+    from ssdiff.metrics.features import Features
+
+    return Features(torch.cat([part.pool for part in parts]), None)
 
 
 def _restored(method: Trained, clean: Tensor, numbers: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -150,10 +225,11 @@ def _restored(method: Trained, clean: Tensor, numbers: Tensor) -> Iterator[tuple
         yield sampler, method.restore(degraded, numbers, sampler)
 
 
-def _table(rows: dict[str, dict[str, float]], count: int, distance: object) -> str:
+def _table(rows: dict[str, Row], count: int, distance: object) -> str:
     heading = f"{'':12}{'PSNR':>8}{'SSIM':>8}{'RMSE':>8}"
     lines = [heading + (f"  {distance}" if distance else "") + f"   mean of {count} images"]
     for name, row in rows.items():
-        line = f"{name:12}{row['psnr']:8.2f}{row['ssim']:8.3f}{row['rmse']:8.4f}"
+        psnr = "equal" if row["psnr"] is None else format(row["psnr"], ".2f")
+        line = f"{name:12}{psnr:>8}{row['ssim']:8.3f}{row['rmse']:8.4f}"
         lines.append(line + (f"  {row['distance']:.4g}" if "distance" in row else ""))
     return "\n".join(lines)
