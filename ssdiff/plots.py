@@ -56,9 +56,7 @@ class Panel:
 
 
 def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False) -> None:
-    """Write the panels side by side, three in a row, as one PNG.
-
-    A label that several panels share has one colour, and stands once in the legend below them.
+    """Write the file of :func:`draw_panels`.
 
     Args:
         path: ends in .png.
@@ -67,6 +65,18 @@ def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False)
 
     Raises:
         OutputError: something is there already.
+        ResourceError: the folder cannot be written or the disk is full.
+    """
+    write_atomic(path, draw_panels(panels), overwrite)
+
+
+def draw_panels(panels: Sequence[Panel]) -> bytes:
+    """The panels side by side, three in a row, as one PNG file.
+
+    A label that several panels share has one colour, and stands once in the legend below them.
+
+    Args:
+        panels: at least one.
     """
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
@@ -96,7 +106,7 @@ def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False)
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2 * across, frameon=False)
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
-    write_atomic(path, stream.getvalue(), overwrite)
+    return stream.getvalue()
 
 
 def _colours(panels: Sequence[Panel]) -> dict[str, str]:

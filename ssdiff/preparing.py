@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import rng
-from ssdiff.data import DATA_NAMES, ImageSet, open_data
+from ssdiff.data import DATA_NAMES, ImageSet, evenly, open_data
 from ssdiff.distributed import World
 from ssdiff.errors import PresetError, UsageError
 from ssdiff.process.families import Other
@@ -86,7 +86,7 @@ def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixtu
     settings = preset.sampling.start
     if settings is None:
         return None
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(_FITTED, len(data))).astype(np.int64))
+    chosen = evenly(len(data), _FITTED)
     numbers = torch.cat(
         [
             describe(process.degrade(to_float(data[part]), process.T), settings.grid, settings.basis)

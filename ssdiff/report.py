@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import base64
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
-from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
 from ssdiff.images import to_uint8
-from ssdiff.plots import Panel, save_panels
+from ssdiff.plots import Panel, draw_panels
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --ink: #1c1e21; --soft: #5c6470; --line: #d5d9df;
@@ -183,10 +181,7 @@ def plot(panel: Panel, alt: str, caption: str = "") -> Picture:
         alt: what it shows.
         caption: below it.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "plot.png"
-        save_panels(path, [panel])
-        content = path.read_bytes()
+    content = draw_panels([panel])
     width, height = Image.open(BytesIO(content)).size
     return Picture(content, (_PLOT, _PLOT * height // width), alt, caption, plot=True)
 

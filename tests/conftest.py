@@ -11,6 +11,39 @@ import pytest
 from ssdiff import cli
 
 TINY = Path(__file__).parent / "data" / "tiny.toml"
+CPU = ("--device", "cpu")
+_COLD = """
+[process]
+kind = "cold"
+T = 4
+levels = 1
+match = 0.0
+degradation = {{ {degradation} }}
+
+[model]
+classes = 0
+
+[training]
+steps = 2
+loss = "l1"
+
+[sampling]
+sampler = "alg2"
+"""
+
+
+def train(preset, folder, *options):
+    """A finished run of a preset; returns its folder."""
+    arguments = ["train", "--preset", preset, "--out", folder, *CPU, "--quiet", *options]
+    assert cli.run([str(argument) for argument in arguments]) == 0
+    return folder
+
+
+def train_cold(folder, degradation):
+    """A finished run of two steps that undoes a degradation; returns its folder."""
+    preset = folder.parent / f"{folder.name}.toml"
+    preset.write_text(f'extends = "{TINY.as_posix()}"\n{_COLD.format(degradation=degradation)}')
+    return train(preset, folder)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,9 +87,13 @@ def result(ssdiff):
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory, home):
     """A finished run of tests/data/tiny.toml."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert cli.run(["train", "--preset", str(TINY), "--out", str(folder), "--device", "cpu", "--quiet"]) == 0
-    return folder
+    return train(TINY, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def cold_folder(tmp_path_factory, home):
+    """A finished run that removes blur of images of 16 pixels."""
+    return train_cold(tmp_path_factory.mktemp("runs") / "cold", 'kind = "blur", kernel = 5, first = 1.5')
 
 
 @pytest.fixture(scope="session")

@@ -6,30 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import CPU, TINY, train, train_cold
 from PIL import Image
 
-from ssdiff.cli import run
-
-GREY = """
-[process]
-kind = "cold"
-T = 4
-levels = 1
-match = 0.0
-degradation = { kind = "downsample", full_size = true }
-
-[model]
-classes = 0
-
-[training]
-steps = 2
-loss = "l1"
-
-[sampling]
-sampler = "alg2"
-"""
-CPU = ("--device", "cpu")
 OWN = ("--extractor", "tinynet:Tiny", *CPU)
 
 
@@ -118,9 +97,8 @@ def test_two_processes_share_the_work_and_find_the_same(result, shell, run_folde
 
 def test_a_checkpoint_knows_its_training_data_too(result, run_folder, sets, tmp_path):
     """Not the preset's source, which `--data` replaced."""
-    folder = tmp_path / "own"
-    options = ("--out", folder, "--data", sets[0], "--set", "model.classes=0", "--set", "training.steps=2")
-    assert run(["train", "--preset", str(TINY), *map(str, options), *CPU, "--quiet"]) == 0
+    options = ("--data", sets[0], "--set", "model.classes=0", "--set", "training.steps=2")
+    folder = train(TINY, tmp_path / "own", *options)
     checkpoint = max((folder / "checkpoints").glob("step-*"))
     options = ("eval", "fid", "-n", 8, "--steps", 2, *OWN)
     for source in (folder, checkpoint):
@@ -158,10 +136,7 @@ def test_a_header_that_states_too_many_pixels(ssdiff, sets):
 
 def test_images_that_are_restored_exactly(ssdiff, tmp_path):
     """An infinite PSNR is no number in JSON."""
-    preset, folder = tmp_path / "grey.toml", tmp_path / "run"
-    preset.write_text(f'extends = "{TINY.as_posix()}"\n{GREY}')
-    arguments = ["train", "--preset", str(preset), "--out", str(folder), *CPU, "--quiet"]
-    assert run(arguments) == 0
+    folder = train_cold(tmp_path / "run", 'kind = "downsample", full_size = true')
     flat = tmp_path / "flat"
     flat.mkdir()
     for k in range(3):

@@ -5,44 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import CPU, TINY, train
 from PIL import Image
 
 from ssdiff import images
-from ssdiff.cli import run
-
-CPU = ("--device", "cpu")
-COLD = """
-[process]
-kind = "cold"
-T = 4
-levels = 1
-match = 0.0
-degradation = { kind = "blur", kernel = 5, first = 1.5 }
-
-[model]
-classes = 0
-
-[training]
-steps = 2
-loss = "l1"
-
-[sampling]
-sampler = "alg2"
-"""
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory, home):
+def runs(tmp_path_factory, cold_folder):
     """Runs of a few steps: cold, and unconditional SSD."""
-    folder = tmp_path_factory.mktemp("restore")
-    preset = folder / "cold.toml"
-    preset.write_text(f'extends = "{TINY.as_posix()}"\n{COLD}')
-    trained = {"cold": (preset, []), "ssd": (TINY, ["--set", "model.classes=0", "--set", "training.steps=2"])}
-    for name, (source, sets) in trained.items():
-        arguments = ["train", "--preset", source, "--out", folder / name, *CPU, "--quiet", *sets]
-        assert run([str(argument) for argument in arguments]) == 0
-    return {name: folder / name for name in trained}
+    plain = ("--set", "model.classes=0", "--set", "training.steps=2")
+    return {"cold": cold_folder, "ssd": train(TINY, tmp_path_factory.mktemp("restore") / "ssd", *plain)}
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssdiff.data import DATA_NAMES, cache_root, open_data, prepared, sources
+from ssdiff.data import DATA_NAMES, cache_root, evenly, open_data, prepared, sources
 from ssdiff.errors import DataError, ResourceError, UsageError
 from ssdiff.shapes import draw
 
@@ -588,6 +588,15 @@ def test_lsun(cache, load, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", FakeLmdb({}))
     with pytest.raises(DataError, match="damaged"):
         load("lsun-bedroom")
+
+
+@pytest.mark.parametrize(("total", "count"), [(1, 1), (7, 1), (7, 2), (7, 7), (7, 50), (20_001, 500)])
+def test_evenly_spread_numbers(total, count):
+    numbers = evenly(total, count)
+    assert numbers.dtype == np.int64 and len(numbers) == min(total, count)
+    assert numbers[0] == 0 and (numbers[-1] == total - 1 or count == 1)
+    gaps = np.diff(numbers)
+    assert not len(gaps) or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
 
 
 def test_every_name_is_known():

@@ -7,34 +7,15 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import CPU
 from PIL import Image
 
 from ssdiff import report
 from ssdiff.cli import run
 
-CPU = ("--device", "cpu")
 HOSTILE = "<script>alert(1)</script><img src=http://x.test/a.png onerror='x'>\"&\x00\ud800"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EMPTY = ("meta", "link", "img")
-COLD = """
-[process]
-kind = "cold"
-T = 4
-levels = 1
-match = 0.0
-degradation = { kind = "blur", kernel = 5, first = 1.5 }
-
-[model]
-classes = 0
-
-[training]
-steps = 2
-loss = "l1"
-
-[sampling]
-sampler = "alg2"
-"""
 
 
 class Page(HTMLParser):
@@ -181,13 +162,10 @@ def test_a_run_without_records_or_drawing(result, run_folder, tmp_path):
     assert "None yet." in page.text and "recorded no loss yet" in page.text
 
 
-def test_a_model_that_restores(result, tmp_path, monkeypatch):
+def test_a_model_that_restores(result, cold_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("ssdiff.cli.eval.report._SECONDS", 0.5)
-    preset = tmp_path / "cold.toml"
-    preset.write_text(f'extends = "{TINY.as_posix()}"\n{COLD}')
-    folder, out = tmp_path / "cold", tmp_path / "report.html"
-    assert run(["train", "--preset", str(preset), "--out", str(folder), *CPU, "--quiet"]) == 0
-    values = result("eval", "report", folder, "--out", out, "--timing", *CPU)
+    out = tmp_path / "report.html"
+    values = result("eval", "report", cold_folder, "--out", out, "--timing", *CPU)
     assert values["samples"] == 0
     page = Page(out.read_text(encoding="utf-8"))
     check_alone(page)

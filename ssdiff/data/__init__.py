@@ -4,6 +4,6 @@
 """
 
 from ssdiff.data.opening import DATA_NAMES, holds_jpeg, native_sizes, open_data
-from ssdiff.data.prepared import ImageSet, cache_root
+from ssdiff.data.prepared import ImageSet, cache_root, evenly
 
-__all__ = ["DATA_NAMES", "ImageSet", "cache_root", "holds_jpeg", "native_sizes", "open_data"]
+__all__ = ["DATA_NAMES", "ImageSet", "cache_root", "evenly", "holds_jpeg", "native_sizes", "open_data"]

@@ -75,6 +75,19 @@ class ImageSet:
         return torch.from_numpy(np.asarray(self.images[indices.cpu().numpy()]))
 
 
+def evenly(total: int, count: int) -> NDArray[np.int64]:
+    """Numbers spread evenly over 0..total - 1, both ends among them.
+
+    Args:
+        total: at least 1.
+        count: at least 1; as many numbers, or total where that is less.
+
+    Returns:
+        (min(count, total),) int64, ascending, none twice; 0 alone for a count of 1.
+    """
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+
+
 def cache_root() -> Path:
     """Where prepared and downloaded data are kept: SSDIFF_HOME/cache, or the platform's cache folder."""
     home = os.environ.get("SSDIFF_HOME")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ssdiff.distributed import World
     from ssdiff.metrics.features import Extractor, Features
 
-_COUNT = 10_000  # images, below which FIDs depend on the number
 _SUBSET = 1000  # images in a subset of kid
 _NAMES = {"prc": "precision and recall", "is": "inception score", "mind": "MIND"}
 
@@ -90,7 +89,7 @@ def _draw(question: Question, device: str, here: World, terminal: Terminal) -> J
     from ssdiff.metrics.distances import require
 
     pipeline = load_pipeline(question.ckpt, "ema", device, "auto", terminal)
-    count = _COUNT if question.n is None else question.n
+    count = sets.ENOUGH if question.n is None else question.n
     require(question.metric, count, question.subset or _SUBSET)
     if count < here.size:
         raise UsageError(f"{here.size} processes need as many images, not {count}", hint="raise -n")
@@ -191,7 +190,7 @@ def _fitted(images: Tensor, question: Question) -> Tensor:
 
 def _few(metric: str, found: Features, true: Features | None) -> list[str]:
     count, warnings = min(len(side.pool) for side in (found, true) if side is not None), []
-    if metric == "fid" and count < _COUNT:
+    if metric == "fid" and count < sets.ENOUGH:
         warnings.append(f"{count} images: Frechet distances fall with the number, compare only equal ones")
     if metric == "fid" and count <= found.pool.shape[1]:
         warnings.append(

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, float | None]
 
-_ENOUGH = 10_000  # images, below which Frechet distances depend on the number
-
 _Images = Annotated[
     str, typer.Argument(metavar="IMAGES", help="Clean held-out images: a folder, .zip or the name of a set.")
 ]
@@ -131,7 +129,7 @@ def _answer(question: _Question, here: World, device: str, terminal: Terminal) -
         return None
     warnings: list[str] = []
     about = sets.described(choice, data, False, False, warnings)
-    if network is not None and count < _ENOUGH:
+    if network is not None and count < sets.ENOUGH:
         warnings.append(f"{count} images: compare Frechet distances of equal numbers only")
     best = method.samplers[0]
     return {

@@ -151,7 +151,7 @@ def _open(source: str, size: int, count: int, terminal: Terminal) -> _Chosen:
 
     from ssdiff import images
     from ssdiff.colour import luma
-    from ssdiff.data import open_data
+    from ssdiff.data import evenly, open_data
 
     began = time.perf_counter()
     with terminal.progress("img") as bar:
@@ -162,7 +162,7 @@ def _open(source: str, size: int, count: int, terminal: Terminal) -> _Chosen:
             bar.update(task, completed=done, total=total, rate=rate)
 
         prepared = open_data(source, size=size, channels=3, progress=show)
-    numbers = np.unique(np.linspace(0, len(prepared) - 1, min(count, len(prepared))).round().astype(np.int64))
+    numbers = evenly(len(prepared), count)
     colour = images.from_uint8(torch.from_numpy(np.asarray(prepared.images[numbers])))
     few = colour[:: max(1, len(colour) // _SHOWN)][:_SHOWN].clone()
     return _Chosen(prepared.source, few, luma(colour))

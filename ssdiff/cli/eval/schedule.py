@@ -60,7 +60,7 @@ def schedule(
     Normal data with the spectrum of yours, and the best denoiser: the distance is that of the sampler alone.
     Writes schedule.csv, schedule.png and planned.toml, a preset with the best transition points.
     """
-    from ssdiff.cli.eval.planning import Report, compare, read_model, write
+    from ssdiff.cli.eval.scheduling import Report, compare, read_model, write
     from ssdiff.presets import load_preset
 
     terminal = Terminal(quiet, json)

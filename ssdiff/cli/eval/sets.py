@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PART = 64
+ENOUGH = 10_000
+"""Images from which on Frechet distances hardly depend on the number."""
 
 
 @dataclass(frozen=True, slots=True)

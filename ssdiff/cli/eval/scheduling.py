@@ -81,7 +81,7 @@ def read_model(preset: Preset, source: str | None, images: int, exact: bool, ter
     import numpy as np
 
     from ssdiff.build import level_sizes
-    from ssdiff.data import open_data
+    from ssdiff.data import evenly, open_data
     from ssdiff.planner.statistics import measure
     from ssdiff.preparing import to_float
 
@@ -103,7 +103,7 @@ def read_model(preset: Preset, source: str | None, images: int, exact: bool, ter
             corrupt=settings.corrupt,
             progress=advance,
         )
-        chosen = np.unique(np.linspace(0, len(data) - 1, min(images, len(data))).astype(np.int64))
+        chosen = evenly(len(data), images)
         parts = np.array_split(chosen, -(-len(chosen) // _PART))
         batches = (to_float(data.images[part]) for part in parts)
         return measure(
