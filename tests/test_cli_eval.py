@@ -171,15 +171,12 @@ def test_refusals(ssdiff, sets, arguments, code, message):
 
 
 def test_offline_without_weights(ssdiff, sets, tmp_path, monkeypatch):
-    import torch
-
-    def offline(url, path, **_):
-        raise OSError("no network")
-
+    nowhere = (tmp_path / "nowhere.pth").as_uri()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr("ssdiff.metrics.features._URL", nowhere)
     code, _, err = ssdiff("eval", "fid", sets[0], "--reference", sets[1], *CPU)
-    assert code == 6 and str(tmp_path / "hub") in err and "SHA-256" in err
+    assert code == 6 and str(tmp_path / "hub") in err and "SHA-256" in err and err.count("\n") == 1
+    assert nowhere in err and "--weights-file" in err
 
 
 def test_the_table_of_restoration(result, ssdiff, run_folder, sets, tmp_path):

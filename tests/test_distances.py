@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import socket
+import threading
 
 import pytest
 import torch
@@ -144,18 +146,66 @@ def test_the_real_network_with_weights_of_a_file(tmp_path, monkeypatch):
     assert found.pool.isfinite().all() and extractor.label("F") == "FID"
 
 
-def test_without_weights_and_network(tmp_path, monkeypatch):
+@pytest.fixture
+def server(monkeypatch):
+    """Takes connections, and says what it is given to say; nothing else."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setattr(features_module, "_URL", f"http://127.0.0.1:{listening.getsockname()[1]}/w.pth")
+        yield listening
+
+
+def answer(server, said):
+    """Say it to the first who asks, then be silent; the thread that does so."""
+
+    def work():
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(said)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_a_server_that_never_answers(server, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
-    def offline(url, path, **_):
-        raise OSError("no network")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(
-        ResourceError, match=r"cannot be downloaded \(no network\).*SHA-256 6726825d"
-    ) as error:
+    monkeypatch.setattr(features_module, "_PATIENCE", 0.2)
+    with pytest.raises(ResourceError, match=r"cannot be downloaded from http.*w\.pth \(timed out\)") as error:
         open_extractor("inception", None, CPU)
-    assert str(tmp_path) in error.value.path
+    assert str(tmp_path) in error.value.path and "--weights-file" in str(error.value)
+    assert "SHA-256 6726825d" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nfoo", "3 bytes of SHA-256 2c26b46b68ffc68f"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfoo", "IncompleteRead"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "404"),
+        (b"220 mail\r\n\r\n", "220 mail"),
+        (b"", "closed connection"),
+    ],
+)
+def test_wrong_answers_leave_no_weights(server, tmp_path, monkeypatch, said, reason):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    thread = answer(server, said)
+    with pytest.raises(ResourceError, match=f"cannot be downloaded .*{reason}"):
+        open_extractor("inception", None, CPU)
+    thread.join()
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_weights_are_downloaded_once(server, tmp_path, monkeypatch):
+    content = b"weights"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(features_module, "_SHA256", hashlib.sha256(content).hexdigest())
+    thread = answer(server, b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n" + content)
+    path = features_module._cached_weights()
+    thread.join()
+    assert path.read_bytes() == content and path.is_relative_to(tmp_path)
+    assert features_module._cached_weights() == path
 
 
 def test_the_cache_is_keyed_by_content_and_survives_damage(tmp_path):

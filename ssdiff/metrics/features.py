@@ -11,9 +11,11 @@ import importlib
 import inspect
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from ssdiff.errors import CheckpointError, ResourceError, UsageError
+from ssdiff.images import write_atomic
 from ssdiff.importing import read_weights
 
 INCEPTION = "inception"
 _FILE = "weights-inception-2015-12-05-6726825d.pth"
 _URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_FILE}"
 _SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+_PATIENCE = 30.0  # seconds that a server may take to connect, and then between two parts of its answer
 _POOL, _LOGITS = "2048", "logits_unbiased"
 
 
@@ -73,7 +77,8 @@ def open_extractor(name: str, weights: Path | None, device: torch.device) -> Ext
 
     Raises:
         UsageError: no such class, or one that is no extractor.
-        ResourceError: Inception's weights cannot be had; says where they belong and their SHA-256.
+        ResourceError: Inception's weights cannot be had, or their server takes longer than 30 s to answer;
+            says where they belong and their SHA-256.
         CheckpointError: a weights file of another content.
     """
     if name == INCEPTION:
@@ -166,14 +171,24 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
 def _cached_weights() -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / _FILE
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(_URL, str(path), hash_prefix=_SHA256, progress=False)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            content = _download()
+        except (OSError, HTTPException, ValueError) as error:
             raise ResourceError(
-                f"the weights of Inception are not at {path} and cannot be downloaded ({reason})",
+                f"the weights of Inception are not at {path} and cannot be downloaded from {_URL} "
+                f"({_said(error)})",
                 path=path,
                 hint=f"place {_FILE} there (SHA-256 {_SHA256}), or give --weights-file or --extractor",
             ) from None
+        write_atomic(path, content, overwrite=True)
     return path
+
+
+def _download() -> bytes:
+    """The weights of Inception; not by torch.hub, which waits for ever for a server that says nothing."""
+    with urllib.request.urlopen(_URL, timeout=_PATIENCE) as response:
+        content: bytes = response.read()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != _SHA256:
+        raise ValueError(f"{len(content):,} bytes of SHA-256 {digest[:16]}... came")
+    return content
