@@ -14,7 +14,7 @@ from ssdiff.images.reading import MAX_PIXELS, image_size
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
-__all__ = ["DATA_NAMES", "holds_jpeg", "native_sizes", "open_data"]
+__all__ = ["DATA_NAMES", "holds_jpeg", "image_sizes", "native_sizes", "open_data"]
 
 
 def open_data(
@@ -103,21 +103,49 @@ def native_sizes(source: str | Path) -> set[tuple[int, int]]:
             return {(width, height)}
         if not isinstance(found, FileSource):
             return sizes
-        for index, member in enumerate(found.members):
-            name = f"{found.name}: {member}"
-            try:
-                with found.open(index) as stream:
-                    sizes.add(image_size(stream, name))
-            except DataError:
-                raise
-            except Exception as error:  # an archive can raise anything on hostile bytes
-                reason = str(error) or type(error).__name__
-                raise DataError(f"cannot read {name}: {reason}", path=name) from error
+        for index in range(len(found)):
+            sizes.add(_stated_size(found, index))
             if len(sizes) > 1:
                 break
         return sizes
     finally:
         found.close()
+
+
+def image_sizes(source: str | Path) -> dict[str, tuple[int, int]]:
+    """(width, height) of every image file as it is, unprepared.
+
+    Args:
+        source: as for :func:`open_data`, but with names: a folder or a zip file.
+
+    Returns:
+        By name relative to the folder, or in the zip file; in the order of the prepared set.
+
+    Raises:
+        DataError: the source or the header of an image cannot be used, or the images have no names.
+        ResourceError: a download or a package is not available.
+    """
+    found = _find(source, cache_root(), MAX_PIXELS)
+    try:
+        if not isinstance(found, FileSource):
+            message = f"the images of {source} are no files with names"
+            raise DataError(message, path=source, hint="give a folder or a zip file of images")
+        return {member: _stated_size(found, index) for index, member in enumerate(found.members)}
+    finally:
+        found.close()
+
+
+def _stated_size(source: FileSource, index: int) -> tuple[int, int]:
+    """(width, height) in the header of one image."""
+    name = f"{source.name}: {source.members[index]}"
+    try:
+        with source.open(index) as stream:
+            return image_size(stream, name)
+    except DataError:
+        raise
+    except Exception as error:  # an archive can raise anything on hostile bytes
+        reason = str(error) or type(error).__name__
+        raise DataError(f"cannot read {name}: {reason}", path=name) from error
 
 
 def holds_jpeg(source: str | Path) -> bool:

@@ -24,13 +24,13 @@ from ssdiff.cli.common import (
     positive,
 )
 from ssdiff.cli.eval import sets
+from ssdiff.cli.eval.pairs import Paired, Simulated, open_images
 from ssdiff.cli.sample import load_pipeline
 from ssdiff.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdiff.data import ImageSet
     from ssdiff.distributed import World
     from ssdiff.metrics.features import Extractor, Features
     from ssdiff.restoration import Trained
@@ -38,7 +38,18 @@ if TYPE_CHECKING:
 Row = dict[str, float | None]
 
 _Images = Annotated[
-    str, typer.Argument(metavar="IMAGES", help="Clean held-out images: a folder, .zip or the name of a set.")
+    str,
+    typer.Argument(
+        metavar="IMAGES",
+        help="Clean held-out images: a folder, .zip or the name of a set. With --truth: degraded ones.",
+    ),
+]
+_Truth = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Folder or .zip of the clean images, of the names of IMAGES, which then are not degraded here.",
+    ),
 ]
 _Checkpoint = Annotated[
     Path | None, typer.Option(metavar="RUN|FILE", help="Model. Default: the newest run, or the bundled one.")
@@ -62,6 +73,7 @@ class _Question:
     """What was asked for; see the options of the command."""
 
     images: str
+    truth: str | None
     ckpt: Path | None
     n: int | None
     t: int | None
@@ -74,6 +86,7 @@ class _Question:
 
 def restore(
     images: _Images,
+    truth: _Truth = None,
     ckpt: _Checkpoint = None,
     n: _Count = None,
     t: _Severity = None,
@@ -88,14 +101,17 @@ def restore(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Degrade held-out images, restore them by every sampler, and compare: PSNR, SSIM, RMSE, distance."""
+    """Degrade held-out images, restore them by every sampler, and compare: PSNR, SSIM, RMSE, distance.
+
+    With --truth the images are degraded already, and are compared with the clean ones of their names.
+    """
     from ssdiff.distributed import world
     from ssdiff.images import check_output
 
     most, size = (None if v is None else positive(v, name) for name, v in (("-n", n), ("--batch", batch)))
     if out is not None:
         check_output(out, overwrite, (".json",))
-    question = _Question(images, ckpt, most, t, steps, extractor, weights_file, size, seed)
+    question = _Question(images, truth, ckpt, most, t, steps, extractor, weights_file, size, seed)
     main = is_main_process()
     terminal = Terminal(quiet or not main, json and main)
     with world(device) as here:
@@ -117,9 +133,7 @@ def _answer(question: _Question, here: World, device: str, terminal: Terminal) -
     method = Trained(pipeline, question.t, Options(steps=question.steps, seed=question.seed))
     # A wrong number of steps is found before any image is read.
     plans = {name: pipeline.plan(question.steps, name, t=question.t) for name in method.samplers}
-    settings = pipeline.preset.data
-    choice = sets.Choice(question.images, None, settings.background, settings.corrupt)
-    data = sets.open_set(choice, settings.size, here, terminal, settings.channels)
+    data = open_images(question.images, question.truth, pipeline.preset, method, here, terminal)
     count = min(question.n or len(data), len(data))
     if count < here.size:
         raise DataError(f"{count} images for {here.size} processes", hint="start fewer processes")
@@ -128,7 +142,7 @@ def _answer(question: _Question, here: World, device: str, terminal: Terminal) -
     if rows is None:
         return None
     warnings: list[str] = []
-    about = sets.described(choice, data, False, False, warnings)
+    about = data.described(warnings)
     if network is not None and count < sets.ENOUGH:
         warnings.append(f"{count} images: compare Frechet distances of equal numbers only")
     best = method.samplers[0]
@@ -145,7 +159,7 @@ def _answer(question: _Question, here: World, device: str, terminal: Terminal) -
         "steps": {name: plan.evaluations for name, plan in plans.items()},
         "seed": question.seed,
         "count": count,
-        "images": {key: about[key] for key in ("source", "count", "sha256", "size", "skipped")},
+        **about,
         "warnings": warnings,
         "versions": sets.versions(),
         "seconds": round(time.perf_counter() - began, 3),
@@ -164,7 +178,7 @@ def _report(result: dict[str, Any], out: Path | None, overwrite: bool, terminal:
 
 def _measure(
     method: Trained,
-    data: ImageSet,
+    data: Simulated | Paired,
     count: int,
     batch: int,
     network: Extractor | None,
@@ -174,7 +188,7 @@ def _measure(
     """Means over the first ``count`` images by row, on process 0; each process restores its share."""
     import torch
 
-    from ssdiff.images import from_uint8, to_uint8
+    from ssdiff.images import to_uint8
     from ssdiff.metrics.distances import collect, measure
     from ssdiff.metrics.likeness import compare
 
@@ -185,9 +199,9 @@ def _measure(
         task = bar.add_task("restoring", total=count, rate="-", note="")
         for start in range(share.start, share.stop, batch):
             numbers = torch.arange(start, min(start + batch, share.stop))
-            clean = from_uint8(data.batch(numbers))
             with memory_for(f"{len(numbers)} images at once", "lower --batch"):
-                results = dict(_restored(method, clean, numbers))
+                clean, degraded = data.batch(method, numbers)
+                results = dict(_restored(method, degraded, numbers))
             for name, x in results.items():
                 scores.setdefault(name, []).append(torch.stack(compare(clean, x), dim=1))
             if network is not None:
@@ -215,9 +229,8 @@ def _joined(parts: list[Features]) -> Features:
     return Features(torch.cat([part.pool for part in parts]), None)
 
 
-def _restored(method: Trained, clean: Tensor, numbers: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _restored(method: Trained, degraded: Tensor, numbers: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Degraded images, and what each sampler makes of them; (B, C, R, R)."""
-    degraded = method.degrade(clean, numbers)
     yield "degraded", method.look(degraded).float().cpu().clamp(-1, 1)
     for sampler in method.samplers:
         yield sampler, method.restore(degraded, numbers, sampler)

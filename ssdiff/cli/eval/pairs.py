@@ -1,0 +1,171 @@
+"""What `ssdiff eval restore` restores: clean images that it degrades, or degraded ones and their partners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ssdiff.cli.common import Terminal
+from ssdiff.cli.eval import sets
+from ssdiff.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssdiff.data import ImageSet
+    from ssdiff.distributed import World
+    from ssdiff.restoration import Trained
+    from ssdiff.settings import Preset
+
+_NAMED = 3  # files, in a message
+_KEYS = ("source", "count", "sha256", "size", "skipped")
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """A set, and where it comes from."""
+
+    choice: sets.Choice
+    data: ImageSet
+
+    def described(self, warnings: list[str]) -> dict[str, Any]:
+        """What a result says about it; adds warnings of what makes numbers worse."""
+        about = sets.described(self.choice, self.data, False, False, warnings)
+        return {key: about[key] for key in _KEYS}
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """Clean images, which the model's own process degrades."""
+
+    clean: Images
+
+    def __len__(self) -> int:
+        return len(self.clean.data)
+
+    def batch(self, method: Trained, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, R, R) clean images in [-1, 1], and (B, C, r, r) degraded as the samplers take them."""
+        from ssdiff.images import from_uint8
+
+        clean = from_uint8(self.clean.data.batch(numbers))
+        return clean, method.degrade(clean, numbers)
+
+    def described(self, warnings: list[str]) -> dict[str, Any]:
+        """The part of the result that says what was restored."""
+        return {"images": self.clean.described(warnings), "truth": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Images that are degraded already.
+
+    Attributes:
+        given: as they are.
+        clean: as many.
+        partners: (N,) int64, the number of each one's clean image.
+    """
+
+    given: Images
+    clean: Images
+    partners: Tensor
+
+    def __len__(self) -> int:
+        return len(self.given.data)
+
+    def batch(self, method: Trained, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """As that of :class:`Simulated`."""
+        from ssdiff.images import from_uint8
+
+        given = from_uint8(self.given.data.batch(numbers))
+        return from_uint8(self.clean.data.batch(self.partners[numbers])), method.admit(given, numbers)
+
+    def described(self, warnings: list[str]) -> dict[str, Any]:
+        """The part of the result that says what was restored."""
+        return {"images": self.given.described(warnings), "truth": self.clean.described(warnings)}
+
+
+def open_images(
+    source: str, truth: str | None, preset: Preset, method: Trained, here: World, terminal: Terminal
+) -> Simulated | Paired:
+    """The images of the command.
+
+    Args:
+        source: clean images, or degraded ones if there is a truth.
+        truth: folder or zip of the clean partners.
+        preset: of the model.
+        method: knows the size of degraded images.
+        here: this process's place.
+        terminal: for messages.
+
+    Raises:
+        DataError: they cannot be used or do not go together; said before any is prepared.
+    """
+    settings = preset.data
+    side, (height, width) = settings.size, method.size
+    partners = None if truth is None else _partners(source, truth, (width, height), (side, side))
+
+    def read(name: str, size: int) -> Images:
+        # A file left out would shift the numbers of all after it.
+        corrupt = settings.corrupt if partners is None else "error"
+        choice = sets.Choice(name, None, settings.background, corrupt)
+        return Images(choice, sets.open_set(choice, size, here, terminal, settings.channels))
+
+    if truth is None or partners is None:
+        return Simulated(read(source, side))
+    import torch
+
+    return Paired(read(source, width), read(truth, side), torch.tensor(partners))
+
+
+def _partners(source: str, truth: str, size: Size, full: Size) -> list[int]:
+    """The number of the clean image of each degraded one, which has its name, endings apart.
+
+    Args:
+        source: degraded images.
+        truth: clean ones.
+        size: (width, height) of the degraded ones.
+        full: (width, height) of the clean ones.
+
+    Raises:
+        DataError: one without the other, two of a name, or another size.
+    """
+    from ssdiff.data import image_sizes
+
+    sizes, true_sizes = image_sizes(source), image_sizes(truth)
+    given, clean = _numbers(source, list(sizes)), _numbers(truth, list(true_sizes))
+    if lone := [name for name in sizes if _stem(name) not in clean]:
+        raise _refusal(source, lone, len(sizes), f"have no clean image of their name in {truth}")
+    if lone := [name for name in true_sizes if _stem(name) not in given]:
+        raise _refusal(truth, lone, len(true_sizes), f"have no degraded image of their name in {source}")
+    for where, found, wanted in ((source, sizes, size), (truth, true_sizes, full)):
+        if wrong := [f"{name} ({w} x {h})" for name, (w, h) in found.items() if (w, h) != wanted]:
+            need = f"do not have the {wanted[0]} x {wanted[1]} pixels of this model and severity"
+            raise _refusal(where, wrong, len(found), need)
+    return [clean[stem] for stem in given]
+
+
+def _numbers(source: str, names: Sequence[str]) -> dict[str, int]:
+    """Number of each image by its name without the ending, in their order."""
+    numbers = {_stem(name): number for number, name in enumerate(names)}
+    if len(numbers) < len(names):
+        twins = [name for number, name in enumerate(names) if numbers[_stem(name)] != number]
+        raise _refusal(source, twins, len(names), "share their name, endings apart, with another")
+    return numbers
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _refusal(source: str, names: Sequence[str], count: int, what: str) -> DataError:
+    """The error for some images of a source; names the first."""
+    shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return DataError(
+        f"{len(names)} of {count} images of {source} {what}: {shown}",
+        path=source,
+        hint="nothing was restored",
+    )
