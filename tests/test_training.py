@@ -207,6 +207,22 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights():
         assert_close(weight, old, equal_nan=True, atol=0, rtol=0)
 
 
+def test_where_the_host_does_not_wait_a_bad_gradient_is_skipped_and_reported_later(monkeypatch):
+    one, sound = trainer(), trainer()
+    read = one._read_norms
+    monkeypatch.setattr(one, "_read_norms", lambda: None)
+    one.advance()
+    sound.advance()
+    objective = one._objective
+    monkeypatch.setattr(one, "_objective", lambda *given: objective(*given) * float("nan"))
+    one.advance()
+    monkeypatch.setattr(one, "_read_norms", read)
+    for weight, expected in zip(one.model.parameters(), sound.model.parameters(), strict=True):
+        assert_close(weight, expected, atol=0, rtol=0)
+    with pytest.raises(NonFiniteError, match="step 2 "):
+        one.state()
+
+
 def test_the_average_follows_the_weights():
     one = trainer(ema=0.5)
     start = [weight.clone() for weight in one.ema.parameters()]

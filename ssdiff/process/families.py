@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import rng
+from ssdiff.devices import send
 from ssdiff.errors import ProcessError
 from ssdiff.operators.base import Constants, Operator, Scale, Size
 from ssdiff.operators.stacked import Stacked
@@ -141,7 +142,7 @@ class Mixture:
 
     def _value(self, name: str, t: Severity, like: Tensor) -> Tensor:
         table = self._tables.like(like)[name]
-        return table[t] if isinstance(t, int) else table[t.to(table.device)][:, None, None, None]
+        return table[t] if isinstance(t, int) else table[send(t, table.device)][:, None, None, None]
 
 
 class NoisyProcess(Protocol):

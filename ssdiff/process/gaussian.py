@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdiff.devices import send
 from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Constants, Size
@@ -218,7 +219,7 @@ class GaussianProcess:
         if isinstance(t, int):
             return float(self._tables[name][t])
         table = self._tables.like(like)[name]
-        return table[t.to(table.device)][:, None, None, None]
+        return table[send(t, table.device)][:, None, None, None]
 
     def _check_transition(self, s: int, t: int) -> None:
         state_s, state_t, resize = self.states[s], self.states[t], self._resize(s, t)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import rng
+from ssdiff.devices import send
 from ssdiff.operators.base import Size
 
 _RESIDENT_SHARE = 0.4  # of the device's free memory that a data set may take
@@ -134,7 +135,7 @@ class Batches:
         images = self._bytes(numbers).float().mul_(2 / 255).sub_(1)
         if self._flip:
             mirrored = rng.uniform(self._flip_key, positions, counter % _WORD, (1, 1, 1)) < 0.5
-            images = torch.where(mirrored.to(self._device), images.flip(-1), images)
+            images = torch.where(send(mirrored, self._device), images.flip(-1), images)
         return images, self._classes_of(numbers, positions, counter)
 
     def _classes_of(self, numbers: Tensor, positions: Tensor, counter: int) -> Tensor | None:
@@ -143,15 +144,12 @@ class Batches:
         blank = torch.full_like(numbers, self._classes)
         labels = blank if self._labels is None else self._labels[numbers]
         hidden = rng.uniform(self._label_key, positions, counter % _WORD, ()) <= self._dropout
-        return torch.where(hidden, blank, labels).to(self._device)
+        return send(torch.where(hidden, blank, labels), self._device)
 
     def _bytes(self, numbers: Tensor) -> Tensor:
         if self._resident is not None:
-            return self._resident[numbers.to(self._device)]
-        taken = torch.from_numpy(self._host[numbers.numpy()])
-        return (
-            taken.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else taken
-        )
+            return self._resident[send(numbers, self._device)]
+        return send(torch.from_numpy(self._host[numbers.numpy()]), self._device)
 
     def _fits(self) -> bool:
         if self._device.type != "cuda":

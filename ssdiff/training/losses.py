@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ssdiff import rng
+from ssdiff.devices import send
 from ssdiff.process.cold import ColdProcess
 from ssdiff.process.kinds import NoisyProcess, Process
 from ssdiff.settings import TrainingSettings
@@ -51,7 +52,7 @@ def gaussian_loss(
     wanted = process.states[int(t[0]) - 1].resolution
     target = process.target(x0, t)
     x_t = process.noised(target, t, noise)
-    t = t.to(x0.device)
+    t = send(t, x0.device)
     output = network(x_t, t - 1, wanted, labels).float()
     snr = process.snr(t)
     weight = snr.clamp(snr_floor, min_snr)
@@ -121,7 +122,7 @@ def objective(process: Process, settings: TrainingSettings, predict: str) -> Obj
 
     def of_noisy(network: Network, x0: Tensor, t: Tensor, visit: Visit, labels: Tensor | None) -> Tensor:
         shape = (x0.shape[1], *noisy.states[int(t[0])].size)
-        noise = rng.normal(key, visit.positions.to(x0.device), visit.counter, shape)
+        noise = rng.normal(key, send(visit.positions, x0.device), visit.counter, shape)
         return gaussian_loss(
             network,
             noisy,

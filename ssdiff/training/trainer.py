@@ -82,13 +82,17 @@ class Trainer:
         self._resolutions = sorted({state.resolution for state in process.states[1:]}, reverse=True)
         self._sums = torch.zeros(len(self._resolutions), 2, device=self._device)
         self._norms: list[float] = []
+        self._unread: list[tuple[Tensor, str]] = []
         self._drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
     def advance(self) -> None:
         """One step of the optimiser.
 
+        A gradient that is not finite never reaches the weights. On CUDA the host learns of it when
+        :meth:`averages` or :meth:`state` is asked for, because it does not wait for the device here.
+
         Raises:
-            NonFiniteError: the loss or the gradient is not finite; the weights are as before the step.
+            NonFiniteError: the loss or the gradient is not finite.
         """
         settings = self.settings
         for micro in range(settings.accumulate):
@@ -97,19 +101,15 @@ class Trainer:
         if self._place.world > 1:
             _average(used, self._place.world)
         norm = torch.nn.utils.get_total_norm(used)
-        if not math.isfinite(size := float(norm)):
-            raise NonFiniteError(
-                f"the gradient is not finite at step {self.step + 1} ({self._last}); nothing was saved",
-                hint="resume from the last checkpoint with a lower training.lr or in fp32",
-            )
-        if settings.clip and size > settings.clip:
-            torch._foreach_mul_(used, settings.clip / size)
+        self._unread.append((norm, f"step {self.step + 1} ({self._last})"))
+        if norm.device.type != "cuda":
+            self._read_norms()
+        self._hand_over(norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(settings, self.step)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self._norms.append(size)
         # A young average follows quickly, so that short runs do not end near their random start.
         decay = min(settings.ema, self.step / (self.step + 9))
         get_ema_multi_avg_fn(decay)(self._averaged, self._weights, self.step)
@@ -122,7 +122,12 @@ class Trainer:
         ].resolution
 
     def averages(self) -> Averages:
-        """Mean losses since the last call, over all processes; one exchange with the device."""
+        """Mean losses since the last call, over all processes; one exchange with the device.
+
+        Raises:
+            NonFiniteError: as :meth:`advance`.
+        """
+        self._read_norms()
         sums = self._sums.clone()
         if self._place.world > 1:
             dist.all_reduce(sums)
@@ -136,7 +141,12 @@ class Trainer:
         return Averages(total / max(count, 1), by_resolution, sum(norms) / max(len(norms), 1), len(norms))
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Tensors of a checkpoint: ``ema``, ``weights``, ``optimizer``."""
+        """Tensors of a checkpoint: ``ema``, ``weights``, ``optimizer``.
+
+        Raises:
+            NonFiniteError: as :meth:`advance`.
+        """
+        self._read_norms()
         optimizer = {
             f"{key}.{name}": value
             for name, weight in zip(self._names, self._weights, strict=True)
@@ -189,6 +199,25 @@ class Trainer:
         row[0] += losses.detach().sum()
         row[1] += len(losses)
         self._last = f"{size[0]} px, severities {int(severities.min())}..{int(severities.max())}"
+
+    def _hand_over(self, norm: Tensor) -> None:
+        """Let the fused optimiser divide by what clipping asks for, and skip a gradient that is not finite;
+        both as numbers on the device, which it reads under these names for mixed precision."""
+        self._optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
+        if self.settings.clip:
+            self._optimizer.grad_scale = (norm / self.settings.clip).clamp_min(1.0)  # type: ignore[attr-defined]
+
+    def _read_norms(self) -> None:
+        """Wait for the device, and look whether all gradients since the last time were finite."""
+        unread, self._unread = self._unread, []
+        sizes = torch.stack([norm for norm, _ in unread]).tolist() if unread else []
+        for size, (_, where) in zip(sizes, unread, strict=True):
+            if not math.isfinite(size):
+                raise NonFiniteError(
+                    f"the gradient is not finite at {where}; nothing was saved",
+                    hint="resume from the last checkpoint with a lower training.lr or in fp32",
+                )
+        self._norms += sizes
 
     def _network(self, x_t: Tensor, index: Tensor, resolution: int, labels: Tensor | None) -> Tensor:
         with autocast(self._device, self._precision):
