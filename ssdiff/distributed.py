@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ssdiff.errors import ResourceError
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,15 @@ class World:
     def wait(self) -> None:
         """Until all processes are here."""
         self.any(False)
+
+    def first_alone(self, read: Callable[[], _T]) -> _T:
+        """The result of ``read`` on each process; the others find what process 0 has prepared before."""
+        results = []
+        for turn in (0, 1):
+            if (self.rank == 0) == (turn == 0):
+                results.append(read())
+            self.wait()
+        return results[0]
 
 
 @contextmanager

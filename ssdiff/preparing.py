@@ -16,7 +16,7 @@ from ssdiff.errors import PresetError, UsageError
 from ssdiff.process.families import Other
 from ssdiff.process.kinds import Process
 from ssdiff.process.mixtures import CoarseMixture, describe, fit
-from ssdiff.settings import Preset
+from ssdiff.settings import DataSettings, Preset
 
 _FITTED, _PART = 20_000, 256  # images that a start of generation is fitted to, and how many at once
 
@@ -41,24 +41,22 @@ def open_in_turn(
         UsageError: no source is given.
         DataError: it cannot be used.
     """
-    settings = preset.data
     if source is None:
         message = f"the preset {preset.name!r} names no data set for {option}"
         raise UsageError(message, hint=f"give {option} FOLDER or NAME")
-    data: ImageSet | None = None
-    for turn in (0, 1):
-        if (here.rank == 0) == (turn == 0):
-            data = open_data(
-                source,
-                size=settings.size,
-                channels=settings.channels,
-                background=settings.background,
-                corrupt=settings.corrupt,
-                progress=progress,
-            )
-        here.wait()
-    assert data is not None, "one of the two turns is this process's"
-    return data
+    return here.first_alone(lambda: open_as(preset.data, source, progress))
+
+
+def open_as(settings: DataSettings, source: str | Path, progress: Callable[[int, int], None]) -> ImageSet:
+    """The prepared set of a source as a preset wants it; see :func:`ssdiff.data.open_data`."""
+    return open_data(
+        source,
+        size=settings.size,
+        channels=settings.channels,
+        background=settings.background,
+        corrupt=settings.corrupt,
+        progress=progress,
+    )
 
 
 def check_labels(data: ImageSet, preset: Preset) -> None:

@@ -212,6 +212,11 @@ def test_the_command(plan, result, tmp_path):
     assert result("train", "--preset", tmp_path / "plan/planned.toml", "--dry-run", "--device", "cpu")
 
 
+def test_bars_on_a_terminal(plan, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich's word for one
+    assert plan("--steps", 3, "--no-exact")["rows"]
+
+
 def test_existing_files_stay(plan, ssdiff, tmp_path):
     plan("--steps", 3, "--no-exact")
     before = (tmp_path / "plan/schedule.csv").read_bytes()

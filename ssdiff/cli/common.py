@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,6 +30,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress; errors only.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Seed = Annotated[int, typer.Option(help="Decides every random number.")]
+Weights = Annotated[str, typer.Option(help="ema (averaged) or raw.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Sets = Annotated[
     list[str] | None,
@@ -80,6 +83,19 @@ class Terminal:
             disable=not shown,
         ) as bar:
             yield bar
+
+    @contextmanager
+    def preparing(self) -> Iterator[Callable[[int, int], None]]:
+        """A bar for a data set that is prepared; yields what to tell of images done and in all."""
+        began = time.perf_counter()
+        with self.progress("img") as bar:
+            task = bar.add_task("preparing", total=None, rate="-", note="")
+
+            def show(done: int, total: int) -> None:
+                rate = f"{done / (time.perf_counter() - began):.3g}"
+                bar.update(task, completed=done, total=total, rate=rate)
+
+            yield show
 
 
 class StopRequest:
@@ -142,6 +158,16 @@ def positive(value: int, name: str) -> int:
     if value < 1:
         raise UsageError(f"{name} must be at least 1, not {value}")
     return value
+
+
+def check_precision(name: str) -> None:
+    """Refuse a precision that does not exist.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if name not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"unknown precision {name!r}", hint="choose auto, fp32 or bf16")
 
 
 def is_main_process() -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,13 +43,7 @@ def prepare(
     if channels == 2 or corrupt not in ("error", "skip"):
         raise UsageError(f"channels must be 1 or 3 and corrupt error or skip, not {channels} and {corrupt!r}")
     terminal = Terminal(quiet, json)
-    began = time.perf_counter()
-    with terminal.progress("img") as bar:
-        task: Any = bar.add_task("preparing", total=None, rate="-", note="")
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, rate=f"{done / (time.perf_counter() - began):.3g}")
-
+    with terminal.preparing() as show:
         images = open_data(
             source,
             size=size,

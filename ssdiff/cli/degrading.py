@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,8 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ssdiff.cli.common import Terminal, memory_for, positive
-from ssdiff.cli.inputs import Job
-from ssdiff.errors import DataError, PartialFailure, ProcessError, SsdiffError, UsageError
+from ssdiff.cli.inputs import Job, failures, raise_failures
+from ssdiff.errors import DataError, ProcessError, SsdiffError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -145,14 +144,8 @@ def run(jobs: list[Job], task: Task, overwrite: bool, terminal: Terminal) -> Non
             bar.update(shown, advance=1, rate=f"{rate:.3g}")
     if failed and len(jobs) == 1:
         raise failed[0][1]
-    failures = [{"image": job.source, "error": str(cause), "code": cause.code} for job, cause in failed]
-    terminal.result("\n".join(_line(entry) for entry in done), {"images": done, "failures": failures})
-    for job, cause in failed:
-        about = "" if job.source in str(cause) else f"{job.source}: "
-        print(f"ssdiff: error: {about}{cause}", file=sys.stderr)
-    if failed:
-        message = f"{len(failed)} of {len(jobs)} images failed, each named above"
-        raise PartialFailure(message) if done else DataError(message)
+    terminal.result("\n".join(_line(entry) for entry in done), {"images": done, "failures": failures(failed)})
+    raise_failures(failed, len(done))
 
 
 def _one(job: Job, task: Task, overwrite: bool) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ssdiff.errors import UsageError
+from ssdiff.errors import DataError, PartialFailure, SsdiffError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +66,30 @@ def plan_outputs(
     targets = [check_output(target, overwrite, SAVE_SUFFIXES) for target in taken]
     pairs = zip(targets, taken.values(), strict=True)
     return [Job(source, number, target) for number, (target, source) in enumerate(pairs)]
+
+
+def failures(failed: Sequence[tuple[Job, SsdiffError]]) -> list[dict[str, Any]]:
+    """What JSON says of images that failed."""
+    return [{"image": job.source, "error": str(cause), "code": cause.code} for job, cause in failed]
+
+
+def raise_failures(failed: Sequence[tuple[Job, SsdiffError]], done: int) -> None:
+    """Name the images that failed on stderr, after the result.
+
+    Args:
+        failed: each with what was wrong.
+        done: how many did not fail.
+
+    Raises:
+        DataError: all failed.
+        PartialFailure: some did.
+    """
+    for job, cause in failed:
+        about = "" if job.source in str(cause) else f"{job.source}: "
+        print(f"ssdiff: error: {about}{cause}", file=sys.stderr)
+    if failed:
+        message = f"{len(failed)} of {done + len(failed)} images failed, each named above"
+        raise PartialFailure(message) if done else DataError(message)
 
 
 def partners(argument: str, max_pixels: int) -> Other:

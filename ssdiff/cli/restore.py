@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssdiff.cli.common import Device, Json, Overwrite, Quiet, Seed, Terminal, positive
+from ssdiff.cli.common import (
+    Device,
+    Json,
+    Overwrite,
+    Precision,
+    Quiet,
+    Seed,
+    Terminal,
+    Weights,
+    positive,
+)
 from ssdiff.cli.restoring import Work, restore_all
 from ssdiff.cli.sample import load_pipeline
 from ssdiff.errors import UsageError
@@ -63,8 +73,6 @@ _Batch = Annotated[int | None, typer.Option(help="Images at once. Default: the p
 _Out = Annotated[
     str | None, typer.Option(metavar="x.png|DIR/", help="Default: NAME-restored.png in the current folder.")
 ]
-_Weights = Annotated[str, typer.Option(help="ema (averaged) or raw.")]
-_Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 
 
 def restore(
@@ -86,8 +94,8 @@ def restore(
     draws: _Draws = 1,
     batch: _Batch = None,
     out: _Out = None,
-    weights: _Weights = "ema",
-    precision: _Precision = "auto",
+    weights: Weights = "ema",
+    precision: Precision = "auto",
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,

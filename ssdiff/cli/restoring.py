@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdiff.cli.common import Terminal, memory_for
-from ssdiff.cli.inputs import Job, expand, plan_outputs
-from ssdiff.errors import DataError, PartialFailure
+from ssdiff.cli.inputs import Job, expand, failures, plan_outputs, raise_failures
+from ssdiff.errors import DataError, SsdiffError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ssdiff.restoration import Method
     from ssdiff.settings import Preset
+
+Row = dict[str, float | None]
 
 _ENDING = "restored.png"
 
@@ -72,7 +73,7 @@ def restore_all(work: Work, images: list[str], out: str | None, overwrite: bool,
     """Restore all; an image that cannot be read does not stop the others."""
     jobs = plan_outputs(expand(images), out, _ENDING, overwrite)
     truths = _truths(jobs, work.truth)
-    failed: list[tuple[Job, DataError]] = []
+    failed: list[tuple[Job, SsdiffError]] = []
     done: list[dict[str, Any]] = []
     began = time.perf_counter()
     with terminal.progress("img") as bar:
@@ -173,7 +174,7 @@ def _number(value: Tensor) -> float | None:
 
 def _report(
     done: list[dict[str, Any]],
-    failed: list[tuple[Job, DataError]],
+    failed: list[tuple[Job, SsdiffError]],
     work: Work,
     seconds: float,
     terminal: Terminal,
@@ -181,27 +182,34 @@ def _report(
     table = _means([entry["likeness"] for entry in done if entry["likeness"]])
     lines = [entry["out"] for entry in done]
     if table:
-        lines += [f"{'':12}{'PSNR':>8}{'SSIM':>8}{'RMSE':>8}   mean of {len(done)} images"]
-        lines += [
-            f"{name:12}{'equal' if row['psnr'] is None else format(row['psnr'], '.2f'):>8}"
-            f"{row['ssim']:8.3f}{row['rmse']:8.4f}"
-            for name, row in table.items()
-        ]
-    failures = [{"image": job.source, "error": str(cause), "code": cause.code} for job, cause in failed]
-    values = {"images": done, "mean": table, "failures": failures, "seconds": round(seconds, 3)}
+        lines.append(likeness_table(table, len(done)))
+    values = {"images": done, "mean": table, "failures": failures(failed), "seconds": round(seconds, 3)}
     terminal.result("\n".join(lines), values)
-    for _, cause in failed:
-        print(f"ssdiff: error: {cause}", file=sys.stderr)
-    if failed:
-        message = f"{len(failed)} of {len(done) + len(failed)} images failed, each named above"
-        raise PartialFailure(message) if done else DataError(message)
+    raise_failures(failed, len(done))
 
 
-def _means(rows: list[dict[str, dict[str, float | None]]]) -> dict[str, dict[str, float | None]]:
+def likeness_table(rows: dict[str, Row], count: int, distance: str | None = None) -> str:
+    """PSNR, SSIM and RMSE for people, a line a row.
+
+    Args:
+        rows: by name; a psnr of None is infinite.
+        count: images that they are means of.
+        distance: name of that of the rows, if they have one.
+    """
+    heading = f"{'':12}{'PSNR':>8}{'SSIM':>8}{'RMSE':>8}"
+    lines = [heading + (f"  {distance}" if distance else "") + f"   mean of {count} images"]
+    for name, row in rows.items():
+        psnr = "equal" if row["psnr"] is None else format(row["psnr"], ".2f")
+        line = f"{name:12}{psnr:>8}{row['ssim']:8.3f}{row['rmse']:8.4f}"
+        lines.append(line + (f"  {row['distance']:.4g}" if "distance" in row else ""))
+    return "\n".join(lines)
+
+
+def _means(rows: list[dict[str, Row]]) -> dict[str, Row]:
     """Mean over images of each number of each row; None as soon as one is."""
     if not rows:
         return {}
-    result: dict[str, dict[str, float | None]] = {}
+    result: dict[str, Row] = {}
     for name in rows[0]:
         result[name] = {}
         for key in rows[0][name]:

@@ -12,9 +12,12 @@ from ssdiff.cli.common import (
     Device,
     Json,
     Overwrite,
+    Precision,
     Quiet,
     Seed,
     Terminal,
+    Weights,
+    check_precision,
     is_main_process,
     naming_the_kind,
     parse_sets,
@@ -64,8 +67,6 @@ _Set = Annotated[
 ]
 _First = Annotated[int, typer.Option(help="Number of the first image of the seed.")]
 _Columns = Annotated[int | None, typer.Option(help="Images in a row of the grid.")]
-_Weights = Annotated[str, typer.Option(help="ema or raw.")]
-_Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 
 
 def sample(
@@ -82,8 +83,8 @@ def sample(
     trajectory: _Trajectory = False,
     first: _First = 0,
     columns: _Columns = None,
-    weights: _Weights = "ema",
-    precision: _Precision = "auto",
+    weights: Weights = "ema",
+    precision: Precision = "auto",
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -179,8 +180,7 @@ def load_pipeline(
     from ssdiff import rundir, storage
     from ssdiff.loading import load
 
-    if precision not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"unknown precision {precision!r}", hint="choose auto, fp32 or bf16")
+    check_precision(precision)
     source = ckpt or rundir.newest_run()
     if source is None:
         source = storage.bundled()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssdiff.cli.common import Json, Overwrite, Quiet, Sets, Terminal, parse_sets
+from ssdiff.cli.common import Json, Overwrite, Quiet, Sets, Terminal, Weights, parse_sets
 from ssdiff.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _with_differences(
 def export(
     out: Annotated[Path, typer.Option(metavar="x.safetensors", help="The model to write.")],
     run: Annotated[Path | None, typer.Argument(help="Run or checkpoint; default: the newest run.")] = None,
-    weights: Annotated[str, typer.Option(help="ema or raw.")] = "ema",
+    weights: Weights = "ema",
     half: Annotated[bool, typer.Option("--half", help="Store 16-bit numbers: half the size.")] = False,
     note: Annotated[str, typer.Option(help="How it was made, kept in the file.")] = "",
     overwrite: Overwrite = False,

@@ -12,9 +12,11 @@ from ssdiff.cli.common import (
     Device,
     Json,
     Overwrite,
+    Precision,
     Quiet,
     Sets,
     Terminal,
+    check_precision,
     human_bytes,
     human_seconds,
     memory_for,
@@ -22,6 +24,7 @@ from ssdiff.cli.common import (
     parse_sets,
     positive,
 )
+from ssdiff.cli.eval.options import Steps
 from ssdiff.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -43,10 +46,8 @@ _Batch = Annotated[
     int | None,
     typer.Option(help="Images a step. Default: the preset's, halved until measuring fits into --seconds."),
 ]
-_Steps = Annotated[int | None, typer.Option(help="Sampling steps. Default: the preset's.")]
 _Seconds = Annotated[float, typer.Option(help="Time to spend on measuring, about.")]
 _NoTiming = Annotated[bool, typer.Option("--no-timing", help="Count only; measure nothing.")]
-_Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 _Out = Annotated[Path | None, typer.Option(metavar="x.json", help="Write the result there, too.")]
 
 _GUIDED = 2  # evaluations of a step with guidance
@@ -55,11 +56,11 @@ _GUIDED = 2  # evaluations of a step with guidance
 def cost(
     source: _Source = None,
     batch: _Batch = None,
-    steps: _Steps = None,
+    steps: Steps = None,
     set_: Sets = None,
     seconds: _Seconds = 20.0,
     no_timing: _NoTiming = False,
-    precision: _Precision = "auto",
+    precision: Precision = "auto",
     out: _Out = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -77,8 +78,7 @@ def cost(
         positive(batch, "--batch")
     if not seconds > 0:
         raise UsageError(f"--seconds must be above 0, not {seconds:g}")
-    if precision not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"unknown precision {precision!r}", hint="choose auto, fp32 or bf16")
+    check_precision(precision)
     if out is not None:
         check_output(out, overwrite, (".json",))
     preset = _preset(source, parse_sets(set_), terminal)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssdiff.cli.common import Device, Json, Overwrite, Quiet, Seed, is_main_process, positive
+from ssdiff.cli.eval.options import Batch, Checkpoint, Out, Steps, WeightsFile
 from ssdiff.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,24 +17,17 @@ _Images = Annotated[
     str | None,
     typer.Argument(metavar="[IMAGES]", help="Folder or .zip to judge instead of a model's images."),
 ]
-_Checkpoint = Annotated[
-    Path | None, typer.Option(metavar="RUN|FILE", help="Model. Default: the newest run, or the bundled one.")
-]
 _Reference = Annotated[
     str | None, typer.Option(metavar="PATH|NAME", help="True images. Default: the run's training data.")
 ]
 _Count = Annotated[int | None, typer.Option("-n", "--count", help="Images to generate. Default: 10000.")]
-_Steps = Annotated[int | None, typer.Option(help="Sampling steps. Default: the preset's.")]
 _Sampler = Annotated[str | None, typer.Option(help="As for `ssdiff sample`. Default: the preset's.")]
 _Eta = Annotated[float | None, typer.Option(help="Fresh noise of ddim, 0..1.")]
 _Extractor = Annotated[
     str, typer.Option(metavar="inception|module:Class", help="Network whose features are compared.")
 ]
-_Weights = Annotated[Path | None, typer.Option(help="File of Inception's weights, for work offline.")]
 _Resize = Annotated[int | None, typer.Option(help="Fit both sides to so many pixels first.")]
 _Subset = Annotated[int | None, typer.Option(help="Images in a subset of kid. Default: 1000.")]
-_Batch = Annotated[int | None, typer.Option(help="Images at once. Default: the preset's.")]
-_Out = Annotated[Path | None, typer.Option(metavar="x.json", help="Write the result, for `eval report` too.")]
 
 
 SUMMARIES = {
@@ -50,18 +43,18 @@ SUMMARIES = {
 def judge(
     ctx: typer.Context,
     images: _Images = None,
-    ckpt: _Checkpoint = None,
+    ckpt: Checkpoint = None,
     reference: _Reference = None,
     n: _Count = None,
-    steps: _Steps = None,
+    steps: Steps = None,
     sampler: _Sampler = None,
     eta: _Eta = None,
     extractor: _Extractor = "inception",
-    weights_file: _Weights = None,
+    weights_file: WeightsFile = None,
     resize: _Resize = None,
     subset_size: _Subset = None,
-    batch: _Batch = None,
-    out: _Out = None,
+    batch: Batch = None,
+    out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def answer(question: Question, here: World, device: str, terminal: Terminal) -> 
     if question.out is not None:
         check_output(question.out, question.overwrite, (".json",))
     place = here.device(pick_device(device))
-    extractor = sets.first_alone(here, lambda: open_extractor(question.extractor, question.weights, place))
+    extractor = here.first_alone(lambda: open_extractor(question.extractor, question.weights, place))
     began = time.perf_counter()
     drawing = None if question.images else _draw(question, str(place), here, terminal)
     size = _size(question, drawing)
@@ -209,8 +208,6 @@ def _report(
     seconds: float,
     terminal: Terminal,
 ) -> None:
-    from ssdiff.images import write_atomic
-
     letter = {"fid": "F", "kid": "K"}.get(question.metric)
     name = extractor.label(letter) if letter else _NAMES[question.metric]
     if letter is None and extractor.name != "inception":
@@ -229,10 +226,7 @@ def _report(
         "versions": sets.versions(),
         "seconds": round(seconds, 3),
     }
-    for warning in warnings:
-        terminal.say(f"warning: {warning}")
-    if question.out is not None:
-        write_atomic(question.out, json.dumps(result, indent=1).encode(), question.overwrite)
     against = f" against {reference['count']} of {reference['source']}" if reference else ""
     shown = ", ".join(f"{key} {value:.5g}" for key, value in values.items())
-    terminal.result(f"{name}: {shown} ({about['count']} images{against})", result)
+    text = f"{name}: {shown} ({about['count']} images{against})"
+    sets.publish(result, text, question.out, question.overwrite, terminal)

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssdiff.cli.common import Device, Json, Overwrite, Quiet, Seed, Terminal, human_bytes
+from ssdiff.cli.common import (
+    Device,
+    Json,
+    Overwrite,
+    Precision,
+    Quiet,
+    Seed,
+    Terminal,
+    Weights,
+    human_bytes,
+)
+from ssdiff.cli.eval.options import Steps
 from ssdiff.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -25,10 +36,7 @@ if TYPE_CHECKING:
 _Run = Annotated[Path | None, typer.Argument(metavar="RUN", help="Run folder. Default: the newest run.")]
 _Out = Annotated[Path, typer.Option(metavar="x.html", help="The report.")]
 _Samples = Annotated[int, typer.Option(help="Images to draw; 0 shows the last grid of the training instead.")]
-_Steps = Annotated[int | None, typer.Option(help="Sampling steps. Default: the preset's.")]
 _Timing = Annotated[bool, typer.Option("--timing", help="Measure times for the table of costs, about 20 s.")]
-_Weights = Annotated[str, typer.Option(help="ema or raw.")]
-_Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 
 _SECONDS = 20.0  # of measuring
 _FILMED = 3  # images of the trajectory
@@ -51,10 +59,10 @@ def report(
     run: _Run = None,
     out: _Out = Path("report.html"),
     samples: _Samples = 16,
-    steps: _Steps = None,
+    steps: Steps = None,
     timing: _Timing = False,
-    weights: _Weights = "ema",
-    precision: _Precision = "auto",
+    weights: Weights = "ema",
+    precision: Precision = "auto",
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 import math
 import time
 from collections.abc import Iterator
@@ -24,7 +23,9 @@ from ssdiff.cli.common import (
     positive,
 )
 from ssdiff.cli.eval import sets
+from ssdiff.cli.eval.options import Batch, Checkpoint, Out, WeightsFile
 from ssdiff.cli.eval.pairs import Paired, Simulated, open_images
+from ssdiff.cli.restoring import Row, likeness_table
 from ssdiff.cli.sample import load_pipeline
 from ssdiff.errors import DataError
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from ssdiff.distributed import World
     from ssdiff.metrics.features import Extractor, Features
     from ssdiff.restoration import Trained
-
-Row = dict[str, float | None]
 
 _Images = Annotated[
     str,
@@ -51,9 +50,6 @@ _Truth = Annotated[
         help="Folder or .zip of the clean images, of the names of IMAGES, which then are not degraded here.",
     ),
 ]
-_Checkpoint = Annotated[
-    Path | None, typer.Option(metavar="RUN|FILE", help="Model. Default: the newest run, or the bundled one.")
-]
 _Count = Annotated[int | None, typer.Option("-n", "--count", help="The first images. Default: all.")]
 _Severity = Annotated[int | None, typer.Option(help="Severity, 1..T. Default: T.")]
 _Steps = Annotated[int | None, typer.Option(help="Sampling steps. Default: the preset's, at most T.")]
@@ -63,9 +59,6 @@ _Extractor = Annotated[
         metavar="inception|module:Class", help="Adds the Frechet distance to the clean images. Default: none."
     ),
 ]
-_Weights = Annotated[Path | None, typer.Option(help="File of Inception's weights, for work offline.")]
-_Batch = Annotated[int | None, typer.Option(help="Images at once. Default: the preset's.")]
-_Out = Annotated[Path | None, typer.Option(metavar="x.json", help="Write the result, for `eval report` too.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +80,14 @@ class _Question:
 def restore(
     images: _Images,
     truth: _Truth = None,
-    ckpt: _Checkpoint = None,
+    ckpt: Checkpoint = None,
     n: _Count = None,
     t: _Severity = None,
     steps: _Steps = None,
     extractor: _Extractor = None,
-    weights_file: _Weights = None,
-    batch: _Batch = None,
-    out: _Out = None,
+    weights_file: WeightsFile = None,
+    batch: Batch = None,
+    out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -117,7 +110,8 @@ def restore(
     with world(device) as here:
         result = _answer(question, here, device, terminal)
         if result is not None:
-            _report(result, out, overwrite, terminal)
+            text = likeness_table(result["rows"], result["count"], result["distance"])
+            sets.publish(result, text, out, overwrite, terminal)
         here.wait()
 
 
@@ -128,7 +122,7 @@ def _answer(question: _Question, here: World, device: str, terminal: Terminal) -
     from ssdiff.restoration import Options, Trained
 
     place, name, began = here.device(pick_device(device)), question.extractor, time.perf_counter()
-    network = sets.first_alone(here, lambda: open_extractor(name, question.weights, place) if name else None)
+    network = here.first_alone(lambda: open_extractor(name, question.weights, place) if name else None)
     pipeline = load_pipeline(question.ckpt, "ema", str(place), "auto", terminal)
     method = Trained(pipeline, question.t, Options(steps=question.steps, seed=question.seed))
     # A wrong number of steps is found before any image is read.
@@ -164,16 +158,6 @@ def _answer(question: _Question, here: World, device: str, terminal: Terminal) -
         "versions": sets.versions(),
         "seconds": round(time.perf_counter() - began, 3),
     }
-
-
-def _report(result: dict[str, Any], out: Path | None, overwrite: bool, terminal: Terminal) -> None:
-    from ssdiff.images import write_atomic
-
-    for warning in result["warnings"]:
-        terminal.say(f"warning: {warning}")
-    if out is not None:
-        write_atomic(out, json_.dumps(result, indent=1).encode(), overwrite)
-    terminal.result(_table(result["rows"], result["count"], result["distance"]), result)
 
 
 def _measure(
@@ -234,13 +218,3 @@ def _restored(method: Trained, degraded: Tensor, numbers: Tensor) -> Iterator[tu
     yield "degraded", method.look(degraded).float().cpu().clamp(-1, 1)
     for sampler in method.samplers:
         yield sampler, method.restore(degraded, numbers, sampler)
-
-
-def _table(rows: dict[str, Row], count: int, distance: object) -> str:
-    heading = f"{'':12}{'PSNR':>8}{'SSIM':>8}{'RMSE':>8}"
-    lines = [heading + (f"  {distance}" if distance else "") + f"   mean of {count} images"]
-    for name, row in rows.items():
-        psnr = "equal" if row["psnr"] is None else format(row["psnr"], ".2f")
-        line = f"{name:12}{psnr:>8}{row['ssim']:8.3f}{row['rmse']:8.4f}"
-        lines.append(line + (f"  {row['distance']:.4g}" if "distance" in row else ""))
-    return "\n".join(lines)

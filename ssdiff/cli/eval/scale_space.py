@@ -153,14 +153,7 @@ def _open(source: str, size: int, count: int, terminal: Terminal) -> _Chosen:
     from ssdiff.colour import luma
     from ssdiff.data import evenly, open_data
 
-    began = time.perf_counter()
-    with terminal.progress("img") as bar:
-        task = bar.add_task("preparing", total=None, rate="-", note="")
-
-        def show(done: int, total: int) -> None:
-            rate = f"{done / (time.perf_counter() - began):.3g}"
-            bar.update(task, completed=done, total=total, rate=rate)
-
+    with terminal.preparing() as show:
         prepared = open_data(source, size=size, channels=3, progress=show)
     numbers = evenly(len(prepared), count)
     colour = images.from_uint8(torch.from_numpy(np.asarray(prepared.images[numbers])))

@@ -81,36 +81,21 @@ def read_model(preset: Preset, source: str | None, images: int, exact: bool, ter
     import numpy as np
 
     from ssdiff.build import level_sizes
-    from ssdiff.data import evenly, open_data
+    from ssdiff.data import evenly
     from ssdiff.planner.statistics import measure
-    from ssdiff.preparing import to_float
+    from ssdiff.preparing import open_as, to_float
 
-    settings = preset.data
-    wanted = source or settings.source
+    wanted = source or preset.data.source
     if wanted is None:
         raise UsageError(f"the preset {preset.name!r} names no data set", hint="give --data FOLDER or NAME")
-    with terminal.progress("img") as bar:
-        task = bar.add_task("preparing data", total=None, rate="-", note="")
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        data = open_data(
-            wanted,
-            size=settings.size,
-            channels=settings.channels,
-            background=settings.background,
-            corrupt=settings.corrupt,
-            progress=advance,
-        )
-        chosen = evenly(len(data), images)
-        parts = np.array_split(chosen, -(-len(chosen) // _PART))
-        batches = (to_float(data.images[part]) for part in parts)
-        return measure(
-            bar.track(batches, total=len(parts), description="statistics"),
-            level_sizes(preset),
-            covariance=exact,
-        )
+    with terminal.preparing() as show:
+        data = open_as(preset.data, wanted, show)
+    chosen = evenly(len(data), images)
+    parts = np.array_split(chosen, -(-len(chosen) // _PART))
+    batches = (to_float(data.images[part]) for part in parts)
+    with terminal.progress("batch") as bar:
+        task = bar.add_task("statistics", total=len(parts), rate="-", note="")
+        return measure(bar.track(batches, task_id=task), level_sizes(preset), covariance=exact)
 
 
 def compare(report: Report, model: DataModel, terminal: Terminal) -> None:

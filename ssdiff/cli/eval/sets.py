@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ssdiff.cli.common import Terminal
 from ssdiff.errors import DataError, UsageError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ssdiff.metrics.features import Extractor, Features
     from ssdiff.pipeline import Pipeline
 
-_T = TypeVar("_T")
 _PART = 64
 ENOUGH = 10_000
 """Images from which on Frechet distances hardly depend on the number."""
@@ -97,18 +97,17 @@ def open_set(choice: Choice, size: int, here: World, terminal: Terminal, channel
     from ssdiff.data import open_data
 
     def read() -> ImageSet:
-        with terminal.progress("img") as bar:
-            task = bar.add_task("preparing", total=None, rate="-", note="")
+        with terminal.preparing() as show:
             return open_data(
                 choice.source,
                 size=size,
                 channels=channels,
                 background=choice.background,
                 corrupt=choice.corrupt,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=show,
             )
 
-    return first_alone(here, read)
+    return here.first_alone(read)
 
 
 def of_set(
@@ -176,14 +175,23 @@ def described(
     }
 
 
-def first_alone(here: World, read: Callable[[], _T]) -> _T:
-    """Process 0 prepares, the others then find the result on the disk."""
-    results = []
-    for turn in (0, 1):
-        if (here.rank == 0) == (turn == 0):
-            results.append(read())
-        here.wait()
-    return results[0]
+def publish(result: dict[str, Any], text: str, out: Path | None, overwrite: bool, terminal: Terminal) -> None:
+    """Say a result and its warnings, and write it as JSON where it is asked for.
+
+    Args:
+        result: with its ``warnings``.
+        text: for people.
+        out: file, or None.
+        overwrite: whether a file there may be replaced.
+        terminal: for messages.
+    """
+    from ssdiff.images import write_atomic
+
+    for warning in result["warnings"]:
+        terminal.say(f"warning: {warning}")
+    if out is not None:
+        write_atomic(out, json.dumps(result, indent=1).encode(), overwrite)
+    terminal.result(text, result)
 
 
 def versions() -> dict[str, str]:
