@@ -158,7 +158,7 @@ def measure(
 
 
 def mean_seconds(costs: Sequence[PathCost], timings: Mapping[Path, Timing]) -> float:
-    """Of a training step, averaged over the severities."""
+    """Of a training step, averaged over the batches."""
     return sum(cost.share * timings[cost.path].seconds for cost in costs)
 
 

@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssdiff.process.kinds import Process
+from ssdiff.schedules.resolution import batch_shares
 
 Path = tuple[int, int]
 """Pixels a side of the network's input and of its output."""
@@ -26,7 +27,7 @@ class PathCost:
     """One image along one path: in at ``resolution``, out at ``wanted``.
 
     Attributes:
-        share: part of the severities that take this path.
+        share: part of the training batches that take this path.
         flops: of the forward pass, 2 for a multiplication and addition.
         activation_bytes: kept for the backward pass.
         parameters: numbers in the weights that take part.
@@ -50,7 +51,9 @@ class PathCost:
         return (1 + _BACKWARD) * self.flops
 
 
-def path_costs(model: nn.Module, process: Process, channels: int, classes: int = 0) -> list[PathCost]:
+def path_costs(
+    model: nn.Module, process: Process, channels: int, classes: int = 0, *, change_share: float = 0.0
+) -> list[PathCost]:
     """Costs of all paths, largest resolution first; nothing is computed when the model is on the meta device.
 
     Args:
@@ -58,10 +61,11 @@ def path_costs(model: nn.Module, process: Process, channels: int, classes: int =
         process: says which paths occur.
         channels: of the images.
         classes: of the model.
+        change_share: of the training, see :func:`ssdiff.schedules.resolution.batch_shares`.
     """
+    shares = batch_shares(paths_of(process), change_share)
     return [
-        PathCost(now, then, count / process.T, *_forward(model, now, then, channels, classes))
-        for (now, then), count in paths_of(process).items()
+        PathCost(*path, share, *_forward(model, *path, channels, classes)) for path, share in shares.items()
     ]
 
 
@@ -83,7 +87,7 @@ def paths_along(process: Process, severities: Sequence[int]) -> Counter[Path]:
 
 
 def mean_flops(costs: list[PathCost]) -> float:
-    """Forward FLOPs of one image averaged over the severities, the papers' cost of a step."""
+    """Forward FLOPs of one image averaged over the training batches, the papers' cost of a step."""
     return sum(cost.share * cost.flops for cost in costs)
 
 
@@ -105,7 +109,7 @@ def training_bytes(model: nn.Module, costs: list[PathCost], batch: int) -> int:
 
 
 def training_flops(costs: list[PathCost]) -> float:
-    """FLOPs of one image in training, averaged over the severities."""
+    """FLOPs of one image in training, averaged over the batches."""
     return sum(cost.share * cost.training_flops for cost in costs)
 
 

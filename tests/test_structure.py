@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, str] = {
     "process": "errors devices rng colour operators schedules",
     "samplers": "errors rng operators schedules process",
     "cost": "errors schedules process",
-    "training": "errors settings rng devices distributed operators data process",
+    "training": "errors settings rng devices distributed operators schedules data process",
     "metrics": "errors images importing",
     "plots": "errors images",
     "analysis": "errors rng operators schedules process",

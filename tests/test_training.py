@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from ssdiff.build import build_model, build_process
-from ssdiff.errors import CheckpointError, NonFiniteError
+from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError
 from ssdiff.presets import load_preset
+from ssdiff.schedules.resolution import batch_shares
 from ssdiff.training.batches import Batches, ImageOrder, Place, Severities
 from ssdiff.training.losses import gaussian_loss
 from ssdiff.training.trainer import Trainer, learning_rate
@@ -60,6 +61,36 @@ def test_severities_are_uniform_over_many_batches():
     counts = torch.bincount(torch.cat([rule.draw(k, torch.arange(16)) for k in range(4000)]), minlength=21)
     assert counts[0] == 0
     assert_close(counts[1:] / counts.sum(), torch.full((20,), 0.05), atol=0.012, rtol=0)
+
+
+def test_each_change_of_size_gets_its_share_of_the_batches():
+    sizes = [(16, 16)] * 8 + [(8, 8)] * 6 + [(4, 4)] * 87
+    rule = Severities(sizes, 0, change_share=0.1)
+    first = [int(rule.draw(k, torch.zeros(1, dtype=torch.int64))) for k in range(4000)]
+    counts = torch.bincount(torch.tensor(first), minlength=101) / 4000
+    assert_close(counts[[8, 14]], torch.full((2,), 0.1), atol=0.015, rtol=0)
+    assert_close(counts[15:].sum(), torch.tensor(0.8 * 86 / 98), atol=0.025, rtol=0)
+
+
+@given(
+    st.dictionaries(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 500), min_size=1),
+    st.data(),
+)
+def test_batch_shares_sum_to_one_and_keep_proportions(counts, data):
+    changes = [pair for pair in counts if pair[0] != pair[1]]
+    assume(len(changes) < len(counts))
+    least = data.draw(st.floats(0, 0.99 / max(len(changes), 1)))
+    shares, total = batch_shares(counts, least), sum(counts.values())
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(shares[pair] >= least * (1 - 1e-9) for pair in changes if counts[pair] < least * total)
+    kept = [shares[pair] / count for pair, count in counts.items() if pair[0] == pair[1]]
+    assert max(kept) == pytest.approx(min(kept))
+    assert batch_shares(counts, 0) == pytest.approx({pair: n / total for pair, n in counts.items()})
+
+
+def test_changes_that_leave_nothing_are_refused():
+    with pytest.raises(ProcessError, match="leave none for others"):
+        batch_shares({(8, 8): 5, (8, 4): 1, (4, 4): 9, (4, 2): 1}, 0.5)
 
 
 @settings(max_examples=20, deadline=None)

@@ -177,7 +177,7 @@ def _dry_run(preset: Preset, device: str, terminal: Terminal) -> None:
     channels, classes = preset.data.channels, preset.model.classes
     with torch.device("meta"):
         outline = build_model(preset)
-    costs = cost.path_costs(outline, process, channels, classes)
+    costs = cost.path_costs(outline, process, channels, classes, change_share=settings.change_share)
     model = build_model(preset).to(place).to(memory_format=torch.channels_last)
     times = cost.seconds_per_image(model, process, channels, classes, min(_MEASURED_BATCH, settings.batch))
     images = settings.batch * settings.accumulate
@@ -224,7 +224,7 @@ def _dry_run_text(values: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"forward cost   {values['mean_gflops']:.1f} GFLOPs an image, mean over the severities",
+            f"forward cost   {values['mean_gflops']:.1f} GFLOPs an image, mean over the batches",
             f"memory         about {human_bytes(values['training_bytes'])} at batch {values['batch']}: "
             "weights, Adam, average, activations",
             f"time           about {human_seconds(values['seconds_per_step'])} a step of "

@@ -6,12 +6,15 @@ Facts of the decays: the official code of [SSD]; golden tables in the tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ssdiff.errors import ProcessError
+
+Pair = TypeVar("Pair", bound=tuple[Hashable, Hashable])
 
 
 def level_sizes(size: int, levels: int, factor: float = 2.0, coarsest: int = 1) -> tuple[int, ...]:
@@ -109,6 +112,35 @@ def by_log_snr(nu: Tensor, thresholds: Sequence[float]) -> Tensor:
     """Level k + 1 begins where the full-resolution log-SNR -2 log nu falls below ``thresholds[k]``."""
     log_snr = -2 * nu.log()
     return (log_snr[:, None] < torch.tensor(list(thresholds), dtype=torch.float64)).sum(dim=1)
+
+
+def batch_shares(counts: Mapping[Pair, int], change_share: float = 0.0) -> dict[Pair, float]:
+    """Share of the training batches of each pair (size at t, size at t - 1).
+
+    [SSD, section 4] gives a pair the share of its severities. A change of size has a single one, so with
+    T = 1000 the layers that only a change needs would learn from one batch in a thousand.
+
+    Args:
+        counts: severities of each pair.
+        change_share: least share of each change; what it takes, the other pairs give in proportion.
+
+    Raises:
+        ProcessError: the changes would leave nothing for the rest.
+    """
+    total = sum(counts.values())
+    raised = {
+        pair: change_share
+        for pair, count in counts.items()
+        if pair[0] != pair[1] and count < change_share * total
+    }
+    rest = sum(count for pair, count in counts.items() if pair not in raised)
+    left = 1 - sum(raised.values())
+    if raised and (left <= 0 or not rest):
+        raise ProcessError(
+            f"{len(raised)} changes of resolution with {change_share:g} of the batches each leave none for others",
+            hint="lower training.change_share",
+        )
+    return {pair: raised.get(pair, left * count / max(rest, 1)) for pair, count in counts.items()}
 
 
 def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> list[int]:

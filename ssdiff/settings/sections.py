@@ -57,6 +57,9 @@ class TrainingSettings(Strict):
     loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")
     min_snr: float = Field(5.0, gt=0, description="cap of the loss weight a^2 / sigma^2")
     snr_floor: float = Field(0.0, ge=0, description="least loss weight, for the noisiest severities")
+    change_share: float = Field(
+        0.0, ge=0, lt=1, description="least share of the batches for each change of resolution"
+    )
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
     steps: int = Field(1_000_000, ge=1, description="steps of the optimiser")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 where it is fast")

@@ -16,6 +16,7 @@ from torch import Tensor
 from ssdiff import rng
 from ssdiff.devices import send
 from ssdiff.operators.base import Size
+from ssdiff.schedules.resolution import batch_shares
 
 _RESIDENT_SHARE = 0.4  # of the device's free memory that a data set may take
 _WORD = 2**32  # counters of the generator are 32 bits wide
@@ -38,26 +39,32 @@ class Place:
 class Severities:
     """The batch rule of [SSD, section 4]: one change of resolution at a time, other severities mixed.
 
-    The first draw of a batch, uniform in 1..T, decides the pair (size at t, size at t - 1). The whole batch
-    is drawn from the severities of that pair: many where the size stays, a single one at a change.
+    The first draw of a batch decides the pair (size at t, size at t - 1). The whole batch is drawn from the
+    severities of that pair: many where the size stays, a single one at a change.
 
     Args:
         sizes: image size of t = 0..T.
         seed: of the run.
+        change_share: least share of the batches for each change of size; 0 draws the first t uniformly, as
+            the paper does.
+
+    Raises:
+        ProcessError: as :func:`ssdiff.schedules.resolution.batch_shares`.
     """
 
-    def __init__(self, sizes: Sequence[Size], seed: int) -> None:
+    def __init__(self, sizes: Sequence[Size], seed: int, change_share: float = 0.0) -> None:
         groups: dict[tuple[Size, Size], list[int]] = {}
         for t in range(1, len(sizes)):
             groups.setdefault((sizes[t], sizes[t - 1]), []).append(t)
-        self._groups = {pair: torch.tensor(members) for pair, members in groups.items()}
-        self._pair = [(sizes[t], sizes[t - 1]) for t in range(1, len(sizes))]
+        shares = batch_shares({pair: len(members) for pair, members in groups.items()}, change_share)
+        self._groups = [torch.tensor(members) for members in groups.values()]
+        self._bounds = torch.tensor(list(shares.values()), dtype=torch.float64).cumsum(0)
         self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/severity")
 
     def draw(self, counter: int, positions: Tensor) -> Tensor:
         """(B,) severities on the CPU, all with the same size now and the same size next."""
-        first = int(rng.integers(self._first, torch.zeros(1, dtype=torch.int64), counter, 0, len(self._pair)))
-        group = self._groups[self._pair[first]]
+        first = rng.uniform(self._first, torch.zeros(1, dtype=torch.int64), counter, (), torch.float64)
+        group = self._groups[min(int(torch.searchsorted(self._bounds, first)), len(self._groups) - 1)]
         return group[rng.integers(self._rest, positions, counter, 0, len(group))]
 
 

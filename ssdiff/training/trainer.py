@@ -71,7 +71,9 @@ class Trainer:
         self._weights = list(model.parameters())
         self._averaged = list(self.ema.parameters())
         self._device = self._weights[0].device
-        self._severities = Severities([state.size for state in process.states], settings.seed)
+        self._severities = Severities(
+            [state.size for state in process.states], settings.seed, settings.change_share
+        )
         self._optimizer = torch.optim.AdamW(
             self._weights,
             lr=settings.lr,

@@ -119,7 +119,11 @@ class Counted:
         with torch.device("meta"):
             outline = build_model(preset)
         self.costs: list[PathCost] = cost.path_costs(
-            outline, process, preset.data.channels, preset.model.classes
+            outline,
+            process,
+            preset.data.channels,
+            preset.model.classes,
+            change_share=preset.training.change_share,
         )
         self.visits = cost.paths_along(process, self.plan.severities[: self.plan.evaluations])
         self.parameters = sum(weight.numel() for weight in outline.parameters())
