@@ -137,7 +137,8 @@ def batch_shares(counts: Mapping[Pair, int], change_share: float = 0.0) -> dict[
     left = 1 - sum(raised.values())
     if raised and (left <= 0 or not rest):
         raise ProcessError(
-            f"{len(raised)} changes of resolution with {change_share:g} of the batches each leave none for others",
+            f"{len(raised)} changes of resolution with {change_share:g} of the batches each leave none for "
+            "others",
             hint="lower training.change_share",
         )
     return {pair: raised.get(pair, left * count / max(rest, 1)) for pair, count in counts.items()}
