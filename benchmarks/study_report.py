@@ -1,0 +1,120 @@
+"""What the study of matched noise found: rows, a table and a plot."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from study_scales import Place
+
+from ssdiff import build_model, build_process, load_preset
+from ssdiff.cost import path_costs, paths_along, training_flops, trajectory_flops
+from ssdiff.planning import make_plan
+from ssdiff.plots import Curve, Panel, save_panels
+
+
+def rows(places: Sequence[Place]) -> Iterator[dict[str, Any]]:
+    """What was found, one row for each network, budget and chain that is done."""
+    for place in places:
+        preset = load_preset("celeba64", place.settings())
+        process = build_process(preset)
+        with torch.device("meta"):
+            model = build_model(preset)
+        costs = path_costs(model, process, preset.data.channels, change_share=preset.training.change_share)
+        for chain in place.scale.chains:
+            found = {metric: place.result(metric, chain) for metric in ("fid", "kid")}
+            if not all(path.exists() for path in found.values()):
+                continue
+            values = {metric: json.loads(path.read_text()) for metric, path in found.items()}
+            plan = make_plan(preset, process, *chain)
+            visits = paths_along(process, plan.severities[: plan.evaluations])
+            yield {
+                "variant": place.variant,
+                "seed": place.seed,
+                "images": place.images,
+                "training_flops": place.images * training_flops(costs),
+                "training_seconds": seconds_of(place.run, place.steps),
+                "steps": chain[0],
+                "sampler": chain[1],
+                "sampling_flops": trajectory_flops(costs, visits),
+                "fd": values["fid"]["value"],
+                "kd": values["kid"]["value"],
+                "name": values["fid"]["name"],
+            }
+
+
+def seconds_of(run_folder: Path, steps: int) -> float:
+    """Time of the training steps up to a budget."""
+    lines = map(json.loads, (run_folder / "metrics.jsonl").read_text().splitlines())
+    return math.fsum(line["seconds"] for line in lines if line["step"] <= steps)
+
+
+def show(places: Sequence[Place], out: Path) -> None:
+    """Write and print the table, and plot distance against cost."""
+    found = list(rows(places))
+    (out / "results.json").write_text(json.dumps(found, indent=1))
+    lines = [
+        "| variant | images | training PFLOPs | s | steps, sampler | GFLOPs an image | FD | KD x 1000 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for key, group in grouped(found).items():
+        variant, images, steps, sampler = key
+        mean = {
+            name: statistics.mean(row[name] for row in group)
+            for name in group[0]
+            if name not in ("name", *KEYS)
+        }
+        spread = (
+            f" ({min(r['fd'] for r in group):.1f}..{max(r['fd'] for r in group):.1f})"
+            if len(group) > 1
+            else ""
+        )
+        lines.append(
+            f"| {variant} | {images:,} | {mean['training_flops'] / 1e15:.3g} | "
+            f"{mean['training_seconds']:.0f} | {steps}, {sampler} | {mean['sampling_flops'] / 1e9:.3g} | "
+            f"{mean['fd']:.1f}{spread} | {1000 * mean['kd']:.1f} |"
+        )
+    table = "\n".join(lines)
+    (out / "table.md").write_text(table + "\n")
+    print(table)
+    if found:
+        save_panels(out / "distance.png", list(panels(found)), overwrite=True)
+
+
+KEYS = ("variant", "images", "steps", "sampler")
+
+
+def grouped(found: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Rows that differ by their seed alone."""
+    result: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in found:
+        result.setdefault(tuple(row[key] for key in KEYS), []).append(row)
+    return result
+
+
+def panels(found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
+    """Distance against the FLOPs of training, one panel for each way of sampling."""
+    for steps, sampler in dict.fromkeys((row["steps"], row["sampler"]) for row in found):
+        curves = []
+        for variant in dict.fromkeys(row["variant"] for row in found):
+            group = [
+                members
+                for key, members in grouped(found).items()
+                if key[0] == variant and key[2:] == (steps, sampler)
+            ]
+            x = [members[0]["training_flops"] / 1e15 for members in group]
+            y = [statistics.mean(row["fd"] for row in members) for members in group]
+            curves.append(Curve(variant, x, y, markers=True))
+        yield Panel(
+            f"{steps} steps, {sampler}",
+            "PFLOPs of training",
+            found[0]["name"],
+            curves,
+            log_x=True,
+            log_y=True,
+        )

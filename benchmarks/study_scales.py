@@ -1,0 +1,162 @@
+"""How large the study of matched noise is, and its networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+Settings = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is.
+
+    Attributes:
+        settings: of all variants.
+        variants: settings of each by name.
+        batch: images a step.
+        budgets: images seen at which a network is judged.
+        held_out: images kept for the reference.
+        samples: drawn at each budget.
+        chains: (steps, sampler) of the drawing.
+    """
+
+    settings: Settings
+    variants: dict[str, Settings]
+    batch: int
+    budgets: tuple[int, ...]
+    held_out: int = 2700
+    samples: int = 5000
+    chains: tuple[tuple[int, str], ...] = ((50, "ancestral"), (25, "ddim"))
+
+
+def published(levels: int) -> Settings:
+    """SSD as in the paper."""
+    return {"process.levels": levels}
+
+
+def matched(*at: float, **more: object) -> Settings:
+    """SSD whose noise falls with the resolution, changing at these full-resolution log-SNRs."""
+    return {
+        "process.levels": len(at) + 1,
+        "process.match": 1.0,
+        "process.resolution.kind": "log_snr",
+        "process.resolution.at": list(at),
+        "training.change_share": 0.03,
+    } | more
+
+
+SMALL: Settings = {
+    "model.width": 24,
+    "model.blocks": 1,
+    "training.lr": 1e-3,
+    "training.warmup": 100,
+    "training.ema": 0.999,
+}
+SCALES = {
+    "toy": Scale(
+        {
+            **SMALL,
+            "data.size": 16,
+            "model.width": 8,
+            "model.multipliers": [1, 2],
+            "model.attention": [8],
+            "training.sample_count": 4,
+            "training.sample_steps": 2,
+        },
+        {"DDPM": published(1), "matched SSD, 2 levels": matched(-2.0)},
+        batch=8,
+        budgets=(32, 64),
+        held_out=8,
+        samples=8,
+        chains=((3, "ddim"),),
+    ),
+    "16px": Scale(
+        {**SMALL, "data.size": 16, "model.multipliers": [1, 2, 2], "model.attention": [4]},
+        {
+            "DDPM": published(1),
+            "published SSD, 2 levels": published(2),
+            "published SSD, 3 levels": published(3),
+            "matched SSD, 3 levels": matched(-1.25, -4.25),
+        },
+        batch=64,
+        budgets=(64_000, 128_000),
+        samples=2000,
+    ),
+    "32px": Scale(
+        {**SMALL, "data.size": 32, "model.multipliers": [1, 2, 2, 4], "model.attention": [8, 4]},
+        {
+            "DDPM": published(1),
+            "published SSD, 2 levels": published(2),
+            "published SSD, 4 levels": published(4),
+            "matched SSD, 4 levels": matched(-1.0, -3.25, -6.5),
+        },
+        batch=64,
+        budgets=(32_000, 64_000),
+        samples=2000,
+    ),
+    "64px": Scale(
+        {"model.width": 64, "training.lr": 3e-4, "training.warmup": 200, "training.ema": 0.999},
+        {
+            "DDPM": published(1),
+            "published SSD, 2 levels": published(2),
+            "published SSD, 4 levels": published(4),
+            "matched SSD, 4 levels": matched(-1.0, -2.0, -7.5),
+        },
+        batch=256,
+        budgets=(512_000, 1_024_000),
+        chains=((50, "ancestral"), (250, "ancestral"), (25, "ddim")),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One network at one budget.
+
+    Attributes:
+        scale: of the study.
+        variant: name.
+        seed: of the training.
+        images: seen in training.
+        out: folder of the study.
+    """
+
+    scale: Scale
+    variant: str
+    seed: int
+    images: int
+    out: Path
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.out / "runs" / f"{slug(self.variant)}-seed{self.seed}"
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser."""
+        return self.images // self.scale.batch
+
+    def result(self, metric: str, chain: tuple[int, str]) -> Path:
+        """Where a distance is kept."""
+        return self.run / "results" / f"{self.images}-{chain[0]}-{chain[1]}-{metric}.json"
+
+    def settings(self) -> Settings:
+        """Of the preset celeba64."""
+        return {
+            **self.scale.settings,
+            **self.scale.variants[self.variant],
+            "training.batch": self.scale.batch,
+            "training.seed": self.seed,
+            "training.steps": self.steps,
+            "training.checkpoint_every": max(1, self.scale.budgets[0] // self.scale.batch // 4),
+            "training.sample_every": 0,
+            "training.log_every": 20,
+        }
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's name."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower()).replace("--", "-")

@@ -1,0 +1,59 @@
+"""The study of matched noise, at the size of a toy."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TESTS = Path(__file__).parent
+STUDY = TESTS.parent / "benchmarks" / "matched_noise.py"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A zip of 24 images of 16 px."""
+    path, numbers = tmp_path / "photos.zip", np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as target:
+        for k in range(24):
+            stream = BytesIO()
+            Image.fromarray(numbers.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(stream, "png")
+            target.writestr(f"{k:02}.png", stream.getvalue())
+    return path
+
+
+def study(photos, out, *more):
+    options = ["--scale", "toy", "--data", photos, "--out", out, "--extractor", "tinynet:Tiny", *more]
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "SSDIFF_HOME": str(out / "home")}
+    done = subprocess.run(
+        [sys.executable, STUDY, *map(str, options)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path):
+    out = tmp_path / "study"
+    stopped = study(photos, out, "--minutes", "0.05")
+    assert "time is up" in stopped
+    assert "nothing is left" in study(photos, out)
+    rows = json.loads((out / "results.json").read_text())
+    assert len(rows) == 2 * 2  # variants, budgets
+    assert {row["images"] for row in rows} == {32, 64}
+    by_name = {row["variant"]: row for row in rows}
+    assert by_name["matched SSD, 2 levels"]["training_flops"] < by_name["DDPM"]["training_flops"]
+    assert all(row["fd"] > 0 and row["training_seconds"] > 0 for row in rows)
+    assert (out / "table.md").read_text().count("\n") == 2 + len(rows)
+    assert Image.open(out / "distance.png").width > 500
+    again = study(photos, out)
+    assert "ssdiff train" not in again
