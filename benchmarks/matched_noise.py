@@ -21,11 +21,12 @@ import signal
 import sys
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from study_report import show
-from study_scales import SCALES, Place, slug
+from study_scales import SCALES, Chain, Place, slug
 
 from ssdiff import load_preset
 from ssdiff.cli import run
@@ -43,23 +44,27 @@ def main() -> None:
     parser.add_argument("--variants", default="", help="comma-separated parts of names; default: all")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time for this call")
-    parser.add_argument("--set", action="append", default=[], help="a.b=c for every variant")
+    parser.add_argument("--chains", default="", help="e.g. 10:ddim,50:dpm++; judge the last budget by these")
     options = parser.parse_args()
-    places = chosen(options)
-    train, held_out = split(options.data, options.out, SCALES[options.scale].held_out)
+    scale, places = SCALES[options.scale], chosen(options)
+    train, held_out = split(options.data, options.out, scale.held_out)
     begin_countdown(60 * options.minutes)
     try:
         for place in places:
-            work(place, train, held_out, options)
+            work(place, train, held_out, options.extractor)
         print("nothing is left to do")
     except TimeIsUp:
         print("time is up; the same command goes on from here")
-    show(places, options.out)
+    show(scale, options.out)
 
 
 def chosen(options: argparse.Namespace) -> list[Place]:
     """Every network and budget, the cheap ones of all variants first."""
     scale = SCALES[options.scale]
+    if options.chains:
+        chains = [one.split(":") for one in options.chains.split(",")]
+        own = tuple((int(steps), sampler) for steps, sampler in chains)
+        scale = replace(scale, chains=own, budgets=scale.budgets[-1:])
     wanted = [part for part in options.variants.split(",") if part]
     names = [name for name in scale.variants if not wanted or any(part in name for part in wanted)]
     seeds = [int(seed) for seed in options.seeds.split(",")]
@@ -104,46 +109,33 @@ def begin_countdown(seconds: float) -> None:
         timer.start()
 
 
-def work(place: Place, train: Path, held_out: Path, options: argparse.Namespace) -> None:
+def work(place: Place, train: Path, held_out: Path, extractor: str) -> None:
     """Train a network to its budget, draw, and take the distances; what is done already is left out."""
-    missing = [
-        (chain, metric)
-        for chain in place.scale.chains
-        for metric in ("fid", "kid")
-        if not place.result(metric, chain).exists()
-    ]
+    missing = [chain for chain in place.scale.chains if chain not in place.judged()]
     if not missing:
         return
-    sets = [f"{key}={json.dumps(value)}" for key, value in place.settings().items()] + options.set
-    arguments = [
-        "train",
-        "--preset",
-        "celeba64",
-        "--data",
-        str(train),
-        "--out",
-        str(place.run),
-        "--resume",
-        "auto",
-    ]
-    command(*arguments, *(word for one in sets for word in ("--set", one)))
-    shutil.copy(
-        newest_grid(place.run), place.out / f"{slug(place.variant)}-seed{place.seed}-{place.images}.png"
-    )
-    size = str(load_preset("celeba64", place.settings()).data.size)
-    for chain in dict.fromkeys(chain for chain, _ in missing):
-        steps, sampler = chain
-        folder = place.run / "drawn"
-        shutil.rmtree(folder, ignore_errors=True)
-        arguments = ["sample", "--ckpt", str(place.run), "-n", str(place.scale.samples), "--sampler", sampler]
-        command(*arguments, "--steps", str(steps), "--batch", "250", "--out", f"{folder}/")
-        for metric in ("fid", "kid"):
-            result = place.result(metric, chain)
-            result.parent.mkdir(exist_ok=True)
-            subset = ["--subset-size", str(min(1000, place.scale.samples // 2))] if metric == "kid" else []
-            arguments = ["eval", metric, str(folder), "--reference", str(held_out), "--resize", size, *subset]
-            command(*arguments, "--extractor", options.extractor, "--out", str(result), "--overwrite")
-        shutil.rmtree(folder)
+    place_options = ["--preset", "celeba64", "--data", str(train), "--out", str(place.run)]
+    sets = [f"--set={key}={json.dumps(value)}" for key, value in place.settings().items()]
+    command("train", *place_options, "--resume", "auto", *sets)
+    grid = place.out / f"{slug(place.variant)}-seed{place.seed}-{place.images}.png"
+    shutil.copy(newest_grid(place.run), grid)
+    for chain in missing:
+        judge(place, chain, held_out, extractor)
+
+
+def judge(place: Place, chain: Chain, held_out: Path, extractor: str) -> None:
+    """Draw images and take their distances to those that were held out."""
+    folder, count = place.run / "drawn", place.scale.samples
+    shutil.rmtree(folder, ignore_errors=True)
+    how = ["--steps", str(chain[0]), "--sampler", chain[1], "--batch", "250"]
+    command("sample", "--ckpt", str(place.run), "-n", str(count), *how, "--out", f"{folder}/")
+    size = load_preset("celeba64", place.settings()).data.size
+    against = [str(folder), "--reference", str(held_out), "--resize", str(size), "--extractor", extractor]
+    for metric, more in (("fid", []), ("kid", ["--subset-size", str(min(1000, count // 2))])):
+        result = place.result(metric, chain)
+        result.parent.mkdir(exist_ok=True)
+        command("eval", metric, *against, *more, "--out", str(result), "--overwrite")
+    shutil.rmtree(folder)
 
 
 def command(*arguments: str) -> None:

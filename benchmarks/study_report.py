@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study_scales import Place
+from study_scales import Place, Scale, every
 
 from ssdiff import build_model, build_process, load_preset
 from ssdiff.cost import path_costs, paths_along, training_flops, trajectory_flops
@@ -26,11 +26,10 @@ def rows(places: Sequence[Place]) -> Iterator[dict[str, Any]]:
         with torch.device("meta"):
             model = build_model(preset)
         costs = path_costs(model, process, preset.data.channels, change_share=preset.training.change_share)
-        for chain in place.scale.chains:
-            found = {metric: place.result(metric, chain) for metric in ("fid", "kid")}
-            if not all(path.exists() for path in found.values()):
-                continue
-            values = {metric: json.loads(path.read_text()) for metric, path in found.items()}
+        for chain in place.judged():
+            values = {
+                metric: json.loads(place.result(metric, chain).read_text()) for metric in ("fid", "kid")
+            }
             plan = make_plan(preset, process, *chain)
             visits = paths_along(process, plan.severities[: plan.evaluations])
             yield {
@@ -54,9 +53,9 @@ def seconds_of(run_folder: Path, steps: int) -> float:
     return math.fsum(line["seconds"] for line in lines if line["step"] <= steps)
 
 
-def show(places: Sequence[Place], out: Path) -> None:
+def show(scale: Scale, out: Path) -> None:
     """Write and print the table, and plot distance against cost."""
-    found = list(rows(places))
+    found = list(rows(every(scale, out)))
     (out / "results.json").write_text(json.dumps(found, indent=1))
     lines = [
         "| variant | images | training PFLOPs | s | steps, sampler | GFLOPs an image | FD | KD x 1000 |",
@@ -83,7 +82,7 @@ def show(places: Sequence[Place], out: Path) -> None:
     (out / "table.md").write_text(table + "\n")
     print(table)
     if found:
-        save_panels(out / "distance.png", list(panels(found)), overwrite=True)
+        save_panels(out / "distance.png", [*by_training(scale, found), *by_steps(found)], overwrite=True)
 
 
 KEYS = ("variant", "images", "steps", "sampler")
@@ -97,24 +96,39 @@ def grouped(found: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[
     return result
 
 
-def panels(found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Distance against the FLOPs of training, one panel for each way of sampling."""
-    for steps, sampler in dict.fromkeys((row["steps"], row["sampler"]) for row in found):
-        curves = []
-        for variant in dict.fromkeys(row["variant"] for row in found):
-            group = [
-                members
-                for key, members in grouped(found).items()
-                if key[0] == variant and key[2:] == (steps, sampler)
-            ]
-            x = [members[0]["training_flops"] / 1e15 for members in group]
-            y = [statistics.mean(row["fd"] for row in members) for members in group]
-            curves.append(Curve(variant, x, y, markers=True))
-        yield Panel(
-            f"{steps} steps, {sampler}",
-            "PFLOPs of training",
-            found[0]["name"],
-            curves,
-            log_x=True,
-            log_y=True,
-        )
+def by_training(scale: Scale, found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
+    """Distance against the FLOPs of training, one panel for each of the scale's chains."""
+    for steps, sampler in scale.chains:
+        of_chain = [row for row in found if (row["steps"], row["sampler"]) == (steps, sampler)]
+        curves = [
+            curve(variant, [row for row in of_chain if row["variant"] == variant], "training_flops", 1e15)
+            for variant in dict.fromkeys(row["variant"] for row in of_chain)
+        ]
+        yield panel(f"{steps} steps, {sampler}", "PFLOPs of training", found, curves)
+
+
+def by_steps(found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
+    """Distance against the FLOPs of sampling after all of the training, one panel for each sampler."""
+    last = [row for row in found if row["images"] == max(row["images"] for row in found)]
+    for sampler in dict.fromkeys(row["sampler"] for row in last):
+        of_sampler = [row for row in last if row["sampler"] == sampler]
+        if len({row["steps"] for row in of_sampler}) < 2:
+            continue
+        curves = [
+            curve(variant, [row for row in of_sampler if row["variant"] == variant], "sampling_flops", 1e9)
+            for variant in dict.fromkeys(row["variant"] for row in of_sampler)
+        ]
+        yield panel(f"{sampler}, few to many steps", "GFLOPs an image", found, curves)
+
+
+def panel(title: str, x_label: str, found: Sequence[dict[str, Any]], curves: list[Curve]) -> Panel:
+    """Axes of a distance against a cost."""
+    return Panel(title, x_label, found[0]["name"], curves, log_x=True, log_y=True)
+
+
+def curve(label: str, found: Sequence[dict[str, Any]], cost: str, unit: float) -> Curve:
+    """Mean distance over the seeds against a cost."""
+    groups = list(grouped(found).values())
+    x = [members[0][cost] / unit for members in groups]
+    y = [statistics.mean(row["fd"] for row in members) for members in groups]
+    return Curve(label, x, y, markers=True)

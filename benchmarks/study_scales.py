@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Settings = dict[str, object]
+Chain = tuple[int, str]
+"""Steps and sampler."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Scale:
     budgets: tuple[int, ...]
     held_out: int = 2700
     samples: int = 5000
-    chains: tuple[tuple[int, str], ...] = ((50, "ancestral"), (25, "ddim"))
+    chains: tuple[Chain, ...] = ((50, "ancestral"), (25, "ddim"))
 
 
 def published(levels: int) -> Settings:
@@ -139,9 +141,14 @@ class Place:
         """Of the optimiser."""
         return self.images // self.scale.batch
 
-    def result(self, metric: str, chain: tuple[int, str]) -> Path:
+    def result(self, metric: str, chain: Chain) -> Path:
         """Where a distance is kept."""
         return self.run / "results" / f"{self.images}-{chain[0]}-{chain[1]}-{metric}.json"
+
+    def judged(self) -> list[Chain]:
+        """The chains of which all distances are there, fewest steps first."""
+        found = (path.stem.split("-")[1:3] for path in self.run.glob(f"results/{self.images}-*-kid.json"))
+        return sorted((int(steps), sampler) for steps, sampler in found)
 
     def settings(self) -> Settings:
         """Of the preset celeba64."""
@@ -151,10 +158,18 @@ class Place:
             "training.batch": self.scale.batch,
             "training.seed": self.seed,
             "training.steps": self.steps,
-            "training.checkpoint_every": max(1, self.scale.budgets[0] // self.scale.batch // 4),
+            "training.checkpoint_every": 500,
             "training.sample_every": 0,
             "training.log_every": 20,
         }
+
+
+def every(scale: Scale, out: Path) -> list[Place]:
+    """Every network of a study that has been begun, at every budget."""
+    names = {slug(name): name for name in scale.variants}
+    runs = [folder.name.rsplit("-seed", 1) for folder in sorted((out / "runs").glob("*-seed*"))]
+    begun = [(name, int(seed)) for short, name in names.items() for found, seed in runs if found == short]
+    return [Place(scale, name, seed, images, out) for name, seed in begun for images in scale.budgets]
 
 
 def slug(name: str) -> str:

@@ -1,72 +1,173 @@
-"""Time of a training step at each resolution: `python benchmarks/training_step.py`.
+"""Time of a training step along each path through the network: `python benchmarks/training_step.py`.
 
 The bar is 1.5 times the authors' code: 8.1 s at 64 px, 4.4 at 32, 2.3 at 16, 0.8 at 8 with celeba64 and
 batch 8 on two cores of the machine on which the bar was set. A step is loss, gradient, clipping, AdamW and
-the average.
+the average; on CUDA each measurement is the mean of a few steps, because there the host does not wait for a
+step's end. On a GPU, for example:
+
+    python benchmarks/training_step.py --compile --batches 64,128,256 --profile operators.txt
+
+Columns: the first step, which allocates, chooses kernels and, with --compile, waits for the compiler; then
+the median of the others. `of peak` is relative to the best product of two large matrices of the same type.
 """
 
-import argparse
-import statistics
-import time
+from __future__ import annotations
 
-import numpy as np
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path as FilePath
+
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from ssdiff import build_model, build_process, load_preset
+from ssdiff.benchmarking import PathTrainer, Timing, matrix_peak, mean_seconds, time_step
+from ssdiff.cost import Path, PathCost, path_costs, synchronise
 from ssdiff.devices import pick_device, pick_precision
-from ssdiff.training.batches import Batches, Place
-from ssdiff.training.trainer import Trainer
+from ssdiff.pipeline import Pipeline
+from ssdiff.settings import Preset
 
 OFFICIAL = {("celeba64", 8): {64: 8.1, 32: 4.4, 16: 2.3, 8: 0.8}}
+HEAVIEST = 30  # operators in a profile
 
 
 def main() -> None:
-    """Print a table, one row a resolution."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print a table for each batch size, one row a path."""
+    options = parse()
+    device = pick_device(options.device)
+    precision = pick_precision(options.precision, device)
+    preset = load_preset(options.preset, {"training.compile": options.compile})
+    costs = chosen_costs(preset, options.resolutions)
+    peak = matrix_peak(device, precision)
+    official = OFFICIAL if device.type == "cpu" else {}
+    print(
+        f"{options.preset}, {device}, {precision}, {torch.get_num_threads()} threads, "
+        f"{'compiled' if options.compile else 'not compiled'}; matrix peak {peak / 1e12:.3g} TFLOP/s"
+    )
+    for batch in options.batches:
+        bar = official.get((options.preset, batch), {})
+        try:
+            table(preset, costs, device, precision, batch, peak, bar, options)
+        except torch.OutOfMemoryError:
+            print(f"\nbatch {batch}: out of memory")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def parse() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", default="celeba64")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batches", type=numbers, default=[8], metavar="8,32,...", help="images a step")
+    parser.add_argument(
+        "--resolutions", type=numbers, metavar="16,8", help="only paths that begin and end at one of these"
+    )
+    parser.add_argument("--compile", action="store_true", help="as training.compile")
+    parser.add_argument("--profile", type=FilePath, metavar="FILE", help="append the heaviest operators")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    device = pick_device(options.device)
-    preset = load_preset(options.preset, {"training.batch": options.batch})
-    side, channels = preset.data.size, preset.data.channels
-    images = np.random.RandomState(0).randint(
-        0, 256, (4 * options.batch, channels, side, side), dtype=np.uint8
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each path, at least 1")
+    return parser.parse_args()
+
+
+def numbers(text: str) -> list[int]:
+    """Positive whole numbers between commas."""
+    values = [int(part) for part in text.split(",")]
+    if min(values) < 1:
+        raise ValueError(f"{text} has a number below 1")
+    return values
+
+
+def chosen_costs(preset: Preset, resolutions: list[int] | None) -> list[PathCost]:
+    """The paths to measure, with their FLOPs and shares of the training."""
+    with torch.device("meta"):
+        outline = build_model(preset)
+    costs = path_costs(
+        outline,
+        build_process(preset),
+        preset.data.channels,
+        preset.model.classes,
+        change_share=preset.training.change_share,
     )
-    place = Place(0, 1, options.batch)
+    chosen = [c for c in costs if resolutions is None or {*c.path} <= {*resolutions}]
+    if not chosen:
+        sides = ", ".join(str(side) for side in sorted({c.resolution for c in costs}, reverse=True))
+        raise SystemExit(f"no path of {preset.name} begins and ends at these resolutions; it has {sides}")
+    return chosen
+
+
+def table(
+    preset: Preset,
+    costs: list[PathCost],
+    device: torch.device,
+    precision: torch.dtype,
+    batch: int,
+    peak: float,
+    official: dict[int, float],
+    options: argparse.Namespace,
+) -> None:
+    """Measure and print one batch size."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     model = build_model(preset).to(device, memory_format=torch.channels_last)
-    batches = Batches(images, None, device, place, 0, flip=True, classes=preset.model.classes)
-    precision = pick_precision(options.precision, device)
-    trainer = Trainer(preset.training, build_process(preset), model, batches, place, precision=precision)
+    process = build_process(preset)
+    trainer = PathTrainer(preset, process, Pipeline(preset, process, model, precision=precision), batch)
+    print(f"\nbatch {batch}")
+    print(" in -> out   share   first, s  seconds a step   images/s  TFLOP/s  of peak  official / ours")
+    timings: dict[Path, Timing] = {}
+    for cost in costs:
+        trainer.choose(cost.path)
+        first = once(trainer.advance, device)
+        timing = timings[cost.path] = time_step(trainer.advance, device, 0, options.repeats)
+        bar = official.get(cost.resolution) if cost.resolution == cost.wanted else None
+        row(cost, first, timing.seconds, batch, peak, bar)
+        if options.profile:
+            write_profile(options.profile, trainer.advance, device, f"batch {batch}, {cost.path}")
+    if sum(cost.share for cost in costs) > 1 - 1e-9:
+        seconds = mean_seconds(costs, timings)
+        rate = batch * sum(cost.share * cost.training_flops for cost in costs) / seconds
+        print(f"      mean  100.0 %{rates(seconds, batch, rate, peak, 27)}")
+    if device.type == "cuda":
+        print(f"most memory at once: {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
 
-    times: dict[int, list[float]] = {}
-    wanted = {state.resolution for state in trainer.process.states[1:]}
-    counter = 0
-    while any(len(times.get(r, [])) <= options.repeats for r in wanted):
-        resolution = trainer.resolution_of_step(counter)
-        trainer.step = (
-            counter  # a step's content depends on its number alone, so unwanted ones are passed over
-        )
-        counter += 1
-        if len(times.setdefault(resolution, [])) > options.repeats:
-            continue
-        start = time.perf_counter()
-        trainer.advance()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times[resolution].append(time.perf_counter() - start)
 
-    print(
-        f"{options.preset}, batch {options.batch}, {device}, {precision}, {torch.get_num_threads()} threads"
-    )
-    print("resolution   seconds a step   images/s   official / ours")
-    official = OFFICIAL.get((options.preset, options.batch), {}) if device.type == "cpu" else {}
-    for resolution in sorted(wanted, reverse=True):
-        seconds = statistics.median(times[resolution][1:])  # the first allocates and chooses kernels
-        ratio = f"{official[resolution] / seconds:17.2f}" if resolution in official else ""
-        print(f"{resolution:10d} {seconds:16.3f} {options.batch / seconds:10.2f} {ratio}")
+def row(
+    cost: PathCost, first: float, seconds: float, batch: int, peak: float, official: float | None
+) -> None:
+    """Print what one path takes."""
+    line = f"{cost.resolution:3d} -> {cost.wanted:3d} {100 * cost.share:6.1f} % {first:10.2f}"
+    line += rates(seconds, batch, batch * cost.training_flops / seconds, peak, 16)
+    print(line + (f"{official / seconds:17.2f}" if official else ""), flush=True)
+
+
+def rates(seconds: float, batch: int, flops: float, peak: float, width: int) -> str:
+    """Seconds, images a second, TFLOP/s and utilisation as columns."""
+    return f"{seconds:{width}.4f} {batch / seconds:10.2f} {flops / 1e12:8.3g} {100 * flops / peak:6.1f} %"
+
+
+def once(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one step."""
+    synchronise(device)
+    start = time.perf_counter()
+    step()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def write_profile(path: FilePath, step: Callable[[], object], device: torch.device, title: str) -> None:
+    """Append the operators that take most time in one step, with the device's own time where there is one."""
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as found:
+        step()
+        synchronise(device)
+    own = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    text = found.key_averages().table(sort_by=own, row_limit=HEAVIEST, max_name_column_width=80)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{title}\n{text}\n\n")
 
 
 if __name__ == "__main__":

@@ -55,5 +55,7 @@ def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path)
     assert all(row["fd"] > 0 and row["training_seconds"] > 0 for row in rows)
     assert (out / "table.md").read_text().count("\n") == 2 + len(rows)
     assert Image.open(out / "distance.png").width > 500
-    again = study(photos, out)
-    assert "ssdiff train" not in again
+    assert "ssdiff train" not in study(photos, out)
+    more = study(photos, out, "--variants", "DDPM", "--chains", "2:ancestral,4:ancestral")
+    assert more.count("ssdiff sample") == 2
+    assert len(json.loads((out / "results.json").read_text())) == len(rows) + 2
