@@ -8,6 +8,7 @@ from pathlib import Path
 Settings = dict[str, object]
 Chain = tuple[int, str]
 """Steps and sampler."""
+CHANGES = "training.change_share"
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Scale:
     chains: tuple[Chain, ...] = ((50, "ancestral"), (25, "ddim"))
 
 
-def published(levels: int) -> Settings:
+def published(levels: int, **more: object) -> Settings:
     """SSD as in the paper."""
-    return {"process.levels": levels}
+    return {"process.levels": levels} | more
 
 
 def matched(*at: float, **more: object) -> Settings:
@@ -45,7 +46,7 @@ def matched(*at: float, **more: object) -> Settings:
         "process.match": 1.0,
         "process.resolution.kind": "log_snr",
         "process.resolution.at": list(at),
-        "training.change_share": 0.03,
+        CHANGES: 0.03,
     } | more
 
 
@@ -81,6 +82,8 @@ SCALES = {
             "published SSD, 2 levels": published(2),
             "published SSD, 3 levels": published(3),
             "matched SSD, 3 levels": matched(-1.25, -4.25),
+            "matched noise alone, 3 levels": matched(-1.25, -4.25, **{CHANGES: 0.0}),
+            "share of changes alone, 3 levels": published(3, **{CHANGES: 0.03}),
         },
         batch=64,
         budgets=(64_000, 128_000),
