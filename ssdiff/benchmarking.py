@@ -32,6 +32,7 @@ _SMALLEST, _LARGEST = 512, 8192  # sides of the matrices whose product gives the
 _LONG_ENOUGH = 0.02  # seconds of one product, beside which the clock and the launch do not count
 _MOST = 50  # repeats of one measurement
 _PASSES = 2  # of each step at least: one to allocate and choose kernels, one to measure
+_TOGETHER = 5  # steps between two waits for a GPU, which works on while the host prepares the next one
 _USUAL = 0.3  # utilisation that a forecast of the time reckons with
 
 
@@ -40,8 +41,8 @@ class Timing:
     """One step along one path.
 
     Attributes:
-        seconds: median.
-        repeats: measurements behind it.
+        seconds: median; on CUDA each measurement is the mean of a few steps in a row.
+        repeats: measured steps behind it.
     """
 
     seconds: float
@@ -121,7 +122,8 @@ def measure(
     """Time and memory of every path that training and a trajectory take.
 
     Args:
-        preset: of the model, freshly initialised here.
+        preset: of the model, freshly initialised here; with ``training.compile`` the compiler has done its
+            work before the clock starts, beyond ``seconds``.
         plan: of the trajectory.
         device: to measure.
         dtype: of the network's mixed precision.
@@ -142,17 +144,20 @@ def measure(
     pipeline = Pipeline(preset, process, model.eval(), precision=dtype)
     sampling = {}
     for path, chain in first.items():
-        sampling[path] = _time(
-            _sampling_step(pipeline, replace(plan, severities=chain), batch), device, share
-        )
+        step = _sampling_step(pipeline, replace(plan, severities=chain), batch)
+        sampling[path] = time_step(step, device, share)
         advance()
     sampling_bytes = memory.peak()
+    trainer = PathTrainer(preset, process, pipeline, batch)
+    if preset.training.compile:
+        for path in paths:
+            trainer.choose(path)
+            trainer.advance()
     memory.restart()
-    trainer = _Bench(preset, process, pipeline, batch)
     training = {}
     for path in paths:
         trainer.choose(path)
-        training[path] = _time(trainer.advance, device, share)
+        training[path] = time_step(trainer.advance, device, share)
         advance()
     return Measured(training, sampling, memory.peak(), sampling_bytes)
 
@@ -170,6 +175,29 @@ def trajectory_seconds(visits: Mapping[Path, int], timings: Mapping[Path, Timing
         timings: of a sampling step along each.
     """
     return sum(count * timings[path].seconds for path, count in visits.items())
+
+
+def time_step(step: Callable[[], object], device: torch.device, seconds: float, least: int = 1) -> Timing:
+    """Seconds of a step, after one that does not count because it allocates and chooses kernels.
+
+    Args:
+        step: to measure; on CUDA it need not wait for the device.
+        device: on which it works.
+        seconds: to spend, about; more if so many measurements take longer.
+        least: measurements, 1 or more.
+    """
+    limit = time.perf_counter() + seconds
+    step()
+    together = _TOGETHER if device.type == "cuda" else 1
+    times: list[float] = []
+    while len(times) < least or (time.perf_counter() < limit and len(times) < _MOST):
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(together):
+            step()
+        synchronise(device)
+        times.append((time.perf_counter() - start) / together)
+    return Timing(statistics.median(times), len(times) * together)
 
 
 class _Memory:
@@ -207,7 +235,7 @@ class _Chosen(Severities):
         return self.members[positions * len(self.members) // len(positions)]
 
 
-class _Bench(Trainer):
+class PathTrainer(Trainer):
     """The real training step, along a path of one's choice.
 
     Args:
@@ -245,7 +273,7 @@ class _Bench(Trainer):
         self._severities = self._chosen = _Chosen(sizes, settings.seed)
 
     def choose(self, path: Path) -> None:
-        """Take this path from now on."""
+        """Take this path, one of the process's, from now on."""
         sides = [state.resolution for state in self.process.states]
         self._chosen.members = torch.tensor(
             [t for t in range(1, len(sides)) if (sides[t], sides[t - 1]) == path]
@@ -270,19 +298,6 @@ def _sampling_step(pipeline: Pipeline, plan: Plan, batch: int) -> Callable[[], o
     images = numbers.to(pipeline.device)
     given = None if labels is None else labels.to(pipeline.device)
     return lambda: [state for _, state in pipeline.walk(images, plan, 0, given, x=x)]
-
-
-def _time(step: Callable[[], object], device: torch.device, seconds: float) -> Timing:
-    limit = time.perf_counter() + seconds
-    step()
-    times: list[float] = []
-    while not times or (time.perf_counter() < limit and len(times) < _MOST):
-        synchronise(device)
-        start = time.perf_counter()
-        step()
-        synchronise(device)
-        times.append(time.perf_counter() - start)
-    return Timing(statistics.median(times), len(times))
 
 
 def _product(side: int, device: torch.device, dtype: torch.dtype) -> float:

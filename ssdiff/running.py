@@ -27,6 +27,7 @@ from ssdiff.process.kinds import Process
 from ssdiff.process.mixtures import CoarseMixture
 from ssdiff.resuming import Request, Start, check_unchanged, locate
 from ssdiff.training.batches import Batches, Place
+from ssdiff.training.compiling import require_compiler
 from ssdiff.training.trainer import Trainer
 
 EventKind = Literal["start", "step", "log", "checkpoint", "samples", "note"]
@@ -73,7 +74,10 @@ def train(
     """
     with world(request.device) as here, ExitStack() as stack:
         start = locate(request)
-        process = build_process(start.preset)  # first: settings that do not hold together leave no folder
+        # First: settings that do not hold together, or need what is not installed, leave no folder.
+        process = build_process(start.preset)
+        if start.preset.training.compile:
+            require_compiler(here.device(pick_device(request.device)))
         folder = _open_folder(start, here, stack)
         run = _Run(start, process, folder, here, on_event if here.rank == 0 else lambda event: None)
         try:
@@ -223,6 +227,10 @@ class _Run:
     def _announce(self, data: ImageSet) -> None:
         for note in self.start.notes:
             self._tell(Event("note", self.step, note))
+        if self.preset.training.compile:
+            self._tell(
+                Event("note", self.step, "the first step of each pair of resolutions waits for the compiler")
+            )
         parameters = sum(weight.numel() for weight in self._trainer.model.parameters())
         values = {
             "folder": str(self.folder.path),

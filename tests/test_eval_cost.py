@@ -1,10 +1,12 @@
 """`ssdiff eval cost`: what is counted, what is measured, and where the settings come from."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo
 from conftest import TINY
 
 from ssdiff import benchmarking, cost
@@ -88,6 +90,7 @@ def measured(tmp_path_factory, home):
 
 def test_utilisation_is_plausible(measured):
     assert measured["batch"] == 2 and measured["device"] == "cpu" and measured["precision"] == "fp32"
+    assert measured["compiled"] is False
     assert measured["matrix_peak_tflops"] > 1e-4
     parts = [path[kind] for path in measured["paths"] for kind in ("training", "sampling")]
     for part in [*parts, measured["training"], measured["sampling"]]:
@@ -147,6 +150,29 @@ def test_each_path_is_taken_as_in_real_work(monkeypatch, changes):
     paths = set(cost.paths_of(process))
     assert seen == {True: paths, False: paths}
     assert set(done.training) == set(done.sampling) == paths and len(told) == 2 * len(paths)
+
+
+def test_the_compiler_has_done_its_work_before_the_clock_starts(monkeypatch):
+    """Graphs are only traced here; generating code for them would take minutes."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    graphs, time_step = [], benchmarking.time_step
+
+    def spy(*given):
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        timing = time_step(*given)
+        graphs.append((before, torch._dynamo.utils.counters["stats"]["unique_graphs"]))
+        return timing
+
+    monkeypatch.setattr(benchmarking, "time_step", spy)
+    preset = load_preset(TINY, {"training.compile": True})
+    process = build_process(preset)
+    plan = make_plan(preset, process)
+    benchmarking.measure(preset, plan, torch.device("cpu"), torch.float32, 2, 0.01, lambda: None)
+    sampling, training = graphs[:-3], graphs[-3:]
+    assert len(cost.paths_of(process)) == len(sampling) == 3
+    assert training[0][0] >= sampling[-1][1] + 3
+    assert {after for _, after in graphs[3:]} == {training[0][0]}
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")

@@ -63,6 +63,11 @@ class TrainingSettings(Strict):
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
     steps: int = Field(1_000_000, ge=1, description="steps of the optimiser")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 where it is fast")
+    compile: bool = Field(
+        False,
+        description="compile the network for each pair of resolutions: minutes at the start, for long runs "
+        "on a GPU; a run resumed with another choice goes on, but not bit for bit",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and noise")
     checkpoint_every: int = Field(5_000, ge=1, description="steps between checkpoints")
     keep: int = Field(3, ge=1, description="checkpoints kept, newest first")

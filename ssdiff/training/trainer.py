@@ -18,7 +18,8 @@ from ssdiff.errors import CheckpointError, NonFiniteError
 from ssdiff.process.kinds import Process
 from ssdiff.settings import TrainingSettings
 from ssdiff.training.batches import Batches, Place, Severities
-from ssdiff.training.losses import Visit, objective
+from ssdiff.training.compiling import compiled, require_compiler
+from ssdiff.training.losses import Network, Visit, objective
 
 _BUCKET = 1 << 23  # numbers reduced between processes at a time
 _WORD = 2**32
@@ -49,6 +50,14 @@ class Trainer:
     Attributes:
         step: steps done.
         ema: the averaged network, in evaluation mode.
+
+    With ``settings.compile`` the network runs as compiled graphs, one for each pair of resolutions, made when
+    a pair first occurs. They read and train the same weights, so :meth:`state` does not know of them, and a
+    run may be resumed with or without. Bit for bit it equals the uninterrupted run only with the same setting
+    (and, compiled for CUDA, only if the compiler chooses the same kernels again).
+
+    Raises:
+        ResourceError: the settings ask for a compiler, and it does not work here.
     """
 
     def __init__(
@@ -71,6 +80,9 @@ class Trainer:
         self._weights = list(model.parameters())
         self._averaged = list(self.ema.parameters())
         self._device = self._weights[0].device
+        if settings.compile:
+            require_compiler(self._device)
+        self._run: Network = compiled(model) if settings.compile else model
         self._severities = Severities(
             [state.size for state in process.states], settings.seed, settings.change_share
         )
@@ -95,6 +107,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: the loss or the gradient is not finite.
+            ResourceError: the network cannot be compiled.
         """
         settings = self.settings
         for micro in range(settings.accumulate):
@@ -223,8 +236,7 @@ class Trainer:
 
     def _network(self, x_t: Tensor, index: Tensor, resolution: int, labels: Tensor | None) -> Tensor:
         with autocast(self._device, self._precision):
-            output: Tensor = self.model(x_t, index, resolution, labels)
-        return output
+            return self._run(x_t, index, resolution, labels)
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

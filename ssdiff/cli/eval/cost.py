@@ -205,6 +205,7 @@ def timed(
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "torch": torch.__version__,
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
+        "compiled": counted.preset.training.compile,
         "batch": size,
         "matrix_peak_tflops": peak / 1e12,
         **_with_times(counted, found, size, peak),
@@ -324,9 +325,10 @@ def machine(values: dict[str, Any]) -> str:
     """On what the times of a JSON result were measured."""
     count = values["threads"]
     threads = f", {count} thread{'s' * (count > 1)}" if count else ""
+    compiled = ", training compiled" if values["compiled"] else ""
     return (
-        f"measured on {values['device_name'] or values['device']}{threads}, {values['precision']}, batch "
-        f"{values['batch']}; matrix peak {values['matrix_peak_tflops']:.3g} TFLOP/s"
+        f"measured on {values['device_name'] or values['device']}{threads}, {values['precision']}{compiled}, "
+        f"batch {values['batch']}; matrix peak {values['matrix_peak_tflops']:.3g} TFLOP/s"
     )
 
 
