@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssdiff.devices import send
 from ssdiff.errors import ProcessError
 from ssdiff.operators.base import Constants, Size
 from ssdiff.process.eta import gains
@@ -48,6 +49,7 @@ class DiagonalProcess:
         scales, sigmas = spectrum.scale.tolist(), spectrum.sigma.tolist()
         self.states = tuple(State(spectrum.size, a, c) for a, c in zip(scales, sigmas, strict=True))
         self._bases = Constants(rows=spectrum.rows, columns=spectrum.columns)
+        self._ratios = Constants(snr=(spectrum.scale / spectrum.sigma).square())
         if checked and not spectrum.independent:
             self._check_transitions()
 
@@ -99,8 +101,7 @@ class DiagonalProcess:
 
     def snr(self, t: Tensor) -> Tensor:
         """(a_t / sigma_t)^2 of the best kept coefficient, (B,) float32 on the device of ``t``."""
-        index = t.cpu()
-        return (self.spectrum.scale[index] / self.spectrum.sigma[index]).square().to(t.device, torch.float32)
+        return self._ratios.like(torch.empty(0, device=t.device))["snr"][t]
 
     def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 1.0) -> Posterior:
         """p(x_s | x_t, x_0), or its less random relatives.
@@ -152,7 +153,7 @@ class DiagonalProcess:
     def _coefficients(self, t: Severity, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise as (B, C, H, W), or (1, C, H, W) for one severity; 1 broadcasts."""
         signal, sigma = self.spectrum.coefficients(self._index(t))
-        return signal.to(like), sigma.to(like)
+        return send(signal.to(like.dtype), like.device), send(sigma.to(like.dtype), like.device)
 
     def _index(self, t: Severity) -> Tensor:
         index = torch.tensor([t]) if isinstance(t, int) else t.cpu()

@@ -198,7 +198,7 @@ def random_noise(seed: int) -> Other:
 def image_numbers(x0: Tensor, images: Tensor | None) -> Tensor:
     """(B,) image numbers on the device of ``x0``; 0..B-1 where none are given."""
     numbers = torch.arange(len(x0)) if images is None else images
-    return numbers.to(x0.device)
+    return send(numbers, x0.device)
 
 
 def check_severity(t: Severity, T: int) -> None:

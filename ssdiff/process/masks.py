@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import rng
+from ssdiff.devices import send
 from ssdiff.operators.base import Constants, Size
 from ssdiff.operators.pixelwise import Mask
 from ssdiff.process.families import LinearDegradation, check_severity, check_size, image_numbers
@@ -90,7 +91,7 @@ class RandomMask:
         if isinstance(t, int):
             return self._canvas(t).to(x0)[rows[:, None, :, None], columns[:, None, None, :]] * x0
         table = self._canvases.like(x0)["masks"]
-        chosen = t.to(x0.device)[:, None, None, None]
+        chosen = send(t, x0.device)[:, None, None, None]
         return table[chosen, rows[:, None, :, None], columns[:, None, None, :]] * x0
 
     def _canvas(self, t: int) -> Tensor:

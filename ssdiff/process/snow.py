@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssdiff import rng
 from ssdiff.colour import luma
+from ssdiff.devices import send
 from ssdiff.operators.base import Size
 from ssdiff.process.families import check_severity, check_size, image_numbers
 from ssdiff.process.gaussian import Severity
@@ -70,7 +71,8 @@ class Snow:
         if isinstance(t, int) and t == 0:
             return x0
         severity = torch.tensor([t]) if isinstance(t, int) else t
-        progress = ((severity - 1) / max(self.T - 1, 1) if self.T > 1 else severity.float()).to(x0)
+        progress = (severity - 1) / max(self.T - 1, 1) if self.T > 1 else severity.float()
+        progress = send(progress.to(x0.dtype), x0.device)
         numbers = image_numbers(x0, images)
         layer = self._layer(numbers, progress, x0)
         grey = luma(x0) * 0.5 + 0.5

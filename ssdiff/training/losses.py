@@ -86,7 +86,7 @@ def cold_loss(
         (B,) losses, float32.
     """
     x_t = process.degrade(x0, t, images)
-    output = network(x_t, t.to(x0.device) - 1, process.states[0].resolution, labels).float()
+    output = network(x_t, send(t, x0.device) - 1, process.states[0].resolution, labels).float()
     return _distance(output, x0, kind)
 
 
