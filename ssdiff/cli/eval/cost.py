@@ -311,7 +311,7 @@ def summary(values: dict[str, Any]) -> list[str]:
     guided = f" with guidance {sampling['guidance']:g}, twice the work" if sampling["guidance"] != 1 else ""
     lines = [
         f"training: {training['forward_gflops']:.3g} GFLOPs forward and {training['gflops']:.3g} in all an "
-        "image, mean over the severities",
+        "image, mean over the batches",
         f"sampling: {sampling['gflops_per_step']:.3g} GFLOPs a step and {sampling['gflops_per_image']:.4g} "
         f"an image, {sampling['steps']} steps of {sampling['sampler']}{guided}",
     ]

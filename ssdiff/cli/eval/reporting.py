@@ -115,7 +115,7 @@ def curves(records: Sequence[Record], damaged: int) -> Section:
                 for panel in _panels(steps, series, records)
             ]
         ),
-        Text("Means between records. The loss is weighted as in training; total: mean over the severities."),
+        Text("Means between records. The loss is weighted as in training; total: mean over the batches."),
         Table(
             "Loss",
             ("", "First", "Lowest", "Last"),
