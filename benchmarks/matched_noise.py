@@ -20,16 +20,18 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from study_report import show
 from study_scales import SCALES, Chain, Place, slug
 
 from ssdiff import load_preset
 from ssdiff.cli import run
+
+INTERRUPTED = 75  # exit code of a run that can be resumed
 
 
 def main() -> None:
@@ -48,10 +50,10 @@ def main() -> None:
     options = parser.parse_args()
     scale, places = SCALES[options.scale], chosen(options)
     train, held_out = split(options.data, options.out, scale.held_out)
-    begin_countdown(60 * options.minutes)
+    clock = Clock(60 * options.minutes)
     try:
         for place in places:
-            work(place, train, held_out, options.extractor)
+            work(place, train, held_out, options.extractor, clock)
         print("nothing is left to do")
     except TimeIsUp:
         print("time is up; the same command goes on from here")
@@ -92,57 +94,71 @@ def split(data: Path, out: Path, held_out: int) -> tuple[Path, Path]:
     return train, reference
 
 
-class TimeIsUp(BaseException):
+class TimeIsUp(Exception):
     """The minutes of this call have passed."""
 
 
-def begin_countdown(seconds: float) -> None:
-    """After that time a training run saves and stops, and anything else is broken off."""
+class Clock:
+    """Asks a training run to save and stop when the time is up; shorter commands end by themselves.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeIsUp
+    Args:
+        seconds: from now on.
+    """
 
-    signal.signal(signal.SIGTERM, stop)
-    if seconds < threading.TIMEOUT_MAX:
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.daemon = True
-        timer.start()
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        signal.signal(signal.SIGTERM, lambda number, frame: None)  # but for a run, which listens itself
+        threading.Thread(target=self._remind, daemon=True).start()
+
+    def check(self) -> None:
+        """Raise TimeIsUp if it is."""
+        if time.monotonic() >= self._end:
+            raise TimeIsUp
+
+    def _remind(self) -> None:
+        """Again and again, because a run that is still being loaded does not listen yet."""
+        while (left := self._end - time.monotonic()) > 0:
+            time.sleep(min(left, 60.0))
+        while True:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
 
 
-def work(place: Place, train: Path, held_out: Path, extractor: str) -> None:
+def work(place: Place, train: Path, held_out: Path, extractor: str, clock: Clock) -> None:
     """Train a network to its budget, draw, and take the distances; what is done already is left out."""
     missing = [chain for chain in place.scale.chains if chain not in place.judged()]
     if not missing:
         return
     place_options = ["--preset", "celeba64", "--data", str(train), "--out", str(place.run)]
     sets = [f"--set={key}={json.dumps(value)}" for key, value in place.settings().items()]
-    command("train", *place_options, "--resume", "auto", *sets)
+    command(clock, "train", *place_options, "--resume", "auto", *sets)
     grid = place.out / f"{slug(place.variant)}-seed{place.seed}-{place.images}.png"
     shutil.copy(newest_grid(place.run), grid)
     for chain in missing:
-        judge(place, chain, held_out, extractor)
+        judge(place, chain, held_out, extractor, clock)
 
 
-def judge(place: Place, chain: Chain, held_out: Path, extractor: str) -> None:
+def judge(place: Place, chain: Chain, held_out: Path, extractor: str, clock: Clock) -> None:
     """Draw images and take their distances to those that were held out."""
     folder, count = place.run / "drawn", place.scale.samples
     shutil.rmtree(folder, ignore_errors=True)
     how = ["--steps", str(chain[0]), "--sampler", chain[1], "--batch", "250"]
-    command("sample", "--ckpt", str(place.run), "-n", str(count), *how, "--out", f"{folder}/")
+    command(clock, "sample", "--ckpt", str(place.run), "-n", str(count), *how, "--out", f"{folder}/")
     size = load_preset("celeba64", place.settings()).data.size
     against = [str(folder), "--reference", str(held_out), "--resize", str(size), "--extractor", extractor]
     for metric, more in (("fid", []), ("kid", ["--subset-size", str(min(1000, count // 2))])):
         result = place.result(metric, chain)
         result.parent.mkdir(exist_ok=True)
-        command("eval", metric, *against, *more, "--out", str(result), "--overwrite")
+        command(clock, "eval", metric, *against, *more, "--out", str(result), "--overwrite")
     shutil.rmtree(folder)
 
 
-def command(*arguments: str) -> None:
+def command(clock: Clock, *arguments: str) -> None:
     """Run one, showing it; a failure ends the study."""
+    clock.check()
     print("ssdiff", shlex.join(arguments), flush=True)
     code = run([*arguments, "--quiet"])
-    if code == 75:
+    if code == INTERRUPTED:
         raise TimeIsUp
     if code:
         sys.exit(code)
