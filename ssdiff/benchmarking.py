@@ -58,7 +58,8 @@ class Measured:
         sampling: per path, a whole step of the sampler: one evaluation of the network (two with guidance)
             and one draw of the next state.
         training_bytes: most memory in use at once, weights included; on a CPU the growth of the process, less
-            if it reuses what it had before; None where the system does not tell.
+            if it reuses what it had before, more by the compiler if it was at work; None where the system
+            does not tell.
         sampling_bytes: likewise.
     """
 
