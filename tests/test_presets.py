@@ -64,7 +64,7 @@ def test_shipped_preset(name):
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if name.endswith("-matched")])
-def test_matched_twin_differs_from_its_published_preset_only_in_the_noise(name):
+def test_matched_twin_differs_from_its_published_preset_only_in_noise_and_shares(name):
     twin, published = load_preset(name), load_preset(name.removesuffix("-matched"))
     assert twin.process.match == 1
     assert len(twin.process.resolution.at) == twin.process.levels - 1
@@ -76,6 +76,7 @@ def test_matched_twin_differs_from_its_published_preset_only_in_the_noise(name):
         "process.resolution.kind",
         "process.resolution.at",
         "process.resolution.gamma",
+        "training.change_share",
     }
 
 
