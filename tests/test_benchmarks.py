@@ -44,7 +44,7 @@ def study(photos, out, *more):
 
 def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path):
     out = tmp_path / "study"
-    stopped = study(photos, out, "--minutes", "0.05")
+    stopped = study(photos, out, "--minutes", "0.01")
     assert "time is up" in stopped
     assert "nothing is left" in study(photos, out)
     rows = json.loads((out / "results.json").read_text())
