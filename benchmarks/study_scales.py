@@ -86,7 +86,7 @@ SCALES = {
             "share of changes alone, 3 levels": published(3, **{CHANGES: 0.03}),
         },
         batch=64,
-        budgets=(64_000, 128_000),
+        budgets=(64_000, 128_000, 256_000),
         samples=2000,
     ),
     "32px": Scale(
