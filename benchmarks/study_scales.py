@@ -9,6 +9,7 @@ Settings = dict[str, object]
 Chain = tuple[int, str]
 """Steps and sampler."""
 CHANGES = "training.change_share"
+PAIRS = "training.accumulate"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ SCALES = {
             "published SSD, 2 levels": published(2),
             "published SSD, 3 levels": published(3),
             "matched SSD, 3 levels": matched(-1.25, -4.25),
+            "matched SSD, 3 levels, 4 pairs a step": matched(-1.25, -4.25, **{PAIRS: 4}),
+            "DDPM, 4 micro-batches": published(1, **{PAIRS: 4}),
             "matched noise alone, 3 levels": matched(-1.25, -4.25, **{CHANGES: 0.0}),
             "share of changes alone, 3 levels": published(3, **{CHANGES: 0.03}),
         },
@@ -155,10 +158,11 @@ class Place:
 
     def settings(self) -> Settings:
         """Of the preset celeba64."""
+        own = self.scale.variants[self.variant]
         return {
             **self.scale.settings,
-            **self.scale.variants[self.variant],
-            "training.batch": self.scale.batch,
+            **own,
+            "training.batch": self.scale.batch // int(str(own.get(PAIRS, 1))),
             "training.seed": self.seed,
             "training.steps": self.steps,
             "training.checkpoint_every": 500,

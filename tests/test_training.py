@@ -75,6 +75,16 @@ def test_each_change_of_size_gets_its_share_of_the_batches():
     assert_close(counts[15:].sum(), torch.tensor(0.8 * 86 / 98), atol=0.025, rtol=0)
 
 
+def test_the_micro_batches_of_a_step_are_spread_over_the_sizes():
+    sizes = [(16, 16)] * 31 + [(8, 8)] * 30 + [(4, 4)] * 40
+    rule = Severities(sizes, 0, accumulate=4)
+    drawn = torch.tensor([int(rule.draw(k, torch.zeros(1, dtype=torch.int64))) for k in range(2000)])
+    for low, high in ((1, 31), (31, 61), (61, 101)):
+        inside = ((drawn >= low) & (drawn < high)).reshape(-1, 4)
+        assert inside.any(1).all()
+        assert_close(inside.double().mean(), torch.tensor((high - low) / 100).double(), atol=0.03, rtol=0)
+
+
 @given(
     st.dictionaries(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 500), min_size=1),
     st.data(),
@@ -171,6 +181,7 @@ def test_accumulation_averages_micro_batches():
     one._backward(1)
     both = {name: weight.grad for name, weight in one.model.named_parameters() if weight.grad is not None}
     two = trainer()
+    two._severities = one._severities  # which spread the pairs of a step
     two._backward(0)
     two._backward(1)
     for name, weight in two.model.named_parameters():

@@ -46,7 +46,7 @@ class TrainingSettings(Strict):
     """The optimiser and its loop."""
 
     batch: int = Field(64, ge=1, description="images per process and micro-batch")
-    accumulate: int = Field(1, ge=1, description="micro-batches a step")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step, of resolutions spread over all")
     lr: float = Field(1e-4, gt=0, le=10, description="learning rate of AdamW")
     betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), strict=False, description="moments of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")

@@ -47,23 +47,30 @@ class Severities:
         seed: of the run.
         change_share: least share of the batches for each change of size; 0 draws the first t uniformly, as
             the paper does.
+        accumulate: micro-batches a step. Their pairs are spread evenly over all (systematic sampling), so
+            that the layers of every size learn in nearly every step; each alone is distributed as ever.
 
     Raises:
         ProcessError: as :func:`ssdiff.schedules.resolution.batch_shares`.
     """
 
-    def __init__(self, sizes: Sequence[Size], seed: int, change_share: float = 0.0) -> None:
+    def __init__(
+        self, sizes: Sequence[Size], seed: int, change_share: float = 0.0, accumulate: int = 1
+    ) -> None:
         groups: dict[tuple[Size, Size], list[int]] = {}
         for t in range(1, len(sizes)):
             groups.setdefault((sizes[t], sizes[t - 1]), []).append(t)
         shares = batch_shares({pair: len(members) for pair, members in groups.items()}, change_share)
         self._groups = [torch.tensor(members) for members in groups.values()]
+        self._accumulate = accumulate
         self._bounds = torch.tensor(list(shares.values()), dtype=torch.float64).cumsum(0)
         self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/severity")
 
     def draw(self, counter: int, positions: Tensor) -> Tensor:
         """(B,) severities on the CPU, all with the same size now and the same size next."""
-        first = rng.uniform(self._first, torch.zeros(1, dtype=torch.int64), counter, (), torch.float64)
+        step, micro = divmod(counter, self._accumulate)
+        first = rng.uniform(self._first, torch.zeros(1, dtype=torch.int64), step, (), torch.float64)
+        first = (first + micro / self._accumulate) % 1.0
         group = self._groups[min(int(torch.searchsorted(self._bounds, first)), len(self._groups) - 1)]
         return group[rng.integers(self._rest, positions, counter, 0, len(group))]
 

@@ -84,7 +84,10 @@ class Trainer:
             require_compiler(self._device)
         self._run: Network = compiled(model) if settings.compile else model
         self._severities = Severities(
-            [state.size for state in process.states], settings.seed, settings.change_share
+            [state.size for state in process.states],
+            settings.seed,
+            settings.change_share,
+            settings.accumulate,
         )
         self._optimizer = torch.optim.AdamW(
             self._weights,
