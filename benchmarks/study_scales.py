@@ -84,6 +84,7 @@ SCALES = {
             "published SSD, 3 levels": published(3),
             "matched SSD, 3 levels": matched(-1.25, -4.25),
             "matched SSD, 3 levels, 4 pairs a step": matched(-1.25, -4.25, **{PAIRS: 4}),
+            "matched SSD, 3 levels, later, 4 pairs a step": matched(-2.0, -5.0, **{PAIRS: 4}),
             "matched noise alone, 3 levels": matched(-1.25, -4.25, **{CHANGES: 0.0}),
             "share of changes alone, 3 levels": published(3, **{CHANGES: 0.03}),
         },
@@ -154,6 +155,7 @@ class Place:
 
     def judged(self) -> list[Chain]:
         """The chains of which all distances are there, fewest steps first."""
+        # A kernel distance is the last that is taken.
         found = (path.stem.split("-")[1:3] for path in self.run.glob(f"results/{self.images}-*-kid.json"))
         return sorted((int(steps), sampler) for steps, sampler in found)
 
