@@ -4,10 +4,11 @@
         --extractor effnet_features:EffNetLite0 --minutes 9.5
 
 The last images by name are held out. Every variant and seed is one network of the same shape that sees the
-same images in the same order; at each budget it draws images, and Frechet and kernel distances to the
-held-out ones are taken. All of it is done by commands of ssdiff, which are printed. The same command again
-goes on where the minutes ran out. Each call writes results.json, table.md, distance.png and sample grids of
-what is there.
+same images in the same order. For each budget the learning rate falls in the last quarter of the steps (a
+larger budget goes on from before that), images are drawn, and their Frechet and kernel distances to the
+held-out images and to those of the training are taken. All of it is done by commands of ssdiff, which are
+printed. The same command again goes on where the minutes ran out. Each call writes results.json, table.md,
+distance.png and sample grids of what is there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from study_report import show
-from study_scales import SCALES, Chain, Place, slug
+from study_scales import REFERENCES, SCALES, Chain, Place
 
 from ssdiff import load_preset
 from ssdiff.cli import run
@@ -49,11 +50,11 @@ def main() -> None:
     parser.add_argument("--chains", default="", help="e.g. 10:ddim,50:dpm++; judge the last budget by these")
     options = parser.parse_args()
     scale, places = SCALES[options.scale], chosen(options)
-    train, held_out = split(options.data, options.out, scale.held_out)
+    split(options.data, options.out, scale.held_out)
     clock = Clock(60 * options.minutes)
     try:
         for place in places:
-            work(place, train, held_out, options.extractor, clock)
+            work(place, options.extractor, clock)
         print("nothing is left to do")
     except TimeIsUp:
         print("time is up; the same command goes on from here")
@@ -78,9 +79,9 @@ def chosen(options: argparse.Namespace) -> list[Place]:
     ]
 
 
-def split(data: Path, out: Path, held_out: int) -> tuple[Path, Path]:
+def split(data: Path, out: Path, held_out: int) -> None:
     """Two zips beside the results: the images to train on, and the last ones by name."""
-    train, reference = out / "train.zip", out / "held-out.zip"
+    train, reference = (out / f"{name}.zip" for name in ("train", "held-out"))
     if not reference.exists():
         out.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(data) as source:
@@ -91,7 +92,6 @@ def split(data: Path, out: Path, held_out: int) -> tuple[Path, Path]:
                     for name in part:
                         target.writestr(name, source.read(name))
                 partial.replace(path)
-    return train, reference
 
 
 class TimeIsUp(Exception):
@@ -124,32 +124,43 @@ class Clock:
             time.sleep(1)
 
 
-def work(place: Place, train: Path, held_out: Path, extractor: str, clock: Clock) -> None:
+def work(place: Place, extractor: str, clock: Clock) -> None:
     """Train a network to its budget, draw, and take the distances; what is done already is left out."""
     missing = [chain for chain in place.scale.chains if chain not in place.judged()]
     if not missing:
         return
-    place_options = ["--preset", "celeba64", "--data", str(train), "--out", str(place.run)]
+    data = str(place.out / "train.zip")
     sets = [f"--set={key}={json.dumps(value)}" for key, value in place.settings().items()]
-    command(clock, "train", *place_options, "--resume", "auto", *sets)
-    grid = place.out / f"{slug(place.variant)}-seed{place.seed}-{place.images}.png"
-    shutil.copy(newest_grid(place.run), grid)
+    where = ["--out", str(place.run), "--resume", str(beginning(place))]
+    command(clock, "train", "--preset", "celeba64", "--data", data, *where, *sets)
+    shutil.copy(newest_grid(place.run), place.out / f"{place.run.name}.png")
     for chain in missing:
-        judge(place, chain, held_out, extractor, clock)
+        judge(place, chain, extractor, clock)
 
 
-def judge(place: Place, chain: Chain, held_out: Path, extractor: str, clock: Clock) -> None:
-    """Draw images and take their distances to those that were held out."""
+def beginning(place: Place) -> str | Path:
+    """Where training goes on from: its own run, if there is one, or what a smaller budget shares with it."""
+    if place.smaller and not place.run.exists():
+        shared = place.smaller.run / "checkpoints" / f"step-{place.smaller.steady:08d}"
+        if shared.exists():
+            return shared
+    return "auto"
+
+
+def judge(place: Place, chain: Chain, extractor: str, clock: Clock) -> None:
+    """Draw images and take their distances to those that were held out, and to those of the training."""
     folder, count = place.run / "drawn", place.scale.samples
     shutil.rmtree(folder, ignore_errors=True)
     how = ["--steps", str(chain[0]), "--sampler", chain[1], "--batch", "250"]
     command(clock, "sample", "--ckpt", str(place.run), "-n", str(count), *how, "--out", f"{folder}/")
     size = load_preset("celeba64", place.settings()).data.size
-    against = [str(folder), "--reference", str(held_out), "--resize", str(size), "--extractor", extractor]
-    for metric, more in (("fid", []), ("kid", ["--subset-size", str(min(1000, count // 2))])):
-        result = place.result(metric, chain)
-        result.parent.mkdir(exist_ok=True)
-        command(clock, "eval", metric, *against, *more, "--out", str(result), "--overwrite")
+    for reference in REFERENCES:
+        against = ["--reference", str(place.out / f"{reference}.zip"), "--resize", str(size)]
+        for metric, more in (("fid", []), ("kid", ["--subset-size", str(min(1000, count // 2))])):
+            result = place.result(metric, chain, reference)
+            result.parent.mkdir(exist_ok=True)
+            target = ["--extractor", extractor, *more, "--out", str(result), "--overwrite"]
+            command(clock, "eval", metric, str(folder), *against, *target)
     shutil.rmtree(folder)
 
 

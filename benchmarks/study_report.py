@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study_scales import Place, Scale, every
+from study_scales import REFERENCES, Place, Scale, every
 
 from ssdiff import build_model, build_process, load_preset
 from ssdiff.cost import path_costs, paths_along, training_flops, trajectory_flops
@@ -28,7 +28,9 @@ def rows(places: Sequence[Place]) -> Iterator[dict[str, Any]]:
         costs = path_costs(model, process, preset.data.channels, change_share=preset.training.change_share)
         for chain in place.judged():
             values = {
-                metric: json.loads(place.result(metric, chain).read_text()) for metric in ("fid", "kid")
+                (metric, reference): json.loads(place.result(metric, chain, reference).read_text())
+                for metric in ("fid", "kid")
+                for reference in REFERENCES
             }
             plan = make_plan(preset, process, *chain)
             visits = paths_along(process, plan.severities[: plan.evaluations])
@@ -37,20 +39,26 @@ def rows(places: Sequence[Place]) -> Iterator[dict[str, Any]]:
                 "seed": place.seed,
                 "images": place.images,
                 "training_flops": place.images * training_flops(costs),
-                "training_seconds": seconds_of(place.run, place.steps),
+                "training_seconds": seconds_of(place, place.steps),
                 "steps": chain[0],
                 "sampler": chain[1],
                 "sampling_flops": trajectory_flops(costs, visits),
-                "fd": values["fid"]["value"],
-                "kd": values["kid"]["value"],
-                "name": values["fid"]["name"],
+                "fd": values["fid", "held-out"]["value"],
+                "kd": values["kid", "held-out"]["value"],
+                "fd_train": values["fid", "train"]["value"],
+                "kd_train": values["kid", "train"]["value"],
+                "name": values["fid", "held-out"]["name"],
             }
 
 
-def seconds_of(run_folder: Path, steps: int) -> float:
-    """Time of the training steps up to a budget."""
-    lines = map(json.loads, (run_folder / "metrics.jsonl").read_text().splitlines())
-    return math.fsum(line["seconds"] for line in lines if line["step"] <= steps)
+def seconds_of(place: Place, steps: int) -> float:
+    """Time of the training up to a step, with that of the run it went on from."""
+    lines = [json.loads(line) for line in (place.run / "metrics.jsonl").read_text().splitlines()]
+    own = math.fsum(line["seconds"] for line in lines if line["step"] <= steps)
+    shared = place.smaller
+    if shared and shared.run.exists() and lines[0]["step"] > shared.steady:
+        return seconds_of(shared, shared.steady) + own
+    return own
 
 
 def show(scale: Scale, out: Path) -> None:
@@ -58,8 +66,9 @@ def show(scale: Scale, out: Path) -> None:
     found = list(rows(every(scale, out)))
     (out / "results.json").write_text(json.dumps(found, indent=1))
     lines = [
-        "| variant | images | training PFLOPs | s | steps, sampler | GFLOPs an image | FD | KD x 1000 |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| variant | seeds | images | training PFLOPs | s | steps, sampler | GFLOPs an image "
+        "| FD | KD x 1000 | to training images: FD | KD x 1000 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key, group in grouped(found).items():
         variant, images, steps, sampler = key
@@ -68,21 +77,23 @@ def show(scale: Scale, out: Path) -> None:
             for name in group[0]
             if name not in ("name", *KEYS)
         }
-        spread = (
-            f" ({min(r['fd'] for r in group):.1f}..{max(r['fd'] for r in group):.1f})"
-            if len(group) > 1
-            else ""
-        )
+        spread = f" ± {standard_error([row['fd'] for row in group]):.1f}" if len(group) > 1 else ""
         lines.append(
-            f"| {variant} | {images:,} | {mean['training_flops'] / 1e15:.3g} | "
+            f"| {variant} | {len(group)} | {images:,} | {mean['training_flops'] / 1e15:.3g} | "
             f"{mean['training_seconds']:.0f} | {steps}, {sampler} | {mean['sampling_flops'] / 1e9:.3g} | "
-            f"{mean['fd']:.1f}{spread} | {1000 * mean['kd']:.1f} |"
+            f"{mean['fd']:.1f}{spread} | {1000 * mean['kd']:.1f} | "
+            f"{mean['fd_train']:.1f} | {1000 * mean['kd_train']:.1f} |"
         )
     table = "\n".join(lines)
     (out / "table.md").write_text(table + "\n")
     print(table)
     if found:
         save_panels(out / "distance.png", [*by_training(scale, found), *by_steps(found)], overwrite=True)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of their mean."""
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 KEYS = ("variant", "images", "steps", "sampler")

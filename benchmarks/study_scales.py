@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 Settings = dict[str, object]
@@ -10,6 +11,8 @@ Chain = tuple[int, str]
 """Steps and sampler."""
 CHANGES = "training.change_share"
 PAIRS = "training.accumulate"
+REFERENCES = ("held-out", "train")
+"""What drawn images are compared with, the last images taken first."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ SCALES = {
             "share of changes alone, 3 levels": published(3, **{CHANGES: 0.03}),
         },
         batch=64,
-        budgets=(64_000, 128_000, 256_000),
+        budgets=(64_000, 128_000),
         samples=2000,
     ),
     "32px": Scale(
@@ -142,21 +145,32 @@ class Place:
     @property
     def run(self) -> Path:
         """The run folder."""
-        return self.out / "runs" / f"{slug(self.variant)}-seed{self.seed}"
+        return self.out / "runs" / f"{slug(self.variant)}-seed{self.seed}-{self.images}"
+
+    @property
+    def smaller(self) -> Place | None:
+        """The same network at the budget before this one."""
+        below = [images for images in self.scale.budgets if images < self.images]
+        return replace(self, images=max(below)) if below else None
 
     @property
     def steps(self) -> int:
         """Of the optimiser."""
         return self.images // self.scale.batch
 
-    def result(self, metric: str, chain: Chain) -> Path:
+    @property
+    def steady(self) -> int:
+        """Steps after which there is a checkpoint that a longer run would have, too: before lr falls."""
+        return self.steps * 3 // 4
+
+    def result(self, metric: str, chain: Chain, reference: str = REFERENCES[0]) -> Path:
         """Where a distance is kept."""
-        return self.run / "results" / f"{self.images}-{chain[0]}-{chain[1]}-{metric}.json"
+        return self.run / "results" / f"{chain[0]}-{chain[1]}-{metric}-{reference}.json"
 
     def judged(self) -> list[Chain]:
         """The chains of which all distances are there, fewest steps first."""
-        # A kernel distance is the last that is taken.
-        found = (path.stem.split("-")[1:3] for path in self.run.glob(f"results/{self.images}-*-kid.json"))
+        # This distance is the last that is taken.
+        found = (path.stem.split("-")[:2] for path in self.run.glob(f"results/*-kid-{REFERENCES[-1]}.json"))
         return sorted((int(steps), sampler) for steps, sampler in found)
 
     def settings(self) -> Settings:
@@ -168,7 +182,9 @@ class Place:
             "training.batch": self.scale.batch // int(str(own.get(PAIRS, 1))),
             "training.seed": self.seed,
             "training.steps": self.steps,
-            "training.checkpoint_every": 500,
+            "training.decay": "linear",
+            "training.decay_share": 0.25,
+            "training.checkpoint_every": max(self.steady, 1),
             "training.sample_every": 0,
             "training.log_every": 20,
         }
@@ -176,10 +192,17 @@ class Place:
 
 def every(scale: Scale, out: Path) -> list[Place]:
     """Every network of a study that has been begun, at every budget."""
-    names = {slug(name): name for name in scale.variants}
-    runs = [folder.name.rsplit("-seed", 1) for folder in sorted((out / "runs").glob("*-seed*"))]
-    begun = [(name, int(seed)) for short, name in names.items() for found, seed in runs if found == short]
-    return [Place(scale, name, seed, images, out) for name, seed in begun for images in scale.budgets]
+    begun = sorted(
+        (int(numbers.group(1)), int(numbers.group(2)), folder.name[: numbers.start()])
+        for folder in (out / "runs").glob("*")
+        if (numbers := re.search("-seed([0-9]+)-([0-9]+)$", folder.name))
+    )
+    return [
+        Place(scale, name, seed, images, out)
+        for name in scale.variants
+        for seed, images, short in begun
+        if slug(name) == short
+    ]
 
 
 def slug(name: str) -> str:

@@ -52,6 +52,9 @@ class TrainingSettings(Strict):
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     warmup: int = Field(0, ge=0, description="steps in which lr rises from 0")
     decay: Literal["constant", "cosine", "linear"] = Field("constant", description="lr after the warm-up")
+    decay_share: float = Field(
+        1.0, gt=0, le=1, description="share of the steps after the warm-up, the last ones, in which lr falls"
+    )
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient, 0 is off")
     ema: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights")
     loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")

@@ -243,11 +243,14 @@ class Trainer:
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
-    """The rate of a step, counted from 0: a linear warm-up, then constant, or down to 0 at the last step."""
+    """The rate of a step, counted from 0: a linear warm-up, then constant, at the end perhaps down to 0.
+
+    With a ``decay_share`` below 1 all runs up to their decay are alike, however long they are.
+    """
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
-    remaining = max(0.0, 1 - done)
+    falling = settings.decay_share * (settings.steps - settings.warmup)
+    remaining = min(max(settings.steps - step, 0) / max(falling, 1.0), 1.0)
     factor = {"constant": 1.0, "linear": remaining, "cosine": 0.5 - 0.5 * math.cos(math.pi * remaining)}
     return settings.lr * factor[settings.decay]
 
