@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="zip of images")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
     parser.add_argument("--extractor", default="inception", help="as for `ssdiff eval fid`")
-    parser.add_argument("--variants", default="", help="comma-separated parts of names; default: all")
+    parser.add_argument("--variants", default="", help="e.g. 'DDPM; matched SSD, 3 levels'; default: all")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time for this call")
     parser.add_argument("--chains", default="", help="e.g. 10:ddim,50:dpm++; judge the last budget by these")
@@ -68,14 +68,15 @@ def chosen(options: argparse.Namespace) -> list[Place]:
         chains = [one.split(":") for one in options.chains.split(",")]
         own = tuple((int(steps), sampler) for steps, sampler in chains)
         scale = replace(scale, chains=own, budgets=scale.budgets[-1:])
-    wanted = [part for part in options.variants.split(",") if part]
-    names = [name for name in scale.variants if not wanted or any(part in name for part in wanted)]
+    wanted = [name.strip() for name in options.variants.split(";") if name.strip()]
+    if unknown := [name for name in wanted if name not in scale.variants]:
+        sys.exit(f"no variant {unknown[0]!r}; there are: {'; '.join(scale.variants)}")
     seeds = [int(seed) for seed in options.seeds.split(",")]
     return [
         Place(scale, name, seed, images, options.out)
         for seed in seeds
         for images in scale.budgets
-        for name in names
+        for name in wanted or scale.variants
     ]
 
 
