@@ -46,13 +46,15 @@ def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path)
     out = tmp_path / "study"
     stopped = study(photos, out, "--minutes", "0.01")
     assert "time is up" in stopped
-    assert "nothing is left" in study(photos, out)
+    ended = study(photos, out)
+    assert "nothing is left" in ended
+    assert "--resume " + str(out / "runs" / "ddpm-seed0-32" / "checkpoints" / "step-00000003") in ended
     rows = json.loads((out / "results.json").read_text())
     assert len(rows) == 2 * 2  # variants, budgets
     assert {row["images"] for row in rows} == {32, 64}
     by_name = {row["variant"]: row for row in rows}
     assert by_name["matched SSD, 2 levels"]["training_flops"] < by_name["DDPM"]["training_flops"]
-    assert all(row["fd"] > 0 and row["training_seconds"] > 0 for row in rows)
+    assert all(row["fd"] > 0 and row["fd_train"] > 0 and row["training_seconds"] > 0 for row in rows)
     assert (out / "table.md").read_text().count("\n") == 2 + len(rows)
     assert Image.open(out / "distance.png").width > 500
     assert "ssdiff train" not in study(photos, out)

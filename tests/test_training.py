@@ -303,6 +303,21 @@ def test_learning_rates():
     assert rates["constant"] == [0.25, 1.0, 1.0, 1.0, 1.0]
     assert rates["linear"] == [0.25, 1.0, 1.0, 0.5, 0.0]
     assert rates["cosine"] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
+    late = preset.training.model_copy(update={"decay": "linear", "decay_share": 0.4})
+    assert [learning_rate(late, step) for step in (0, 4, 10, 11, 13, 14)] == [0.25, 1, 1, 0.75, 0.25, 0]
+
+
+def test_runs_are_alike_until_the_rate_falls():
+    short, long = (
+        trainer(steps=steps, warmup=1, decay="linear", decay_share=0.5, lr=1e-2) for steps in (9, 17)
+    )
+    alike = []
+    for _ in range(7):
+        short.advance(), long.advance()
+        pairs = zip(short.state()["weights"].values(), long.state()["weights"].values(), strict=True)
+        alike.append(all(torch.equal(one, other) for one, other in pairs))
+    # Step 6, counted from 0, is the first whose rate differs.
+    assert alike == [True] * 6 + [False]
 
 
 @pytest.fixture
