@@ -105,7 +105,7 @@ SCALES = {
             "matched SSD, 4 levels": matched(-1.0, -3.25, -6.5),
         },
         batch=64,
-        budgets=(32_000, 64_000),
+        budgets=(64_000,),
         samples=2000,
     ),
     "64px": Scale(
@@ -117,8 +117,7 @@ SCALES = {
             "matched SSD, 4 levels": matched(-1.0, -2.0, -7.5),
         },
         batch=256,
-        budgets=(512_000, 1_024_000),
-        chains=((50, "ancestral"), (250, "ancestral"), (25, "ddim")),
+        budgets=(256_000, 512_000),
     ),
 }
 
