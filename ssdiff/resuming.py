@@ -60,6 +60,11 @@ class Start:
         return self.request.source or (str(resumed) if resumed else self.preset.data.source)
 
     @property
+    def goes_on_in_its_folder(self) -> bool:
+        """Whether the checkpoint is one of the run's own, not one that a new run begins with."""
+        return self.loaded is not None and self.folder.resolve() in self.loaded.path.resolve().parents
+
+    @property
     def other(self) -> str | Path | None:
         """The second data set, chosen in the same way."""
         resumed = self.loaded.meta.get("other") if self.loaded else None
@@ -87,7 +92,9 @@ def locate(request: Request) -> Start:
     loaded = None
     if found is not None:
         loaded = checkpoints.require(checkpoints.load(found), "ema", "weights", "optimizer")
-    preset = _settle(request, loaded)
+    preset, changed = _settle(request, loaded)
+    if changed:
+        notes.append(f"going on with other settings (then != now): {'; '.join(changed)}")
     return Start(request, preset, folder or rundir.new_run_path(preset.name), loaded, tuple(notes))
 
 
@@ -109,11 +116,12 @@ def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
     return steps[-1], out or path
 
 
-def _settle(request: Request, loaded: checkpoints.Loaded | None) -> Preset:
+def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset, list[str]]:
+    """The settings that count, and which of the training's are not those of the checkpoint."""
     if loaded is None:
         if request.preset is None:
             raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
-        return request.preset
+        return request.preset, []
     stored = parse_preset(str(loaded.meta.get("preset", "")), "the checkpoint's preset")
     wanted = request.preset or (request.adjust(stored) if request.adjust else stored)
     differing = compare(stored, wanted, _MODEL_SECTIONS)
@@ -124,7 +132,7 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> Preset:
             f"the checkpoint was trained with other settings: {'; '.join(differing[:5])}",
             hint="leave --preset out to go on with the run's own, or start a new run with --out",
         )
-    return wanted
+    return wanted, compare(stored, wanted, ("training",))
 
 
 def check_unchanged(start: Start, fingerprint: str, processes: int) -> None:

@@ -97,7 +97,7 @@ def _open_folder(start: Start, here: World, stack: ExitStack) -> rundir.RunFolde
         folder = rundir.RunFolder.create(
             start.folder,
             start.preset.to_toml(),
-            resume=start.loaded is not None or start.request.resume == "auto",
+            resume=start.request.resume == "auto" or start.goes_on_in_its_folder,
         )
         stack.enter_context(folder.lock())
     if here.size > 1:
@@ -268,6 +268,7 @@ class _Run:
 
     def _save(self, data: ImageSet) -> None:
         trainer = self._trainer
+        tensors = trainer.state()  # on every process, so that all learn of a gradient that is not finite
         if self.here.rank == 0 and self._saved != trainer.step:
             meta = {
                 "preset": self.preset.to_toml(),
@@ -280,7 +281,7 @@ class _Run:
                 "torch": torch.__version__,
             }
             path = checkpoints.save(
-                self.folder.checkpoints, trainer.step, trainer.state(), meta, keep=self.preset.training.keep
+                self.folder.checkpoints, trainer.step, tensors, meta, keep=self.preset.training.keep
             )
             self._tell(Event("checkpoint", trainer.step, f"saved {path.name}"))
         self._saved = trainer.step

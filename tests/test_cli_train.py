@@ -191,6 +191,11 @@ def faults():
             "never reached",
         ),
         "another run": (("train", "--preset", str(TINY), "--out", "RUN", *QUIET), 2, "--resume auto"),
+        "another run, though from a checkpoint": (
+            ("train", "--resume", "OTHER/checkpoints/step-00000012", "--out", "RUN", *QUIET),
+            2,
+            "already holds a run",
+        ),
         "no data": ((*tiny, "--data", "NEW/nothing"), 3, "nothing"),
         "no labels": ((*tiny, "--data", "FLAT"), 2, "needs labels"),
         "absent checkpoint": (("train", "--resume", "NEW/checkpoint", *QUIET), 4, "no run or checkpoint"),
@@ -221,11 +226,13 @@ def places(tmp_path_factory, run_folder):
     root = tmp_path_factory.mktemp("places")
     run = root / "run"
     shutil.copytree(run_folder, run)
+    shutil.copytree(run_folder, root / "other")
     for folder in ("flat", "classes/a", "classes/b"):
         (root / folder).mkdir(parents=True)
         for i in range(3):
             Image.new("RGB", (20, 20), (i * 80, 0, 0)).save(root / folder / f"{i}.png")
-    return {"RUN": run, "NEW": root / "new", "FLAT": root / "flat", "CLASSES": root / "classes"}
+    names = {"RUN": "run", "OTHER": "other", "NEW": "new", "FLAT": "flat", "CLASSES": "classes"}
+    return {key: root / name for key, name in names.items()}
 
 
 @pytest.mark.parametrize("name", faults())
@@ -242,6 +249,24 @@ def test_faults(ssdiff, places, name):
         for path in places["RUN"].rglob("*")
         if path.is_file() and path.name != "status.json"
     } == {path: data for path, data in before.items() if path.name != "status.json"}
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(ssdiff, tmp_path):
+    late = {"decay": "linear", "decay_share": 0.25, "warmup": 1, "checkpoint_every": 6, "change_share": 0.1}
+
+    def run(name, steps, *more):
+        sets = [f"--set=training.{key}={value}" for key, value in {**late, "steps": steps}.items()]
+        code, _, err = ssdiff("train", "--preset", TINY, "--out", tmp_path / name, *sets, *more, *QUIET)
+        assert code == 0, err
+        return newest(tmp_path / name)
+
+    run("short", 8)
+    ours = run("long", 16, "--resume", tmp_path / "short" / "checkpoints" / "step-00000006")
+    log = (tmp_path / "long" / "train.log").read_text()
+    assert "going on with other settings (then != now): training.steps: 8 != 16" in log
+    theirs = run("straight", 16)
+    for kind, part in theirs.tensors.items():
+        assert all(torch.equal(value, ours.tensors[kind][name]) for name, value in part.items())
 
 
 def test_errors_for_machines(ssdiff):

@@ -216,6 +216,11 @@ def test_whole_numbers():
     assert "training.betas[1]: must be less than 1" in refusal(training__betas=[0.9, 2.0])
 
 
+def test_a_decay_that_nothing_uses():
+    message = refusal(training__decay_share=0.5)
+    assert "training.decay_share: nothing falls with training.decay = 'constant'" in message
+
+
 def test_choices():
     kinds = "'ssd', 'ddpm', 'blurring', 'heat', 'blur-noise' or 'cold'"
     assert f"process.kind: must be {kinds}, not 'sdd'; did you mean 'ssd'?" in refusal(process__kind="sdd")

@@ -201,10 +201,14 @@ def test_only_the_blocks_of_a_path_get_gradients():
     assert unused, "at the lower resolution some blocks are skipped"
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_resuming_is_bitwise(dropout):
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"model.dropout": 0.2}, {"training.accumulate": 3, "training.change_share": 0.2}],
+    ids=["plain", "dropout", "micro-batches"],
+)
+def test_resuming_is_bitwise(overrides):
     def make():
-        preset = load_preset(TINY, {"model.dropout": dropout})
+        preset = load_preset(TINY, overrides)
         place = Place(0, 1, 4)
         torch.manual_seed(0)
         batches = Batches(IMAGES, LABELS, torch.device("cpu"), place, 0, flip=True, classes=8)

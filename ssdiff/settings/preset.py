@@ -50,7 +50,7 @@ class Preset(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         problems = _size_problems(self) or (
-            _model_problems(self) + process_problems(self.process) + _use_problems(self)
+            _model_problems(self) + process_problems(self.process) + _sampling_and_training_problems(self)
         )
         if problems:
             raise ValueError("; ".join(problems))
@@ -107,7 +107,7 @@ def _model_problems(preset: Preset) -> list[str]:
     return problems
 
 
-def _use_problems(preset: Preset) -> list[str]:
+def _sampling_and_training_problems(preset: Preset) -> list[str]:
     process, sampling, problems = preset.process, preset.sampling, []
     if sampling.steps > process.T:
         problems.append(f"sampling.steps: must be 1..{process.T} (process.T), not {sampling.steps}")
@@ -127,6 +127,8 @@ def _use_problems(preset: Preset) -> list[str]:
             f"training.change_share: {share:g} for each of {changes} changes leaves no batches for the rest; "
             f"it must be below {1 / changes:.3g}"
         )
+    if preset.training.decay == "constant" and preset.training.decay_share != 1:
+        problems.append("training.decay_share: nothing falls with training.decay = 'constant'")
     if preset.model.residual and process.levels > 1:
         problems.append("model.residual: needs process.levels = 1, for input and output of one size")
     return problems

@@ -46,14 +46,14 @@ class TrainingSettings(Strict):
     """The optimiser and its loop."""
 
     batch: int = Field(64, ge=1, description="images per process and micro-batch")
-    accumulate: int = Field(1, ge=1, description="micro-batches a step, of resolutions spread over all")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step, spread evenly over the resolutions")
     lr: float = Field(1e-4, gt=0, le=10, description="learning rate of AdamW")
     betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), strict=False, description="moments of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     warmup: int = Field(0, ge=0, description="steps in which lr rises from 0")
     decay: Literal["constant", "cosine", "linear"] = Field("constant", description="lr after the warm-up")
     decay_share: float = Field(
-        1.0, gt=0, le=1, description="share of the steps after the warm-up, the last ones, in which lr falls"
+        1.0, gt=0, le=1, description="the last share of the steps after the warm-up, in which lr falls"
     )
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient, 0 is off")
     ema: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights")

@@ -24,7 +24,8 @@ def require_compiler(device: torch.device) -> None:
         ResourceError: something is missing: Triton or a GPU that it knows, a C++ compiler, Python's headers.
     """
     try:
-        torch.compile(_trial, dynamic=False, fullgraph=True)(torch.zeros(8, device=device))
+        trial = torch.compile(_trial, dynamic=False, fullgraph=True)
+        trial(torch.zeros(8, device=device, requires_grad=True)).sum().backward()
     except Exception as error:  # what a compiler can lack has no common type
         raise ResourceError(
             f"the compiler of PyTorch {torch.__version__} does not work for {device}: {_reason(error)}",
@@ -46,13 +47,18 @@ def compiled(model: nn.Module) -> Network:
     """
     from torch._dynamo import config
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+    from torch._functorch import config as tracing
 
     network = torch.compile(model, dynamic=False, fullgraph=True)
 
     def run(x_t: Tensor, index: Tensor, resolution: int, labels: Tensor | None) -> Tensor:
         try:
             # Graphs are counted by the code, whichever model runs it, and only 8 allowed: 5 levels have 9.
-            with config.patch(recompile_limit=config.accumulated_recompile_limit):
+            # The graph of the gradients is compiled here too, not by the first backward pass.
+            with (
+                config.patch(recompile_limit=config.accumulated_recompile_limit),
+                tracing.patch(force_non_lazy_backward_lowering=True),
+            ):
                 output: Tensor = network(x_t, index, resolution, labels)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             raise ResourceError(

@@ -38,6 +38,11 @@ class Averages:
 class Trainer:
     """Weights, their average, the optimiser, and one step.
 
+    With ``settings.compile`` the network runs as compiled graphs, one for each pair of resolutions, made when
+    a pair first occurs. They read and train the same weights, so checkpoints do not depend on it, and a run
+    may be resumed with or without. Bit for bit it equals the uninterrupted run only with the same setting
+    (and, compiled for CUDA, only if the compiler chooses the same kernels again).
+
     Args:
         settings: the optimiser's.
         process: the forward process.
@@ -50,11 +55,6 @@ class Trainer:
     Attributes:
         step: steps done.
         ema: the averaged network, in evaluation mode.
-
-    With ``settings.compile`` the network runs as compiled graphs, one for each pair of resolutions, made when
-    a pair first occurs. They read and train the same weights, so :meth:`state` does not know of them, and a
-    run may be resumed with or without. Bit for bit it equals the uninterrupted run only with the same setting
-    (and, compiled for CUDA, only if the compiler chooses the same kernels again).
 
     Raises:
         ResourceError: the settings ask for a compiler, and it does not work here.
@@ -122,7 +122,7 @@ class Trainer:
         self._unread.append((norm, f"step {self.step + 1} ({self._last})"))
         if norm.device.type != "cuda":
             self._read_norms()
-        self._hand_over(norm)
+        self._hand_over(norm, used)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(settings, self.step)
         self._optimizer.step()
@@ -131,13 +131,6 @@ class Trainer:
         # A young average follows quickly, so that short runs do not end near their random start.
         decay = min(settings.ema, self.step / (self.step + 9))
         get_ema_multi_avg_fn(decay)(self._averaged, self._weights, self.step)
-
-    def resolution_of_step(self, step: int) -> int:
-        """Pixels a side of the noisy images of a step's first micro-batch, steps counted from 0."""
-        counter = step * self.settings.accumulate % _WORD
-        return self.process.states[
-            int(self._severities.draw(counter, torch.zeros(1, dtype=torch.int64)))
-        ].resolution
 
     def averages(self) -> Averages:
         """Mean losses since the last call, over all processes; one exchange with the device.
@@ -218,12 +211,17 @@ class Trainer:
         row[1] += len(losses)
         self._last = f"{size[0]} px, severities {int(severities.min())}..{int(severities.max())}"
 
-    def _hand_over(self, norm: Tensor) -> None:
+    def _hand_over(self, norm: Tensor, gradients: list[Tensor]) -> None:
         """Let the fused optimiser divide by what clipping asks for, and skip a gradient that is not finite;
         both as numbers on the device, which it reads under these names for mixed precision."""
         self._optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
-        if self.settings.clip:
-            self._optimizer.grad_scale = (norm / self.settings.clip).clamp_min(1.0)  # type: ignore[attr-defined]
+        if not self.settings.clip:
+            return
+        scale = (norm / self.settings.clip).clamp_min(1.0)
+        if norm.device.type == "mps":  # its fused optimiser takes both numbers and ignores them
+            torch._foreach_div_(gradients, scale)
+        else:
+            self._optimizer.grad_scale = scale  # type: ignore[attr-defined]
 
     def _read_norms(self) -> None:
         """Wait for the device, and look whether all gradients since the last time were finite."""
@@ -243,9 +241,9 @@ class Trainer:
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
-    """The rate of a step, counted from 0: a linear warm-up, then constant, at the end perhaps down to 0.
+    """The rate of a step, counted from 0: a linear warm-up, then constant, at the end perhaps a fall towards 0.
 
-    With a ``decay_share`` below 1 all runs up to their decay are alike, however long they are.
+    With a ``decay_share`` below 1 runs of one warm-up are alike until theirs begins, however long they are.
     """
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
