@@ -14,6 +14,7 @@ distance.png and sample grids of what is there.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -23,15 +24,17 @@ import sys
 import threading
 import time
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from study_report import show
-from study_scales import REFERENCES, SCALES, Chain, Place
+from study_scales import REFERENCES, SCALES, Case, Chain
 
 from ssdiff import load_preset
 from ssdiff.cli import run
+from ssdiff.rundir import RunFolder
 
+SAMPLERS = ("ancestral", "ddim", "dpm++")
 INTERRUPTED = 75  # exit code of a run that can be resumed
 
 
@@ -47,56 +50,87 @@ def main() -> None:
     parser.add_argument("--variants", default="", help="e.g. 'DDPM; matched SSD, 3 levels'; default: all")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time for this call")
-    parser.add_argument("--chains", default="", help="e.g. 10:ddim,50:dpm++; judge the last budget by these")
+    parser.add_argument(
+        "--chains", type=chains, default=(), help="e.g. 10:ddim,50:dpm++; judge the last budget by these"
+    )
     options = parser.parse_args()
-    scale, places = SCALES[options.scale], chosen(options)
-    split(options.data, options.out, scale.held_out)
+    scale, cases = SCALES[options.scale], chosen(options)
+    begin(options)
     clock = Clock(60 * options.minutes)
     try:
-        for place in places:
-            work(place, options.extractor, clock)
+        for case in cases:
+            work(case, options.extractor, clock)
         print("nothing is left to do")
-    except TimeIsUp:
-        print("time is up; the same command goes on from here")
+    except Stopped:
+        print("stopped; the same command goes on from here")
     show(scale, options.out)
 
 
-def chosen(options: argparse.Namespace) -> list[Place]:
+def chains(text: str) -> tuple[Chain, ...]:
+    """Steps and samplers between commas."""
+    found = [(int(steps), sampler) for steps, _, sampler in (one.partition(":") for one in text.split(","))]
+    if wrong := [f"{steps}:{name}" for steps, name in found if steps < 1 or name not in SAMPLERS]:
+        raise argparse.ArgumentTypeError(
+            f"{wrong[0]} is not STEPS:SAMPLER, with one of {', '.join(SAMPLERS)}"
+        )
+    return tuple(found)
+
+
+def chosen(options: argparse.Namespace) -> list[Case]:
     """Every network and budget, the cheap ones of all variants first."""
     scale = SCALES[options.scale]
+    budgets = scale.budgets
     if options.chains:
-        chains = [one.split(":") for one in options.chains.split(",")]
-        own = tuple((int(steps), sampler) for steps, sampler in chains)
-        scale = replace(scale, chains=own, budgets=scale.budgets[-1:])
+        scale, budgets = replace(scale, chains=options.chains), budgets[-1:]
     wanted = [name.strip() for name in options.variants.split(";") if name.strip()]
     if unknown := [name for name in wanted if name not in scale.variants]:
         sys.exit(f"no variant {unknown[0]!r}; there are: {'; '.join(scale.variants)}")
     seeds = [int(seed) for seed in options.seeds.split(",")]
     return [
-        Place(scale, name, seed, images, options.out)
+        Case(scale, name, seed, images, options.out)
         for seed in seeds
-        for images in scale.budgets
+        for images in budgets
         for name in wanted or scale.variants
     ]
+
+
+def begin(options: argparse.Namespace) -> None:
+    """Make the folder of a study, or see that what is there was made with the same data and settings."""
+    with options.data.open("rb") as file:
+        data = hashlib.file_digest(file, "sha256").hexdigest()
+    scale = json.loads(json.dumps(asdict(SCALES[options.scale])))
+    compared = {key: scale[key] for key in ("settings", "batch", "held_out", "samples")}
+    now = {"scale": options.scale, "data": data, "extractor": options.extractor, **compared}
+    options.out.mkdir(parents=True, exist_ok=True)
+    note, variants = options.out / "study.json", scale["variants"]
+    if note.exists():
+        before = json.loads(note.read_text())
+        known = before.pop("variants")
+        differing = [key for key in now if now[key] != before.get(key)]
+        differing += [name for name in variants if variants[name] != known.get(name, variants[name])]
+        if differing:
+            sys.exit(f"{options.out} holds another study ({', '.join(differing)}); choose another --out")
+        variants = known | variants
+    note.write_text(json.dumps({**now, "variants": variants}, indent=1))
+    split(options.data, options.out, scale["held_out"])
 
 
 def split(data: Path, out: Path, held_out: int) -> None:
     """Two zips beside the results: the images to train on, and the last ones by name."""
     train, reference = (out / f"{name}.zip" for name in ("train", "held-out"))
     if not reference.exists():
-        out.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(data) as source:
             names = sorted(name for name in source.namelist() if not name.endswith("/"))
             for path, part in ((train, names[:-held_out]), (reference, names[-held_out:])):
-                partial = path.with_suffix(".partial")
+                partial = path.with_suffix(f".{os.getpid()}")
                 with zipfile.ZipFile(partial, "w") as target:
                     for name in part:
                         target.writestr(name, source.read(name))
                 partial.replace(path)
 
 
-class TimeIsUp(Exception):
-    """The minutes of this call have passed."""
+class Stopped(Exception):
+    """The minutes of this call have passed, or somebody asked it to stop."""
 
 
 class Clock:
@@ -108,57 +142,62 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
-        signal.signal(signal.SIGTERM, lambda number, frame: None)  # but for a run, which listens itself
+        signal.signal(signal.SIGTERM, self._stop)  # a training run listens itself
         threading.Thread(target=self._remind, daemon=True).start()
 
     def check(self) -> None:
-        """Raise TimeIsUp if it is."""
+        """Raise Stopped if the time is up."""
         if time.monotonic() >= self._end:
-            raise TimeIsUp
+            raise Stopped
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._end = min(self._end, time.monotonic())
 
     def _remind(self) -> None:
         """Again and again, because a run that is still being loaded does not listen yet."""
         while (left := self._end - time.monotonic()) > 0:
-            time.sleep(min(left, 60.0))
+            time.sleep(min(left, 1.0))
         while True:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
 
 
-def work(place: Place, extractor: str, clock: Clock) -> None:
+def work(case: Case, extractor: str, clock: Clock) -> None:
     """Train a network to its budget, draw, and take the distances; what is done already is left out."""
-    missing = [chain for chain in place.scale.chains if chain not in place.judged()]
+    missing = [chain for chain in case.scale.chains if chain not in case.judged()]
     if not missing:
         return
-    data = str(place.out / "train.zip")
-    sets = [f"--set={key}={json.dumps(value)}" for key, value in place.settings().items()]
-    where = ["--out", str(place.run), "--resume", str(beginning(place))]
+    data = str(case.out / "train.zip")
+    sets = [f"--set={key}={json.dumps(value)}" for key, value in case.settings().items()]
+    where = ["--out", str(case.run), "--resume", str(beginning(case))]
     command(clock, "train", "--preset", "celeba64", "--data", data, *where, *sets)
-    shutil.copy(newest_grid(place.run), place.out / f"{place.run.name}.png")
+    shutil.copy(newest_grid(case.run), case.out / f"{case.run.name}.png")
     for chain in missing:
-        judge(place, chain, extractor, clock)
+        judge(case, chain, extractor, clock)
 
 
-def beginning(place: Place) -> str | Path:
+def beginning(case: Case) -> str | Path:
     """Where training goes on from: its own run, if there is one, or what a smaller budget shares with it."""
-    if place.smaller and not place.run.exists():
-        shared = place.smaller.run / "checkpoints" / f"step-{place.smaller.steady:08d}"
+    if case.smaller and not RunFolder(case.run).has_begun():
+        shared = case.smaller.run / "checkpoints" / f"step-{case.smaller.steady:08d}"
         if shared.exists():
             return shared
     return "auto"
 
 
-def judge(place: Place, chain: Chain, extractor: str, clock: Clock) -> None:
+def judge(case: Case, chain: Chain, extractor: str, clock: Clock) -> None:
     """Draw images and take their distances to those that were held out, and to those of the training."""
-    folder, count = place.run / "drawn", place.scale.samples
-    shutil.rmtree(folder, ignore_errors=True)
-    how = ["--steps", str(chain[0]), "--sampler", chain[1], "--batch", "250"]
-    command(clock, "sample", "--ckpt", str(place.run), "-n", str(count), *how, "--out", f"{folder}/")
-    size = load_preset("celeba64", place.settings()).data.size
+    count = case.scale.samples
+    folder = case.run / f"drawn-{chain[0]}-{chain[1]}"
+    if len(list(folder.glob("*.png"))) != count:  # not what a call that was stopped has left
+        shutil.rmtree(folder, ignore_errors=True)
+        how = ["--steps", str(chain[0]), "--sampler", chain[1], "--batch", "250"]
+        command(clock, "sample", "--ckpt", str(case.run), "-n", str(count), *how, "--out", f"{folder}/")
+    size = load_preset("celeba64", case.settings()).data.size
     for reference in REFERENCES:
-        against = ["--reference", str(place.out / f"{reference}.zip"), "--resize", str(size)]
+        against = ["--reference", str(case.out / f"{reference}.zip"), "--resize", str(size)]
         for metric, more in (("fid", []), ("kid", ["--subset-size", str(min(1000, count // 2))])):
-            result = place.result(metric, chain, reference)
+            result = case.result(metric, chain, reference)
             result.parent.mkdir(exist_ok=True)
             target = ["--extractor", extractor, *more, "--out", str(result), "--overwrite"]
             command(clock, "eval", metric, str(folder), *against, *target)
@@ -171,7 +210,7 @@ def command(clock: Clock, *arguments: str) -> None:
     print("ssdiff", shlex.join(arguments), flush=True)
     code = run([*arguments, "--quiet"])
     if code == INTERRUPTED:
-        raise TimeIsUp
+        raise Stopped
     if code:
         sys.exit(code)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study_scales import REFERENCES, Place, Scale, every
+from study_scales import REFERENCES, Case, Scale, every
 
 from ssdiff import build_model, build_process, load_preset
 from ssdiff.cost import path_costs, paths_along, training_flops, trajectory_flops
@@ -18,28 +18,28 @@ from ssdiff.planning import make_plan
 from ssdiff.plots import Curve, Panel, save_panels
 
 
-def rows(places: Sequence[Place]) -> Iterator[dict[str, Any]]:
+def rows(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """What was found, one row for each network, budget and chain that is done."""
-    for place in places:
-        preset = load_preset("celeba64", place.settings())
+    for case in cases:
+        preset = load_preset("celeba64", case.settings())
         process = build_process(preset)
         with torch.device("meta"):
             model = build_model(preset)
         costs = path_costs(model, process, preset.data.channels, change_share=preset.training.change_share)
-        for chain in place.judged():
+        for chain in case.judged():
             values = {
-                (metric, reference): json.loads(place.result(metric, chain, reference).read_text())
+                (metric, reference): json.loads(case.result(metric, chain, reference).read_text())
                 for metric in ("fid", "kid")
                 for reference in REFERENCES
             }
             plan = make_plan(preset, process, *chain)
             visits = paths_along(process, plan.severities[: plan.evaluations])
             yield {
-                "variant": place.variant,
-                "seed": place.seed,
-                "images": place.images,
-                "training_flops": place.images * training_flops(costs),
-                "training_seconds": seconds_of(place, place.steps),
+                "variant": case.variant,
+                "seed": case.seed,
+                "images": case.images,
+                "training_flops": case.images * training_flops(costs),
+                "training_seconds": seconds_of(case, case.steps),
                 "steps": chain[0],
                 "sampler": chain[1],
                 "sampling_flops": trajectory_flops(costs, visits),
@@ -51,11 +51,11 @@ def rows(places: Sequence[Place]) -> Iterator[dict[str, Any]]:
             }
 
 
-def seconds_of(place: Place, steps: int) -> float:
+def seconds_of(case: Case, steps: int) -> float:
     """Time of the training up to a step, with that of the run it went on from."""
-    lines = [json.loads(line) for line in (place.run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (case.run / "metrics.jsonl").read_text().splitlines()]
     own = math.fsum(line["seconds"] for line in lines if line["step"] <= steps)
-    shared = place.smaller
+    shared = case.smaller
     if shared and shared.run.exists() and lines[0]["step"] > shared.steady:
         return seconds_of(shared, shared.steady) + own
     return own
@@ -66,8 +66,8 @@ def show(scale: Scale, out: Path) -> None:
     found = list(rows(every(scale, out)))
     (out / "results.json").write_text(json.dumps(found, indent=1))
     lines = [
-        "| variant | seeds | images | training PFLOPs | s | steps, sampler | GFLOPs an image "
-        "| FD | KD x 1000 | to training images: FD | KD x 1000 |",
+        "| variant | seeds | images | training PFLOPs | training s | steps, sampler | GFLOPs an image "
+        "| FD ± s.e. | KD x 1000 | to training images: FD | KD x 1000 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key, group in grouped(found).items():
@@ -139,7 +139,7 @@ def panel(title: str, x_label: str, found: Sequence[dict[str, Any]], curves: lis
 
 def curve(label: str, found: Sequence[dict[str, Any]], cost: str, unit: float) -> Curve:
     """Mean distance over the seeds against a cost."""
-    groups = list(grouped(found).values())
+    groups = sorted(grouped(found).values(), key=lambda members: float(members[0][cost]))
     x = [members[0][cost] / unit for members in groups]
     y = [statistics.mean(row["fd"] for row in members) for members in groups]
     return Curve(label, x, y, markers=True)

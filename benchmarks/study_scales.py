@@ -66,6 +66,7 @@ SCALES = {
     "toy": Scale(
         {
             **SMALL,
+            "training.warmup": 1,
             "data.size": 16,
             "model.width": 8,
             "model.multipliers": [1, 2],
@@ -123,7 +124,7 @@ SCALES = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Case:
     """One network at one budget.
 
     Attributes:
@@ -146,7 +147,7 @@ class Place:
         return self.out / "runs" / f"{slug(self.variant)}-seed{self.seed}-{self.images}"
 
     @property
-    def smaller(self) -> Place | None:
+    def smaller(self) -> Case | None:
         """The same network at the budget before this one."""
         below = [images for images in self.scale.budgets if images < self.images]
         return replace(self, images=max(below)) if below else None
@@ -183,12 +184,13 @@ class Place:
             "training.decay": "linear",
             "training.decay_share": 0.25,
             "training.checkpoint_every": max(self.steady, 1),
+            "training.keep": 1000,
             "training.sample_every": 0,
             "training.log_every": 20,
         }
 
 
-def every(scale: Scale, out: Path) -> list[Place]:
+def every(scale: Scale, out: Path) -> list[Case]:
     """Every network of a study that has been begun, at every budget."""
     begun = sorted(
         (int(numbers.group(1)), int(numbers.group(2)), folder.name[: numbers.start()])
@@ -196,7 +198,7 @@ def every(scale: Scale, out: Path) -> list[Place]:
         if (numbers := re.search("-seed([0-9]+)-([0-9]+)$", folder.name))
     )
     return [
-        Place(scale, name, seed, images, out)
+        Case(scale, name, seed, images, out)
         for name in scale.variants
         for seed, images, short in begun
         if slug(name) == short

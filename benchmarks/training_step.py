@@ -70,14 +70,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each path, at least 1")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error(f"--repeats must be at least 1, not {options.repeats}")
+    return options
 
 
 def numbers(text: str) -> list[int]:
     """Positive whole numbers between commas."""
     values = [int(part) for part in text.split(",")]
     if min(values) < 1:
-        raise ValueError(f"{text} has a number below 1")
+        raise argparse.ArgumentTypeError(f"{text} has a number below 1")
     return values
 
 

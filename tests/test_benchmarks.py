@@ -28,7 +28,7 @@ def photos(tmp_path):
     return path
 
 
-def study(photos, out, *more):
+def study(photos, out, *more, code=0):
     options = ["--scale", "toy", "--data", photos, "--out", out, "--extractor", "tinynet:Tiny", *more]
     environment = os.environ | {"PYTHONPATH": str(TESTS), "SSDIFF_HOME": str(out / "home")}
     done = subprocess.run(
@@ -38,14 +38,14 @@ def study(photos, out, *more):
         env=environment,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
 
 
 def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path):
     out = tmp_path / "study"
     stopped = study(photos, out, "--minutes", "0.01")
-    assert "time is up" in stopped
+    assert "goes on from here" in stopped
     ended = study(photos, out)
     assert "nothing is left" in ended
     assert "--resume " + str(out / "runs" / "ddpm-seed0-32" / "checkpoints" / "step-00000003") in ended
@@ -61,3 +61,6 @@ def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path)
     more = study(photos, out, "--variants", "DDPM", "--chains", "2:ancestral,4:ancestral")
     assert more.count("ssdiff sample") == 2
     assert len(json.loads((out / "results.json").read_text())) == len(rows) + 2
+    other = study(photos, out, "--extractor", "tinynet:Other", code=1)
+    assert "holds another study (extractor)" in other
+    assert "4:dim is not STEPS:SAMPLER" in study(photos, out, "--chains", "4:dim", code=2)

@@ -1,5 +1,6 @@
 """Batches, losses and the optimiser's step."""
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 import torch._dynamo
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.compilers import nop
 from torch.testing import assert_close
 
 from ssdiff.build import build_model, build_process
@@ -25,16 +28,16 @@ IMAGES = np.random.RandomState(0).randint(0, 256, (10, 3, 16, 16), dtype=np.uint
 LABELS = np.arange(10) % 8
 
 
-ONE = Place(0, 1, 4)
+ONE, CPU = Place(0, 1, 4), torch.device("cpu")
 
 
-def trainer(place=ONE, **overrides):
+def trainer(place=ONE, device=CPU, **overrides):
     preset = load_preset(TINY, {f"training.{key}": value for key, value in overrides.items()})
     torch.manual_seed(0)
     batches = Batches(
         IMAGES,
         LABELS,
-        torch.device("cpu"),
+        device,
         place,
         preset.training.seed,
         flip=True,
@@ -46,7 +49,7 @@ def trainer(place=ONE, **overrides):
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
-    return Trainer(preset.training, build_process(preset), model, batches, place)
+    return Trainer(preset.training, build_process(preset), model.to(device), batches, place)
 
 
 @settings(max_examples=30, deadline=None)
@@ -298,6 +301,21 @@ def test_loss_falls_on_ten_images():
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("overrides", [{}, {"accumulate": 2, "change_share": 0.1, "clip": 0.0}])
+def test_a_step_asks_the_device_nothing(monkeypatch, overrides):
+    # Tensors of the meta device have no values: whoever asks for one, as one would wait for a GPU, fails.
+    monkeypatch.setattr(Trainer, "_read_norms", lambda self: None)
+    module = sys.modules[torch.optim.Adam.__module__]
+    monkeypatch.setattr(module, "_device_dtype_check_for_fused", lambda weight: None)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)  # PyTorch's own, not for this device
+    one = trainer(device=torch.device("meta"), **overrides)
+    for _ in range(10):
+        one.advance()
+    assert one.step == 10
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        one.averages()
+
+
 def test_learning_rates():
     preset = load_preset(TINY, {"training.warmup": 4, "training.steps": 14, "training.lr": 1.0})
     rates = {}
@@ -401,6 +419,21 @@ def test_where_compiling_fails_nothing_falls_back(traced):
             assert_close(network(x, x, side, None), side * x)
         with pytest.raises(ResourceError, match=r"for 8 -> 10 px: .*recompile limit"):
             network(x, x, 10, None)
+
+
+def test_where_compiling_the_gradients_fails_the_forward_pass_says_so(monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no room for this kernel")
+
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=nop, bw_compiler=broken)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    x = torch.ones(1, 1, 8, 8, requires_grad=True)
+    with pytest.raises(ResourceError, match=r"for 8 -> 8 px: .*no room for this kernel"):
+        compiling.compiled(Sound())(x, x, 8, None)
+    compiling.require_compiler.cache_clear()
+    with pytest.raises(ResourceError, match=r"does not work for cpu: .*no room for this kernel"):
+        compiling.require_compiler(torch.device("cpu"))
 
 
 def test_without_a_compiler_there_is_no_run(ssdiff, monkeypatch, tmp_path):

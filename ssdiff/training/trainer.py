@@ -241,7 +241,7 @@ class Trainer:
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
-    """The rate of a step, counted from 0: a linear warm-up, then constant, at the end perhaps a fall towards 0.
+    """The rate of a step, counted from 0: a linear warm-up, then constant, then perhaps a fall towards 0.
 
     With a ``decay_share`` below 1 runs of one warm-up are alike until theirs begins, however long they are.
     """
