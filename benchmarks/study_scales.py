@@ -94,7 +94,7 @@ SCALES = {
             "matched SSD, no share of changes": matched(-1.25, -4.25, **{CHANGES: 0.0}),
         },
         batch=64,
-        budgets=(64_000, 128_000),
+        budgets=(64_000, 128_000, 512_000),
         samples=2000,
     ),
     "32px": Scale(
