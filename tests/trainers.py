@@ -1,0 +1,39 @@
+"""A small trainer for tests."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ssdiff.build import build_model, build_process
+from ssdiff.presets import load_preset
+from ssdiff.training.batches import Batches, Place
+from ssdiff.training.trainer import Trainer
+
+TINY = Path(__file__).parent / "data" / "tiny.toml"
+IMAGES = np.random.RandomState(0).randint(0, 256, (10, 3, 16, 16), dtype=np.uint8)
+LABELS = np.arange(10) % 8
+
+
+ONE, CPU = Place(0, 1, 4), torch.device("cpu")
+
+
+def trainer(place=ONE, device=CPU, **overrides):
+    preset = load_preset(TINY, {f"training.{key}": value for key, value in overrides.items()})
+    torch.manual_seed(0)
+    batches = Batches(
+        IMAGES,
+        LABELS,
+        device,
+        place,
+        preset.training.seed,
+        flip=True,
+        classes=8,
+        label_dropout=0.1,
+    )
+    model = build_model(preset)
+    # The last convolutions start at zero, which would hide everything behind them.
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return Trainer(preset.training, build_process(preset), model.to(device), batches, place)
