@@ -66,7 +66,7 @@ def show(scale: Scale, out: Path) -> None:
     found = list(rows(every(scale, out)))
     (out / "results.json").write_text(json.dumps(found, indent=1))
     lines = [
-        "| variant | seeds | images | training PFLOPs | training s | steps, sampler | GFLOPs an image "
+        "| variant | seeds | images | training TFLOPs | training s | steps, sampler | GFLOPs an image "
         "| FD ± s.e. | KD x 1000 | to training images: FD | KD x 1000 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -79,7 +79,7 @@ def show(scale: Scale, out: Path) -> None:
         }
         spread = f" ± {standard_error([row['fd'] for row in group]):.1f}" if len(group) > 1 else ""
         lines.append(
-            f"| {variant} | {len(group)} | {images:,} | {mean['training_flops'] / 1e15:.3g} | "
+            f"| {variant} | {len(group)} | {images:,} | {mean['training_flops'] / 1e12:.3g} | "
             f"{mean['training_seconds']:.0f} | {steps}, {sampler} | {mean['sampling_flops'] / 1e9:.3g} | "
             f"{mean['fd']:.1f}{spread} | {1000 * mean['kd']:.1f} | "
             f"{mean['fd_train']:.1f} | {1000 * mean['kd_train']:.1f} |"
@@ -112,10 +112,10 @@ def by_training(scale: Scale, found: Sequence[dict[str, Any]]) -> Iterator[Panel
     for steps, sampler in scale.chains:
         of_chain = [row for row in found if (row["steps"], row["sampler"]) == (steps, sampler)]
         curves = [
-            curve(variant, [row for row in of_chain if row["variant"] == variant], "training_flops", 1e15)
+            curve(variant, [row for row in of_chain if row["variant"] == variant], "training_flops", 1e12)
             for variant in dict.fromkeys(row["variant"] for row in of_chain)
         ]
-        yield panel(f"{steps} steps, {sampler}", "PFLOPs of training", found, curves)
+        yield panel(f"{steps} steps, {sampler}", "TFLOPs of training", found, curves)
 
 
 def by_steps(found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
@@ -134,7 +134,7 @@ def by_steps(found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
 
 def panel(title: str, x_label: str, found: Sequence[dict[str, Any]], curves: list[Curve]) -> Panel:
     """Axes of a distance against a cost."""
-    return Panel(title, x_label, found[0]["name"], curves, log_x=True, log_y=True)
+    return Panel(title, x_label, found[0]["name"], curves, log_x=True)
 
 
 def curve(label: str, found: Sequence[dict[str, Any]], cost: str, unit: float) -> Curve:

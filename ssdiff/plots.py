@@ -101,12 +101,24 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.set_xscale("log" if panel.log_x else "linear")
         axes.set_yscale("log" if panel.log_y else "linear")
+        for axis in (axes.xaxis, axes.yaxis):
+            _label_plainly(axis)
         axes.grid(visible=True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2 * across, frameon=False)
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
     return stream.getvalue()
+
+
+def _label_plainly(axis: Any) -> None:
+    """A logarithmic axis of less than two decades has numbers between its powers of ten, none as a power."""
+    from matplotlib.ticker import LogFormatter
+
+    low, high = axis.get_view_interval()
+    if axis.get_scale() == "log" and high < 100 * low:
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
 
 
 def _colours(panels: Sequence[Panel]) -> dict[str, str]:
