@@ -115,4 +115,12 @@ class Separable(Operator):
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A^+ y: (..., h, w) to (..., H, W), the input of smallest norm among the best fits."""
-        return self.from_right(self.to_left(y) / self.singular_values.to(y))
+        wide = y.float() if y.dtype.itemsize < 4 else y
+        m = self._inverse.like(wide)
+        return (m["rows"] @ wide @ m["columns"].mT).to(y.dtype)
+
+    @cached_property
+    def _inverse(self) -> Constants:
+        """Pseudo-inverses of the two matrices; that of the whole is made of them."""
+        f = self._svd
+        return Constants(**{s: f[f"{s}_v"] / f[f"{s}_s"] @ f[f"{s}_u"].mT for s in ("rows", "columns")})
