@@ -43,9 +43,7 @@ class Separable(Operator):
 
     def apply(self, x: Tensor) -> Tensor:
         """(..., H, W) to (..., h, w); half precision is computed in float32."""
-        wide = x.float() if x.dtype.itemsize < 4 else x
-        m = self._matrices.like(wide)
-        return (m["rows"] @ wide @ m["columns"].mT).to(x.dtype)
+        return _between(self._matrices, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """(..., h, w) to (..., H, W)."""
@@ -115,12 +113,17 @@ class Separable(Operator):
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A^+ y: (..., h, w) to (..., H, W), the input of smallest norm among the best fits."""
-        wide = y.float() if y.dtype.itemsize < 4 else y
-        m = self._inverse.like(wide)
-        return (m["rows"] @ wide @ m["columns"].mT).to(y.dtype)
+        return _between(self._inverse, y)
 
     @cached_property
     def _inverse(self) -> Constants:
         """Pseudo-inverses of the two matrices; that of the whole is made of them."""
         f = self._svd
         return Constants(**{s: f[f"{s}_v"] / f[f"{s}_s"] @ f[f"{s}_u"].mT for s in ("rows", "columns")})
+
+
+def _between(matrices: Constants, x: Tensor) -> Tensor:
+    """rows x columns^T of (..., H, W)."""
+    wide = x.float() if x.dtype.itemsize < 4 else x
+    m = matrices.like(wide)
+    return (m["rows"] @ wide @ m["columns"].mT).to(x.dtype)
