@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 TESTS = Path(__file__).parent
-STUDY = TESTS.parent / "benchmarks" / "matched_noise.py"
+BENCHMARKS = TESTS.parent / "benchmarks"
 
 
 @pytest.fixture
@@ -30,9 +30,13 @@ def photos(tmp_path):
 
 def study(photos, out, *more, code=0):
     options = ["--scale", "toy", "--data", photos, "--out", out, "--extractor", "tinynet:Tiny", *more]
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "SSDIFF_HOME": str(out / "home")}
+    return call("matched_noise.py", *options, home=out / "home", code=code)
+
+
+def call(name, *options, home, code=0):
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "SSDIFF_HOME": str(home)}
     done = subprocess.run(
-        [sys.executable, STUDY, *map(str, options)],
+        [sys.executable, BENCHMARKS / name, *map(str, options)],
         capture_output=True,
         text=True,
         env=environment,
@@ -61,6 +65,11 @@ def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path)
     more = study(photos, out, "--variants", "DDPM", "--chains", "2:ancestral,4:ancestral")
     assert more.count("ssdiff sample") == 2
     assert len(json.loads((out / "results.json").read_text())) == len(rows) + 2
+    runs = [out / "runs" / f"{name}-seed0-64" for name in ("matched-ssd-2-levels", "ddpm")]
+    compared = call("denoisers.py", *runs, "--data", photos, "--severities", 3, home=out / "home")
+    cells = [line.strip("| ").split(" | ") for line in compared.splitlines()[2:]]
+    assert [(row[1], row[3]) for row in cells] == [("16", "16"), ("8", "16"), ("8", "16")]
+    assert all(0.1 < float(row[5]) < 10 for row in cells)
     other = study(photos, out, "--extractor", "tinynet:Other", code=1)
     assert "holds another study (extractor)" in other
     assert "4:dim is not STEPS:SAMPLER" in study(photos, out, "--chains", "4:dim", code=2)
