@@ -115,10 +115,14 @@ def _label_plainly(axis: Any) -> None:
     """A logarithmic axis of less than two decades has numbers between its powers of ten, none as a power."""
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     low, high = axis.get_view_interval()
     if axis.get_scale() == "log" and high < 100 * low:
-        axis.set_major_formatter(LogFormatter())
-        axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axis.set_major_formatter(Plain())
+        axis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
 
 
 def _colours(panels: Sequence[Panel]) -> dict[str, str]:
