@@ -17,6 +17,9 @@ from ssdiff.cost import path_costs, paths_along, training_flops, trajectory_flop
 from ssdiff.planning import make_plan
 from ssdiff.plots import Curve, Panel, save_panels
 
+KEYS = ("variant", "images", "steps", "sampler")
+"""What rows have in common that differ by their seed alone."""
+
 
 def rows(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """What was found, one row for each network, budget and chain that is done."""
@@ -96,11 +99,8 @@ def standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values))
 
 
-KEYS = ("variant", "images", "steps", "sampler")
-
-
 def grouped(found: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Rows that differ by their seed alone."""
+    """Rows with the same KEYS."""
     result: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in found:
         result.setdefault(tuple(row[key] for key in KEYS), []).append(row)

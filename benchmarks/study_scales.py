@@ -12,7 +12,7 @@ Chain = tuple[int, str]
 CHANGES = "training.change_share"
 PAIRS = "training.accumulate"
 REFERENCES = ("held-out", "train")
-"""What drawn images are compared with, the last images taken first."""
+"""Zips of the study that drawn images are compared with, in this order."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ class Case:
         """Steps after which there is a checkpoint that a longer run would have, too: before lr falls."""
         return self.steps * 3 // 4
 
-    def result(self, metric: str, chain: Chain, reference: str = REFERENCES[0]) -> Path:
-        """Where a distance is kept."""
+    def result(self, metric: str, chain: Chain, reference: str) -> Path:
+        """Where a distance to one of REFERENCES is kept."""
         return self.run / "results" / f"{chain[0]}-{chain[1]}-{metric}-{reference}.json"
 
     def judged(self) -> list[Chain]:
@@ -186,7 +186,7 @@ class Case:
             "training.checkpoint_every": max(self.steady, 1),
             "training.keep": 1000,
             "training.sample_every": 0,
-            "training.log_every": 20,
+            "training.log_every": 25,  # divides `steady`, but for the toy's: no time is lost between records
         }
 
 

@@ -1,5 +1,6 @@
 """The study of matched noise, at the size of a toy."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -44,6 +45,19 @@ def call(name, *options, home, code=0):
     )
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
+
+
+def test_curves_are_means_over_seeds_in_order_of_cost(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    report = importlib.import_module("study_report")
+    row = {"variant": "DDPM", "images": 1, "sampler": "ddim"}
+    found = [
+        {**row, "steps": steps, "seed": seed, "sampling_flops": 1e9 * steps, "fd": fd}
+        for seed, steps, fd in ((0, 50, 4.0), (1, 10, 7.0), (1, 50, 6.0))
+    ]
+    drawn = report.curve("DDPM", found, "sampling_flops", 1e9)
+    assert (list(drawn.x), list(drawn.y)) == ([10.0, 50.0], [7.0, 5.0])
+    assert report.standard_error([4.0, 6.0]) == pytest.approx(1.0)
 
 
 def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path):

@@ -143,7 +143,7 @@ class ProcessSettings(Strict):
     factor: float = Field(2.0, gt=1, le=64, description="ratio of neighbouring resolutions")
     resolution: Resolution = ConvexDecay()
     noise: Noise = LinearNoise()
-    match: float = Field(0.0, ge=0, le=1, description="0 keeps sigma at a change [SSD], 1 is lossless")
+    match: float = Field(0.0, ge=0, le=1, description="0 keeps sigma at a change [SSD], 1 the coarse SNR")
     final_snr: float = Field(1e-3, gt=0, lt=1, description="matched noise: SNR that the last state is below")
     predict: Literal["x0", "eps"] = Field("x0", description="what the network predicts")
     blurring: BlurringSettings | None = Field(None, description="for kind blurring")
