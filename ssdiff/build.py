@@ -16,7 +16,7 @@ from ssdiff.process.cold import ColdProcess
 from ssdiff.process.degradations import build_degradation
 from ssdiff.process.diagonal import DiagonalProcess
 from ssdiff.process.families import Degradation, FixedNoise, Other, random_noise
-from ssdiff.process.gaussian import GaussianProcess, State, variance_preserving
+from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, State, variance_preserving
 from ssdiff.process.kinds import Process
 from ssdiff.process.pyramids import carried_over
 from ssdiff.process.spectra import BlurNoise, Blurring, Heat
@@ -36,6 +36,8 @@ from ssdiff.settings import (
     SigmoidLike,
     TanhLike,
 )
+
+RESIZES: dict[str, ResizeMatrix] = {"bilinear": matrices.resize, "area": matrices.area}
 
 
 def build_model(preset: Preset) -> FlexiUNet:
@@ -75,7 +77,8 @@ def build_degradation_of(
     """
     match preset.process.kind:
         case "ssd" | "ddpm":
-            return carried_over(GaussianProcess(build_states(preset)), size, noisy=noisy, seed=seed)
+            gaussian = GaussianProcess(build_states(preset), RESIZES[preset.process.resize])
+            return carried_over(gaussian, size, noisy=noisy, seed=seed)
         case "cold":
             return _degradation(preset, size, other, seed)
         case _:
@@ -100,7 +103,7 @@ def build_process(preset: Preset, size: Size | None = None, *, other: Other | No
     full = size or (side, side)
     match preset.process.kind:
         case "ssd" | "ddpm":
-            return GaussianProcess(build_states(preset, full))
+            return GaussianProcess(build_states(preset, full), RESIZES[preset.process.resize])
         case "cold":
             return ColdProcess(_degradation(preset, full, other, preset.training.seed))
         case _:
@@ -167,7 +170,8 @@ def build_states(preset: Preset, size: Size | None = None) -> list[State]:
             "a change is never reached, or two fall together",
             hint=f"the full-resolution log-SNR runs from {-2 * nu[0].log():.1f} to {-2 * nu[-1].log():.1f}",
         )
-    nu = noise.matched(nu, _gains(scaled)[level], settings.match, settings.final_snr)
+    gains = _gains(scaled, RESIZES[settings.resize])
+    nu = noise.matched(nu, gains[level], settings.match, settings.final_snr)
     return variance_preserving(nu, [scaled[k] for k in level.tolist()], scaled[0])
 
 
@@ -205,11 +209,11 @@ def _levels(settings: ProcessSettings, nu: Tensor) -> Tensor:
             return resolution.explicit(steps, changes)
 
 
-def _gains(sizes: Sequence[Size]) -> Tensor:
+def _gains(sizes: Sequence[Size], resize: ResizeMatrix) -> Tensor:
     """(levels,) product of ||R||_2 over the changes of size down to each level."""
     norms = [1.0]
     for (h_in, w_in), (h_out, w_out) in itertools.pairwise(sizes):
-        rows, columns = matrices.resize(h_in, h_out), matrices.resize(w_in, w_out)
+        rows, columns = resize(h_in, h_out), resize(w_in, w_out)
         norm = torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2)
         norms.append(norms[-1] * float(norm))
     return torch.tensor(norms, dtype=torch.float64)

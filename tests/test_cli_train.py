@@ -88,6 +88,17 @@ def test_eps_prediction_and_plain_ddpm(result, tmp_path):
     )
 
 
+def test_preconditioned_prediction_across_changes_by_area(result, tmp_path):
+    where = ["--preset", TINY, "--out", tmp_path / "run", *QUIET]
+    changes = ["process.predict=edm", "process.resize=area", "training.steps=2"]
+    values = result("train", *where, *(f"--set={change}" for change in changes))
+    assert values["step"] == 2
+    drawn = result(
+        "sample", "--ckpt", tmp_path / "run", "-n", "2", "--steps", "4", "--out", tmp_path / "x.png"
+    )
+    assert drawn["n"] == 2
+
+
 def test_dry_run_writes_nothing(result, home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(home.rglob("*"))

@@ -314,13 +314,11 @@ def test_a_blurring_process():
     assert_close(op.apply(known.correct(draw((2, 1, 8, 8), 2), 9)), known.y)
 
 
-def test_another_resize_must_be_given():
+def test_the_resize_of_the_process_is_used():
     process, _ = build(8, 2, 10, matrices.area)
     op = Separable(matrices.area(8, 4))
     y = draw((1, 1, 4, 4), 1)
-    with pytest.raises(ProcessError, match="in another way"):
-        Measurement(op, y, 0.0, process)
-    known = Measurement(op, y, 0.0, process, matrices.area)
+    known = Measurement(op, y, 0.0, process)
     assert_close(known.correct(draw((1, 1, 4, 4), 2), 10), y)
 
 

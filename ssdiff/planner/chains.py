@@ -18,7 +18,7 @@ from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
 from ssdiff.planner.statistics import DataModel
 from ssdiff.process.eta import Gains, gains
-from ssdiff.process.gaussian import GaussianProcess, State
+from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, State
 
 
 def spectral_distance(
@@ -40,7 +40,7 @@ def spectral_distance(
     for t, s in itertools.pairwise(severities):
         now, then = states[t], states[s]
         spectrum, fine = data.spectra[now.resolution], data.spectra[then.resolution]
-        resize = _diagonal(then.resolution, now.resolution)
+        resize = _diagonal(data.resize, then.resolution, now.resolution)
         kept = slice(0, now.resolution)
         common = fine[kept, kept]
         # E[X_s | x_t], coefficient by coefficient.
@@ -148,9 +148,9 @@ def _gains(resize: Tensor, now: State, then: State, eta: float) -> Gains:
     return gains(resize * (now.signal / then.signal), sigma_s, sigma_t, eta)
 
 
-def _diagonal(fine: int, coarse: int) -> Tensor:
+def _diagonal(matrix: ResizeMatrix, fine: int, coarse: int) -> Tensor:
     """(coarse, coarse) what a resize keeps of each DCT-II coefficient."""
     if fine == coarse:
         return torch.ones((), dtype=torch.float64)
-    gain = (matrices.dct(coarse) @ matrices.resize(fine, coarse) @ matrices.dct(fine).mT).diagonal()
+    gain = (matrices.dct(coarse) @ matrix(fine, coarse) @ matrices.dct(fine).mT).diagonal()
     return torch.outer(gain, gain)

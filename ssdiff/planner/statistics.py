@@ -13,6 +13,7 @@ from ssdiff.colour import luma
 from ssdiff.errors import DataError
 from ssdiff.operators import matrices
 from ssdiff.operators.separable import Separable
+from ssdiff.process.gaussian import ResizeMatrix
 
 _LEAST = 2  # images
 
@@ -26,12 +27,14 @@ class DataModel:
         count: images seen.
         spectra: pixels a side r to the (r, r) variances of the DCT-II coefficients of images resized to it.
         covariance: (R^2, R^2), or None where only the spectra were asked for.
+        resize: by which they were resized.
     """
 
     side: int
     count: int
     spectra: dict[int, Tensor]
     covariance: Tensor | None
+    resize: ResizeMatrix = matrices.resize
 
     @property
     def octaves(self) -> dict[int, float]:
@@ -47,18 +50,25 @@ class DataModel:
         return float(self.spectra[self.side].sum())
 
 
-def measure(batches: Iterable[Tensor], sides: Sequence[int], *, covariance: bool) -> DataModel:
+def measure(
+    batches: Iterable[Tensor],
+    sides: Sequence[int],
+    *,
+    covariance: bool,
+    resize: ResizeMatrix = matrices.resize,
+) -> DataModel:
     """Statistics of a data set.
 
     Args:
         batches: (B, C, R, R) images in [-1, 1]; colour becomes its Rec. 601 luma.
         sides: pixels a side of every resolution, R first, falling.
         covariance: whether to keep the dense one, 8 R^4 bytes.
+        resize: (n_in, n_out) to the 1-D matrix of one change of size.
 
     Raises:
         DataError: fewer than two images, or images that are all equal.
     """
-    steps = [Separable(matrices.resize(a, b)) for a, b in itertools.pairwise(sides)]
+    steps = [Separable(resize(a, b)) for a, b in itertools.pairwise(sides)]
     bases = [matrices.dct(side) for side in sides]
     spectra = [_Spread() for _ in sides]
     product, total, count = torch.zeros(0), torch.zeros(0), 0
@@ -79,6 +89,7 @@ def measure(batches: Iterable[Tensor], sides: Sequence[int], *, covariance: bool
         count,
         {side: part.variance() for side, part in zip(sides, spectra, strict=True)},
         product / count - torch.outer(total, total) / count**2 if covariance else None,
+        resize,
     )
     if model.total <= 0:
         raise DataError("the images are all equal", hint="use others")

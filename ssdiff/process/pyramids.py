@@ -10,7 +10,7 @@ from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Scale, Size
 from ssdiff.operators.separable import Separable
 from ssdiff.process.families import Degradation, LinearDegradation, Mixture, random_noise
-from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix
 from ssdiff.schedules import resolution
 
 _COARSEST = 8  # pixels of the shorter side below which the published models do not go
@@ -25,7 +25,7 @@ def halvings(size: Size, T: int) -> LinearDegradation:
     """
     count = max((min(size) // _COARSEST).bit_length() - 1, 1 if min(size) > 1 else 0)
     sizes = [(max(1, round(size[0] / 2**k)), max(1, round(size[1] / 2**k))) for k in range(count + 1)]
-    return _pyramid(sizes, [0, *resolution.convex_decay(T, len(sizes)).tolist()])
+    return _pyramid(sizes, [0, *resolution.convex_decay(T, len(sizes)).tolist()], matrices.resize)
 
 
 def there_and_back(size: Size, T: int) -> LinearDegradation:
@@ -70,7 +70,8 @@ def carried_over(process: GaussianProcess, size: Size, *, noisy: bool = False, s
     full = process.states[0].size
     chain = list(dict.fromkeys(state.size for state in process.states))
     sizes = [(max(1, round(size[0] * h / full[0])), max(1, round(size[1] * w / full[1]))) for h, w in chain]
-    clean = _pyramid(sizes, [chain.index(state.size) for state in process.states])
+    levels = [chain.index(state.size) for state in process.states]
+    clean = _pyramid(sizes, levels, process.resize_matrix)
     if not noisy:
         return clean
     states = process.states
@@ -78,13 +79,13 @@ def carried_over(process: GaussianProcess, size: Size, *, noisy: bool = False, s
     return Mixture(clean, signal, sigma, random_noise(seed))
 
 
-def _pyramid(sizes: Sequence[Size], levels: Sequence[int]) -> LinearDegradation:
+def _pyramid(sizes: Sequence[Size], levels: Sequence[int], resize: ResizeMatrix) -> LinearDegradation:
     """Resizes down to ``sizes[levels[t]]``, each the product of the single changes of size on the way."""
 
     @cache
     def composed(level: int) -> Operator:
         (h_in, w_in), (h_out, w_out) = sizes[level - 1], sizes[level]
-        step = Separable(matrices.resize(h_in, h_out), matrices.resize(w_in, w_out))
+        step = Separable(resize(h_in, h_out), resize(w_in, w_out))
         return step @ composed(level - 1) if level > 1 else step
 
     return LinearDegradation(

@@ -7,12 +7,10 @@ section 3] without noise, the guidance of PiGDM [Song et al. 2023, section 3] wi
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from ssdiff.errors import ProcessError
@@ -20,7 +18,7 @@ from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.inverse import regularised_inverse
 from ssdiff.operators.separable import Separable
-from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix
+from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.kinds import NoisyProcess
 from ssdiff.samplers.gaussian import Predict
 
@@ -35,18 +33,15 @@ class Measurement:
         y: (B, C', h, w), or (1, C', h, w) for the same of all images; 0 where a mask hides.
         noise_std: standard deviation of n, 0 or more, in units of the [-1, 1] image; 0 trusts y entirely.
         process: the one that the model was trained for.
-        resize: the one that the process was built with.
 
     Raises:
-        ProcessError: for a negative noise_std, an operator without an inverse, sizes that do not fit, or a
-            resize that is not the process's.
+        ProcessError: for a negative noise_std, an operator without an inverse, or sizes that do not fit.
     """
 
     operator: Operator
     y: Tensor
     noise_std: float
     process: NoisyProcess
-    resize: ResizeMatrix = matrices.resize
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise_std < math.inf:
@@ -61,7 +56,6 @@ class Measurement:
             raise ProcessError(
                 f"the measurement must be (B, C, {wanted[0]}, {wanted[1]}), not {tuple(self.y.shape)}"
             )
-        self._check_resizes()
         _ = self.first_guess  # an operator without an inverse must not wait for the first step
 
     @cached_property
@@ -117,31 +111,15 @@ class Measurement:
 
     @cached_property
     def _resizes(self) -> dict[Size, tuple[Separable, Separable]]:
-        """R from full size to each smaller one, through all sizes between as in the process; enlargements."""
-        sizes = list(dict.fromkeys(state.size for state in self.process.states))
-        rows, columns = (torch.eye(n, dtype=torch.float64) for n in sizes[0])
-        result: dict[Size, tuple[Separable, Separable]] = {}
-        for before, after in itertools.pairwise(sizes):
-            rows = self.resize(before[0], after[0]) @ rows
-            columns = self.resize(before[1], after[1]) @ columns
-            larger = (matrices.resize(small, full) for small, full in zip(after, sizes[0], strict=True))
-            result[after] = (Separable(rows, columns), Separable(*larger))
-        return result
-
-    def _check_resizes(self) -> None:
-        """The process keeps its resizes to itself: compare one image."""
+        """R from full size to each smaller one, and a bilinear enlargement from there."""
         if not isinstance(self.process, GaussianProcess):
-            return
-        sizes = [state.size for state in self.process.states]
-        generator = torch.Generator().manual_seed(0)
-        probe = torch.randn(1, 1, *sizes[0], dtype=torch.float64, generator=generator)
-        for size, (operator, _) in self._resizes.items():
-            theirs = self.process.resize(probe, 0, sizes.index(size))
-            if not torch.allclose(operator.apply(probe), theirs, rtol=0, atol=1e-9):
-                raise ProcessError(
-                    f"the process reduces images to {size} pixels in another way than the measurement",
-                    hint="give Measurement the resize that the process was built with",
-                )
+            return {}
+        full = self.process.states[0].size
+        smaller = {state.size for state in self.process.states} - {full}
+        return {
+            size: (self.process.reduction(size), Separable(*map(matrices.resize, size, full)))
+            for size in smaller
+        }
 
 
 def predict_consistent(predict: Predict, measurement: Measurement) -> Predict:

@@ -80,7 +80,7 @@ def read_model(preset: Preset, source: str | None, images: int, exact: bool, ter
     """
     import numpy as np
 
-    from ssdiff.build import level_sizes
+    from ssdiff.build import RESIZES, level_sizes
     from ssdiff.data import evenly
     from ssdiff.planner.statistics import measure
     from ssdiff.preparing import open_as, to_float
@@ -95,7 +95,12 @@ def read_model(preset: Preset, source: str | None, images: int, exact: bool, ter
     batches = (to_float(data.images[part]) for part in parts)
     with terminal.progress("batch") as bar:
         task = bar.add_task("statistics", total=len(parts), rate="-", note="")
-        return measure(bar.track(batches, task_id=task), level_sizes(preset), covariance=exact)
+        return measure(
+            bar.track(batches, task_id=task),
+            level_sizes(preset),
+            covariance=exact,
+            resize=RESIZES[preset.process.resize],
+        )
 
 
 def compare(report: Report, model: DataModel, terminal: Terminal) -> None:
@@ -173,13 +178,12 @@ def _paths(preset: Preset) -> dict[tuple[int, int], int]:
     """Forward FLOPs of every path that any of the schedules takes."""
     import torch
 
-    from ssdiff.build import build_model, build_states
+    from ssdiff.build import build_model, build_process
     from ssdiff.cost import path_costs
     from ssdiff.presets import override
-    from ssdiff.process.gaussian import GaussianProcess
 
     published = override(preset, {"process.match": 0.0, "process.resolution": {"kind": "equal"}})
-    process = GaussianProcess(build_states(published))
+    process = build_process(published)
     with torch.device("meta"):
         model = build_model(preset)
     costs = path_costs(model, process, preset.data.channels, preset.model.classes)
@@ -205,7 +209,7 @@ def _row(
     for setting in settings:
         chain = chain_of(states, setting.steps)
         spectral = spectral_distance(model, states, chain, setting.eta)
-        true = exact.distance(GaussianProcess(states), chain, setting.eta) if exact else None
+        true = exact.distance(GaussianProcess(states, model.resize), chain, setting.eta) if exact else None
         found.append((setting, len(chain) - 1, chain_flops(states, chain, paths), spectral, true))
     rule = preset.process.resolution
     at = rule.at if isinstance(rule, LogSnrChanges) and preset.process.levels > 1 else ()
