@@ -13,9 +13,7 @@ from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
 from ssdiff.planning import Plan, make_plan
 from ssdiff.process.cold import ColdProcess
-from ssdiff.process.diagonal import DiagonalProcess
 from ssdiff.process.families import Mixture
-from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.kinds import Process
 from ssdiff.process.mixtures import CoarseMixture
 from ssdiff.samplers import cold, gaussian
@@ -77,13 +75,9 @@ class Pipeline:
         with autocast(x_t.device, self.precision):
             output: Tensor = self.model(x_t, index, self.process.states[t - 1].resolution, labels)
         output = output.to(x_t.dtype)
-        match self.preset.process.predict, self.process:
-            case "eps", GaussianProcess() | DiagonalProcess() as process:
-                return process.clean_from_noise(x_t, output, t)
-            case "edm", GaussianProcess() as process:
-                return process.precondition(x_t, output, t)
-            case _:
-                return output
+        if self.preset.process.predict == "eps" and not isinstance(self.process, ColdProcess):
+            return self.process.clean_from_noise(x_t, output, t)
+        return output
 
     def plan(
         self,

@@ -88,9 +88,9 @@ def test_eps_prediction_and_plain_ddpm(result, tmp_path):
     )
 
 
-def test_preconditioned_prediction_across_changes_by_area(result, tmp_path):
+def test_changes_of_resolution_by_area(result, tmp_path):
     where = ["--preset", TINY, "--out", tmp_path / "run", *QUIET]
-    changes = ["process.predict=edm", "process.resize=area", "training.steps=2"]
+    changes = ["process.resize=area", "training.steps=2"]
     values = result("train", *where, *(f"--set={change}" for change in changes))
     assert values["step"] == 2
     drawn = result(

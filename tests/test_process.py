@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from ssdiff.errors import ProcessError
-from ssdiff.operators import matrices
 from ssdiff.process.gaussian import GaussianProcess, State, from_schedule
 from ssdiff.schedules import noise, resolution
 
@@ -221,47 +220,7 @@ def test_posterior_sizes_are_checked(published):
         published.degrade(torch.zeros(1, 3, 32, 32), 1001)
 
 
-def two_levels(resize):
-    """8 px, then 4 px from t = 31 on."""
-    sizes = [(8, 8)] * 30 + [(4, 4)] * 30
-    return from_schedule(noise.log_snr(60, 8.0, -8.0), sizes, (8, 8), resize)
-
-
-@pytest.mark.parametrize("t", [1, 15, 29])
-def test_the_preconditioned_guess_is_the_best_linear_one(t):
-    process, x0 = two_levels(matrices.area), 0.5 * normal(1, (400, 3, 8, 8))
-    x_t = process.marginal(x0, t, normal(2, x0.shape))
-    zero = torch.zeros_like(x0)
-    guess, unit = process.precondition(x_t, zero, t), process.precondition(zero, zero + 1, t)
-    missed = x0 - guess
-    assert_close(missed.std(), unit[0, 0, 0, 0], rtol=0.02, atol=0)
-    assert all((x0 - factor * guess).std() > missed.std() for factor in (0.98, 1.02))
-    assert abs(float((missed * x_t).mean())) < 0.01 * float(missed.std() * x_t.std())
-    several = process.precondition(x_t[:2], x0[:2], torch.tensor([t, 30]))
-    assert_close(several[:1], process.precondition(x_t[:1], x0[:1], t))
-    assert_close(several[1:], process.precondition(x_t[1:2], x0[1:2], 30))
-
-
-@pytest.mark.parametrize("resize", [matrices.area, matrices.resize])
-def test_the_preconditioned_guess_is_enlarged_at_a_change(resize):
-    process, coarse = two_levels(resize), normal(3, (2, 3, 4, 4))
-    guess = process.precondition(coarse, torch.zeros(2, 3, 8, 8).double(), 31)
-    state = process.states[31]
-    skip = 0.25 * state.signal / (0.25 * state.signal**2 + state.sigma**2)
-    assert_close(process.resize(guess, 30, 31), skip * coarse)
-    output = normal(4, (2, 3, 8, 8))
-    lack = (0.25 - state.signal * 0.25 * skip) ** 0.5
-    assert_close(process.precondition(coarse, output, 31) - guess, lack * output)
-
-
-def test_reductions_by_area_keep_what_matched_noise_tells():
-    """White noise stays white, so the smaller image's own noise is all that a change adds: none."""
-    rows = matrices.area(8, 4)
-    assert_close(rows @ rows.mT, 0.5 * torch.eye(4, dtype=torch.float64))
-    process = two_levels(matrices.area)
-    assert_close(
-        process.reduction((4, 4)).apply(normal(5, (1, 8, 8))),
-        torch.nn.functional.avg_pool2d(normal(5, (1, 8, 8)), 2),
-    )
+def test_a_reduction_needs_a_size_of_the_process(published):
+    assert published.reduction((8, 8)).in_size == (32, 32)
     with pytest.raises(ProcessError, match=r"no severity has \(2, 2\)"):
-        process.reduction((2, 2))
+        published.reduction((2, 2))

@@ -22,7 +22,6 @@ from ssdiff.process.eta import Gains, gains
 
 ResizeMatrix = Callable[[int, int], Tensor]
 Severity = int | Tensor
-DATA_STD = 0.5  # of clean pixels in [-1, 1], about [Karras et al. 2022, section 5]
 _SLACK = 1e-9  # relative rounding that the check of a transition forgives
 
 
@@ -76,11 +75,10 @@ class GaussianProcess:
                 "a process starts at a clean state (signal 1, sigma 0) and has at least one more"
             )
         self.states, self.resize_matrix = tuple(states), resize
-        signal = torch.tensor([s.signal for s in states], dtype=torch.float64)
-        sigma = torch.tensor([s.sigma for s in states], dtype=torch.float64)
-        spread = signal.square() * DATA_STD**2 + sigma.square()
-        skip, lack = signal * DATA_STD**2 / spread, sigma * DATA_STD / spread.sqrt()
-        self._tables = Constants(signal=signal, sigma=sigma, skip=skip, lack=lack)
+        self._tables = Constants(
+            signal=torch.tensor([s.signal for s in states], dtype=torch.float64),
+            sigma=torch.tensor([s.sigma for s in states], dtype=torch.float64),
+        )
         self._resizes = _cumulative_resizes([s.size for s in states], resize)
         self._steps: dict[tuple[int, int, float], Constants] = {}
         for t in range(2, len(states)):
@@ -151,25 +149,6 @@ class GaussianProcess:
     def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Severity) -> Tensor:
         """R_t x_0 from x_t and its noise: (x_t - sigma_t noise) / a_t."""
         return (x_t - self._lookup("sigma", t, x_t) * noise) / self._lookup("signal", t, x_t)
-
-    def precondition(self, x_t: Tensor, output: Tensor, t: Severity) -> Tensor:
-        """The clean image at the size of t - 1: the best linear guess from each pixel, plus a network's
-        output in units of that guess's standard error [Karras et al. 2022, section 5].
-
-        The network has little to reproduce where there is little noise. Across a change of size, the guess is
-        enlarged by the pseudo-inverse of the resize.
-
-        Args:
-            x_t: (B, C, h_t, w_t).
-            output: (B, C, h_{t-1}, w_{t-1}) of a network, of about unit variance.
-            t: one severity, or (B,) severities with one size now and one size next.
-        """
-        now = self._one_size(t)
-        resize = self._resize(now - 1, now)
-        guess = self._lookup("skip", t, x_t) * x_t
-        if resize:
-            guess = resize.pseudo_inverse(guess)
-        return guess + self._lookup("lack", t, x_t) * output
 
     def snr(self, t: Tensor) -> Tensor:
         """(a_t / sigma_t)^2 of (B,) severities, float32, on the device of ``t``."""

@@ -145,9 +145,7 @@ class ProcessSettings(Strict):
     noise: Noise = LinearNoise()
     match: float = Field(0.0, ge=0, le=1, description="0 keeps sigma at a change [SSD], 1 the coarse SNR")
     final_snr: float = Field(1e-3, gt=0, lt=1, description="matched noise: SNR that the last state is below")
-    predict: Literal["x0", "eps", "edm"] = Field(
-        "x0", description="the clean image, the noise, or what the best linear guess of the image lacks"
-    )
+    predict: Literal["x0", "eps"] = Field("x0", description="what the network predicts")
     resize: Literal["bilinear", "area"] = Field(
         "bilinear", description="filter of a change of resolution; area leaves white noise white"
     )
@@ -171,8 +169,6 @@ def process_problems(process: ProcessSettings) -> list[str]:
             f"process.predict: 'eps' needs levels = 1, not {process.levels}, because noise has no meaning at "
             "a finer grid; use 'x0'"
         )
-    if process.predict == "edm" and kind not in ("ssd", "ddpm"):
-        problems.append(f"process.predict: 'edm' is for kinds ssd and ddpm, not {kind!r}; use 'x0' or 'eps'")
     if process.predict == "eps" and kind in ("heat", "cold"):
         problems.append(f"process.predict: kind {kind!r} has hardly any noise to predict; use 'x0'")
     problems += _table_problems(process) + _change_problems(process)

@@ -10,7 +10,6 @@ from torch import Tensor
 from ssdiff import rng
 from ssdiff.devices import send
 from ssdiff.process.cold import ColdProcess
-from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.kinds import NoisyProcess, Process
 from ssdiff.settings import TrainingSettings
 
@@ -42,8 +41,7 @@ def gaussian_loss(
         t: (B,) severities on the CPU, all with one size now and one size next.
         noise: (B, C, h_t, w_t) standard normal.
         labels: (B,) classes.
-        predict: ``x0``, ``eps``, or ``edm``, for which the output goes through
-            :meth:`GaussianProcess.precondition`.
+        predict: ``x0`` or ``eps``.
         min_snr: largest weight.
         snr_floor: least weight; above 0 it makes a short training learn the coarse layout sooner.
         kind: ``l2`` or ``l1``.
@@ -54,13 +52,10 @@ def gaussian_loss(
     wanted = process.states[int(t[0]) - 1].resolution
     target = process.target(x0, t)
     x_t = process.noised(target, t, noise)
-    severities, t = t, send(t, x0.device)
+    t = send(t, x0.device)
     output = network(x_t, t - 1, wanted, labels).float()
     snr = process.snr(t)
     weight = snr.clamp(snr_floor, min_snr)
-    if predict == "edm":
-        assert isinstance(process, GaussianProcess), "presets are validated"
-        output = process.precondition(x_t, output, severities)
     if predict == "eps":
         target, weight = noise, weight / snr
     return weight * _distance(output, target, kind)
