@@ -48,6 +48,7 @@ def matched(*at: float, **more: object) -> Settings:
     return {
         "process.levels": len(at) + 1,
         "process.match": 1.0,
+        "process.resize": "area",
         "process.resolution.kind": "log_snr",
         "process.resolution.at": list(at),
         CHANGES: 0.03,
@@ -91,6 +92,7 @@ SCALES = {
             "published SSD, trained as matched": published(3, **{CHANGES: 0.03, PAIRS: 4}),
             "matched SSD, trained as published": matched(-1.25, -4.25, **{CHANGES: 0.0, PAIRS: 1}),
             "matched SSD, one pair a step": matched(-1.25, -4.25, **{PAIRS: 1}),
+            "matched SSD, bilinear": matched(-1.25, -4.25, **{"process.resize": "bilinear"}),
             "matched SSD, no share of changes": matched(-1.25, -4.25, **{CHANGES: 0.0}),
         },
         batch=64,

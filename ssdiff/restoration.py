@@ -263,7 +263,7 @@ def _soften(side: int, std: float) -> Separable:
 
 
 def _shrink(side: int, factor: int) -> Separable:
-    """The chain of halvings that SSD's own resolutions make, as far as the factor is a power of two."""
+    """The chain of halvings that the published SSD makes, as far as the factor is a power of two."""
     if factor < 2 or side % factor:
         raise UsageError(f"a factor of {factor} does not divide {side} pixels", hint="choose a divisor")
     result: Separable | None = None

@@ -73,6 +73,7 @@ def test_matched_twin_differs_from_its_published_preset_only_in_noise_and_shares
         "name",
         "summary",
         "process.match",
+        "process.resize",
         "process.resolution.kind",
         "process.resolution.at",
         "process.resolution.gamma",
