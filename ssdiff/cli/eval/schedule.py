@@ -60,7 +60,7 @@ def schedule(
     Normal data with the spectrum of yours, and the best denoiser: the distance is that of the sampler alone.
     Writes schedule.csv, schedule.png and planned.toml, a preset with the best transition points.
     """
-    from ssdiff.cli.eval.scheduling import Report, compare, read_model, write
+    from ssdiff.cli.eval.scheduling import Report, compare, read_models, write
     from ssdiff.presets import load_preset
 
     terminal = Terminal(quiet, json)
@@ -78,9 +78,9 @@ def schedule(
     report = Report(chosen, settings, budget, out, overwrite)
     began = time.perf_counter()
     with memory_for(f"{images} images of {side} px", "lower --images, or use --no-exact"):
-        model = read_model(chosen, data, images, exact, terminal)
-        compare(report, model, terminal)
-    write(report, model, time.perf_counter() - began, terminal)
+        models = read_models(chosen, data, images, exact, terminal)
+        compare(report, models, terminal)
+    write(report, models, time.perf_counter() - began, terminal)
 
 
 def _settings(steps: str, eta: str, preset: Preset) -> Sequence[Setting]:

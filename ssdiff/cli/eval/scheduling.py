@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from ssdiff.cli.common import Terminal
 from ssdiff.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ssdiff.planner.search import Outcome, Setting, Thresholds
     from ssdiff.planner.statistics import DataModel
     from ssdiff.process.gaussian import State
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _PART = 500  # images at once
 _PLANNED = "matched, planned"
+_PUBLISHED: dict[str, Any] = {"process.resolution": {"kind": "convex_decay"}, "process.resize": "bilinear"}
+_MATCHED_RESIZE = "area"  # keeps noise white
 _FILES = ("schedule.csv", "schedule.png", "planned.toml")
 
 
@@ -71,8 +75,10 @@ class Report:
             check_output(self.out / name, self.overwrite)
 
 
-def read_model(preset: Preset, source: str | None, images: int, exact: bool, terminal: Terminal) -> DataModel:
-    """Statistics of the data at the resolutions of a preset.
+def read_models(
+    preset: Preset, source: str | None, images: int, exact: bool, terminal: Terminal
+) -> dict[str, DataModel]:
+    """Statistics of the data at the resolutions of a preset, by the name of the resize that makes them.
 
     Raises:
         UsageError: there is no source.
@@ -91,19 +97,22 @@ def read_model(preset: Preset, source: str | None, images: int, exact: bool, ter
     with terminal.preparing() as show:
         data = open_as(preset.data, wanted, show)
     chosen = evenly(len(data), images)
-    parts = np.array_split(chosen, -(-len(chosen) // _PART))
-    batches = (to_float(data.images[part]) for part in parts)
+    parts, sides = np.array_split(chosen, -(-len(chosen) // _PART)), level_sizes(preset)
     with terminal.progress("batch") as bar:
-        task = bar.add_task("statistics", total=len(parts), rate="-", note="")
-        return measure(
-            bar.track(batches, task_id=task),
-            level_sizes(preset),
-            covariance=exact,
-            resize=RESIZES[preset.process.resize],
-        )
+        task = bar.add_task("statistics", total=len(RESIZES) * len(parts), rate="-", note="")
+
+        def batches() -> Iterator[Tensor]:
+            for part in parts:
+                yield to_float(data.images[part])
+                bar.advance(task)
+
+        return {
+            name: measure(batches(), sides, covariance=exact, resize=resize)
+            for name, resize in RESIZES.items()
+        }
 
 
-def compare(report: Report, model: DataModel, terminal: Terminal) -> None:
+def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal) -> None:
     """Fill in the rows: DDPM, published SSD, the preset's own matched schedule, and the planned one."""
     from ssdiff.build import build_states
     from ssdiff.planner.search import Search, front
@@ -118,15 +127,14 @@ def compare(report: Report, model: DataModel, terminal: Terminal) -> None:
             for count in range(2, levels + 1)
         },
     }
-    published: dict[str, object] = {"process.resolution": {"kind": "convex_decay"}}
-    presets = {name: override(preset, published | changes) for name, changes in trials.items()}
+    presets = {name: override(preset, {**_PUBLISHED, **changes}) for name, changes in trials.items()}
     if preset.process.match > 0:
         presets[f"matched, {preset.name}"] = preset
 
     def states(at: Thresholds) -> Sequence[State]:
         return build_states(_matched(preset, at))
 
-    search = Search(model, states, report.settings, paths)
+    search = Search(models[_MATCHED_RESIZE], states, report.settings, paths)
     full = search.judge((), build_states(presets["DDPM"])).flops
     with terminal.progress("schedules") as bar:
         task = bar.add_task("searching", total=None, rate="-", note="")
@@ -134,17 +142,19 @@ def compare(report: Report, model: DataModel, terminal: Terminal) -> None:
         report.planned = presets[_PLANNED] = _matched(preset, best.at)
         bar.update(task, description="comparing", total=len(presets), completed=0)
         for name, each in presets.items():
+            model = models[each.process.resize]
             report.rows.append(_row(name, each, model, report.settings, paths))
             bar.advance(task)
     report.front = front(search.tried)
 
 
-def write(report: Report, model: DataModel, seconds: float, terminal: Terminal) -> None:
+def write(report: Report, models: Mapping[str, DataModel], seconds: float, terminal: Terminal) -> None:
     """The files, and the table on stdout."""
     from ssdiff.images import write_atomic
     from ssdiff.plots import save_panels
 
     assert report.planned is not None, "compare came first"
+    model = models[_PUBLISHED["process.resize"]]  # which folds little of an octave into the next
     write_atomic(report.out / _FILES[0], _csv(report).encode(), report.overwrite)
     save_panels(report.out / _FILES[1], _panels(report), overwrite=report.overwrite)
     heading = (
@@ -170,7 +180,11 @@ def _matched(preset: Preset, at: Thresholds) -> Preset:
     """The preset with lossless changes of resolution at log-SNRs."""
     from ssdiff.presets import override
 
-    process = {"process.match": 1.0, "process.resolution": {"kind": "log_snr", "at": list(at)}}
+    process = {
+        "process.match": 1.0,
+        "process.resize": _MATCHED_RESIZE,
+        "process.resolution": {"kind": "log_snr", "at": list(at)},
+    }
     return override(preset, {"name": f"{preset.name}-planned", **process})
 
 
