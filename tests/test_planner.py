@@ -219,12 +219,24 @@ def test_the_command(plan, result, tmp_path):
     assert Image.open(tmp_path / "plan/schedule.png").width > 500
     made = load_preset(tmp_path / "plan/planned.toml")
     assert list(made.process.resolution.at) == values["planned"] and made.process.match == 1
+    assert made.process.resize == "area"
     assert result("train", "--preset", tmp_path / "plan/planned.toml", "--dry-run", "--device", "cpu")
 
 
 def test_bars_on_a_terminal(plan, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich's word for one
     assert plan("--steps", 3, "--no-exact")["rows"]
+
+
+def test_published_schedules_are_judged_by_their_own_resize(plan):
+    """Whatever the preset's."""
+    own, area = (
+        plan("--steps", 3, "--overwrite", "--set", f"process.resize={name}") for name in ("bilinear", "area")
+    )
+    rows = [{row["schedule"]: row["settings"] for row in found["rows"]} for found in (own, area)]
+    for name in ("DDPM", "published, 2 levels", "matched, planned"):
+        assert rows[0][name] == rows[1][name]
+    assert rows[0]["matched, tiny"] != rows[1]["matched, tiny"]
 
 
 def test_existing_files_stay(plan, ssdiff, tmp_path):
