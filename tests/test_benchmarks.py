@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 TESTS = Path(__file__).parent
@@ -60,6 +61,16 @@ def test_curves_are_means_over_seeds_in_order_of_cost(monkeypatch):
     assert report.standard_error([4.0, 6.0]) == pytest.approx(1.0)
 
 
+def test_octaves_add_up(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    octaves = importlib.import_module("variance").octaves
+    images = torch.randn(200, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = octaves(images)
+    assert list(found) == [16, 8, 4]
+    assert list(found.values()) == pytest.approx([3 / 4, 3 / 16, 1 / 16], rel=0.05)
+    assert sum(found.values()) == pytest.approx(float(images.double().var(dim=0).mean()), rel=1e-4)
+
+
 def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path):
     out = tmp_path / "study"
     stopped = study(photos, out, "--minutes", "0.01")
@@ -84,6 +95,10 @@ def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path)
     cells = [line.strip("| ").split(" | ") for line in compared.splitlines()[2:]]
     assert [(row[1], row[3]) for row in cells] == [("16", "16"), ("8", "16"), ("8", "16")]
     assert all(0.1 < float(row[5]) < 10 for row in cells)
+    kept = call("variance.py", *runs, "--data", photos, "--steps", 3, "--starts", 2, home=out / "home")
+    cells = [line.strip("| ").split(" | ") for line in kept.splitlines() if line[2] in "-0123456789"]
+    assert [row[1] for row in cells if "---" not in row] == ["8", "16", "16", "16"]
+    assert all(0 < float(share) < 5 for row in cells if "---" not in row for share in row[2:])
     other = study(photos, out, "--extractor", "tinynet:Other", code=1)
     assert "holds another study (extractor)" in other
     assert "4:dim is not STEPS:SAMPLER" in study(photos, out, "--chains", "4:dim", code=2)
