@@ -115,6 +115,31 @@ def test_loss_of_a_perfect_network_is_zero_and_weights_are_min_snr():
     assert_close(eps, torch.tensor([min(1.0, 2.0 / process.states[k].snr) for k in (3, 5)]))
 
 
+def test_small_images_weigh_less_by_a_power_of_their_side():
+    """With matched noise by area, as the coarse content weighs in the loss of the full process."""
+    small = {"process.match": 1.0, "process.resize": "area", "process.levels": 2}
+    process = build_process(load_preset(TINY, small))
+    full = build_process(load_preset(TINY, {"process.kind": "ddpm", "process.levels": 1}))
+    t = next(t for t in range(1, 21) if process.states[t - 1].size == (8, 8))
+    x0, error = torch.rand(2, 3, 16, 16), torch.randn(2, 3, 8, 8)
+    ours, theirs = (
+        gaussian_loss(
+            lambda x, i, r, y, wrong=wrong, model=model: model.degrade(x0, t - 1) + wrong,
+            model,
+            x0,
+            torch.tensor([t, t]),
+            torch.zeros(2, 3, *model.states[t].size),
+            size_power=power,
+            min_snr=100.0,
+        )
+        for model, wrong, power in (
+            (process, error, 2.0),
+            (full, error.repeat_interleave(2, -1).repeat_interleave(2, -2), 0.0),
+        )
+    )
+    assert_close(ours, theirs)
+
+
 def test_target_at_a_change_is_the_finer_image():
     process = build_process(load_preset(TINY))
     change = next(t for t in range(2, 21) if process.states[t].resolution != process.states[t - 1].resolution)

@@ -60,6 +60,9 @@ class TrainingSettings(Strict):
     loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")
     min_snr: float = Field(5.0, gt=0, description="cap of the loss weight a^2 / sigma^2")
     snr_floor: float = Field(0.0, ge=0, description="least loss weight, for the noisiest severities")
+    size_power: float = Field(
+        0.0, ge=0, le=4, description="smaller images weigh less by this power of their side; matched noise: 2"
+    )
     change_share: float = Field(
         0.0, ge=0, lt=1, description="least share of the batches for each change of resolution"
     )

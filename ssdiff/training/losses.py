@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ def gaussian_loss(
     predict: str = "x0",
     min_snr: float = 5.0,
     snr_floor: float = 0.0,
+    size_power: float = 0.0,
     kind: str = "l2",
 ) -> Tensor:
     """Min-SNR-weighted squared error of each image [Hang et al. 2023; SSD, section 4].
@@ -44,18 +46,22 @@ def gaussian_loss(
         predict: ``x0`` or ``eps``.
         min_snr: largest weight.
         snr_floor: least weight; above 0 it makes a short training learn the coarse layout sooner.
+        size_power: of the side of x_t as a share of the full one, by which the weight is multiplied. Matched
+            noise has the higher SNR the smaller the image; 2 gives coarse content the weight that it has in a
+            process of one size.
         kind: ``l2`` or ``l1``.
 
     Returns:
         (B,) losses, float32.
     """
+    now = process.states[int(t[0])].resolution / process.states[0].resolution
     wanted = process.states[int(t[0]) - 1].resolution
     target = process.target(x0, t)
     x_t = process.noised(target, t, noise)
     t = send(t, x0.device)
     output = network(x_t, t - 1, wanted, labels).float()
     snr = process.snr(t)
-    weight = snr.clamp(snr_floor, min_snr)
+    weight = snr.clamp(snr_floor, min_snr) * math.pow(now, size_power)
     if predict == "eps":
         target, weight = noise, weight / snr
     return weight * _distance(output, target, kind)
@@ -133,6 +139,7 @@ def objective(process: Process, settings: TrainingSettings, predict: str) -> Obj
             predict=predict,
             min_snr=settings.min_snr,
             snr_floor=settings.snr_floor,
+            size_power=settings.size_power,
             kind=settings.loss,
         )
 
