@@ -119,7 +119,7 @@ SCALES = {
             "DDPM": published(1),
             "published SSD, 2 levels": published(2),
             "published SSD, 4 levels": published(4),
-            "matched SSD, 4 levels": matched(-1.0, -2.0, -7.5),
+            "matched SSD, 4 levels": matched(-1.0, -2.0, -7.5, **{"training.size_power": 2.0}),
         },
         batch=256,
         budgets=(256_000, 512_000),
