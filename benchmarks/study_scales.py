@@ -110,7 +110,7 @@ SCALES = {
             "matched SSD, weighed by size": matched(-1.0, -3.25, -6.5, **{"training.size_power": 2.0}),
         },
         batch=64,
-        budgets=(64_000,),
+        budgets=(64_000, 128_000, 256_000),
         samples=2000,
     ),
     "64px": Scale(
