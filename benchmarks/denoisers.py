@@ -29,7 +29,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", type=Path, nargs=2, metavar="RUN", help="of SSD or DDPM")
-    parser.add_argument("--data", type=Path, required=True, help="images that neither was trained on")
+    parser.add_argument("--data", required=True, help="images that neither was trained on")
     parser.add_argument("--images", type=int, default=500, help="how many of them")
     parser.add_argument("--severities", type=int, default=15, help="rows of the table")
     parser.add_argument("--batch", type=int, default=250)
@@ -51,7 +51,7 @@ def main() -> None:
         )
 
 
-def clean_images(model: Pipeline, data: Path, count: int) -> Tensor:
+def clean_images(model: Pipeline, data: str, count: int) -> Tensor:
     """(count, C, H, W) in [-1, 1], spread evenly over the set."""
     preset = model.preset.data
     found = open_data(data, size=preset.size, channels=preset.channels)

@@ -11,6 +11,7 @@ Chain = tuple[int, str]
 """Steps and sampler."""
 CHANGES = "training.change_share"
 PAIRS = "training.accumulate"
+DETAILS = "sampling.details"
 REFERENCES = ("held-out", "train")
 """Zips of the study that drawn images are compared with, in this order."""
 
@@ -75,7 +76,7 @@ SCALES = {
             "training.sample_count": 4,
             "training.sample_steps": 2,
         },
-        {"DDPM": published(1), "matched SSD, 2 levels": matched(-2.0, **{PAIRS: 2})},
+        {"DDPM": published(1), "matched SSD, 2 levels": matched(-2.0, **{PAIRS: 2, DETAILS: "spectral"})},
         batch=8,
         budgets=(32, 64),
         held_out=8,
@@ -94,6 +95,7 @@ SCALES = {
             "matched SSD, one pair a step": matched(-1.25, -4.25, **{PAIRS: 1}),
             "matched SSD, bilinear": matched(-1.25, -4.25, **{"process.resize": "bilinear"}),
             "matched SSD, weighed by size": matched(-1.25, -4.25, **{"training.size_power": 2.0}),
+            "matched SSD, spectral details": matched(-1.25, -4.25, **{DETAILS: "spectral"}),
             "matched SSD, no share of changes": matched(-1.25, -4.25, **{CHANGES: 0.0}),
         },
         batch=64,

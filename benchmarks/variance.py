@@ -33,7 +33,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", type=Path, nargs="+", metavar="RUN", help="of SSD or DDPM")
-    parser.add_argument("--data", type=Path, required=True, help="images that none was trained on")
+    parser.add_argument("--data", required=True, help="images that none was trained on")
     parser.add_argument("--images", type=int, default=500, help="how many of them")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--sampler", default="ddim")

@@ -17,6 +17,7 @@ from ssdiff.importing import read_weights
 from ssdiff.models import official
 from ssdiff.pipeline import Pipeline
 from ssdiff.presets import load_preset
+from ssdiff.process.details import Details
 from ssdiff.process.mixtures import CoarseMixture
 from ssdiff.settings import Preset
 
@@ -40,6 +41,7 @@ def load(
     pipeline = assemble(stored.preset, stored.weights, place, pick_precision(precision, place))
     pipeline.class_names, pipeline.origin, pipeline.step = stored.class_names, stored.origin, stored.step
     pipeline.start = None if stored.start is None else CoarseMixture.from_json(stored.start)
+    pipeline.details = None if stored.details is None else Details.from_json(stored.details)
     return pipeline
 
 

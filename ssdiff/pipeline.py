@@ -13,7 +13,9 @@ from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
 from ssdiff.planning import Plan, make_plan
 from ssdiff.process.cold import ColdProcess
+from ssdiff.process.details import Details, changes
 from ssdiff.process.families import Mixture
+from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.kinds import Process
 from ssdiff.process.mixtures import CoarseMixture
 from ssdiff.samplers import cold, gaussian
@@ -31,6 +33,7 @@ class Pipeline:
         class_names: names of the labels, empty for an unconditional model or unnamed classes.
         origin: where the weights come from, in words.
         start: where generation begins, for processes that do not end in noise.
+        details: spectra of the training images, for ``sampling.details = "spectral"``.
     """
 
     preset: Preset
@@ -41,6 +44,7 @@ class Pipeline:
     step: int | None = None
     precision: torch.dtype = field(default=torch.float32)
     start: CoarseMixture | None = None
+    details: Details | None = None
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +91,21 @@ class Pipeline:
         guidance: float | None = None,
         t: int | None = None,
     ) -> Plan:
-        """Severities and step rule of sampling options, as :func:`ssdiff.planning.make_plan`."""
+        """Severities and step rule of sampling options, as :func:`ssdiff.planning.make_plan`.
+
+        Raises:
+            UsageError: as there, or the model lacks spectra that its settings ask for.
+        """
+        if (
+            self.preset.sampling.details == "spectral"
+            and self.details is None
+            and isinstance(self.process, GaussianProcess)
+            and changes(self.process)
+        ):
+            raise UsageError(
+                "sampling.details = 'spectral' needs spectra that are taken in training",
+                hint="train with it, or set it to 'predicted'",
+            )
         return make_plan(self.preset, self.process, steps, sampler, eta, guidance, t)
 
     def walk(
@@ -109,7 +127,8 @@ class Pipeline:
             seed: any integer.
             labels: (B,) classes.
             x: (B, C, h, w) at the plan's first severity; drawn where omitted.
-            refine: changes predictions, e.g. makes them agree with what is known of the clean images.
+            refine: changes predictions, e.g. makes them agree with what is known of the clean images; no
+                details are then added to them.
         """
         key = rng.derive(seed, "sample")
 
@@ -138,7 +157,17 @@ class Pipeline:
                 draw,
                 eta=plan.eta,
                 second_order=plan.sampler == "dpm++",
+                added=None if refine else self._added(images, seed),
             )
+
+    def _added(self, images: Tensor, seed: int) -> gaussian.Added | None:
+        """Details with the spectra of the training images, if the settings ask for them."""
+        process, details = self.process, self.details
+        if self.preset.sampling.details == "predicted" or details is None:
+            return None
+        assert isinstance(process, GaussianProcess), "presets are validated"
+        key = rng.derive(seed, "sample/details")
+        return lambda t, s: details.draw(process, t, s, key, images)
 
     def _begin(self, images: Tensor, seed: int, top: int, draw: gaussian.Noise) -> Tensor:
         """The most degraded state of an image that does not exist yet."""

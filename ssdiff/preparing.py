@@ -13,12 +13,16 @@ from ssdiff import rng
 from ssdiff.data import DATA_NAMES, ImageSet, evenly, open_data
 from ssdiff.distributed import World
 from ssdiff.errors import PresetError, UsageError
+from ssdiff.process import details
+from ssdiff.process.details import Details
 from ssdiff.process.families import Other
+from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.kinds import Process
 from ssdiff.process.mixtures import CoarseMixture, describe, fit
 from ssdiff.settings import DataSettings, Preset
 
 _FITTED, _PART = 20_000, 256  # images that a start of generation is fitted to, and how many at once
+_MEASURED = 2_000  # images whose spectra are taken
 
 
 def open_in_turn(
@@ -93,6 +97,21 @@ def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixtu
     )
     size = process.states[0].size
     return fit(numbers, size, data.shape[1], settings.grid, settings.basis, settings.components)
+
+
+def fit_details(preset: Preset, process: Process, data: np.ndarray) -> Details | None:
+    """Spectra of the details that changes of resolution add; None where nothing is added.
+
+    Args:
+        preset: says whether.
+        process: reduces.
+        data: (N, C, S, S) uint8; up to 2,000 images are used, evenly from the whole.
+    """
+    if preset.sampling.details == "predicted" or not isinstance(process, GaussianProcess):
+        return None
+    chosen = evenly(len(data), _MEASURED)
+    parts = np.array_split(chosen, -(-len(chosen) // _PART))
+    return details.fit((to_float(data[part]) for part in parts), process)
 
 
 def mixed_with(data: np.ndarray, seed: int) -> Other:

@@ -21,8 +21,9 @@ from ssdiff.devices import pick_device, pick_precision
 from ssdiff.distributed import World, world
 from ssdiff.errors import Interrupted, SsdiffError
 from ssdiff.pipeline import Pipeline
-from ssdiff.preparing import check_labels, fit_start, lasting, mixed_with, open_in_turn
+from ssdiff.preparing import check_labels, fit_details, fit_start, lasting, mixed_with, open_in_turn
 from ssdiff.previews import preview
+from ssdiff.process.details import Details
 from ssdiff.process.kinds import Process
 from ssdiff.process.mixtures import CoarseMixture
 from ssdiff.resuming import Request, Start, check_unchanged, locate
@@ -126,6 +127,7 @@ class _Run:
         self._device = here.device(pick_device(start.request.device))
         self.grid: Path | None = None
         self._generation: CoarseMixture | None = None
+        self._details: Details | None = None
         self._saved = self._drawn = -1
 
     @property
@@ -186,6 +188,7 @@ class _Run:
             other = open_in_turn(start.other, preset, self.here, progress, "--with")
             self.process = build_process(preset, other=mixed_with(other.images, preset.training.seed))
         self._generation = fit_start(preset, self.process, data.images)
+        self._details = fit_details(preset, self.process, data.images)
         return data
 
     def _build(self, data: ImageSet) -> Trainer:
@@ -278,6 +281,7 @@ class _Run:
                 "other": lasting(self.start.other),
                 "world": self.here.size,
                 "start": self._generation.to_json() if self._generation else None,
+                "details": self._details.to_json() if self._details else None,
                 "torch": torch.__version__,
             }
             path = checkpoints.save(
@@ -300,6 +304,7 @@ class _Run:
                 step=trainer.step,
                 precision=precision,
                 start=self._generation,
+                details=self._details,
             )
             self.grid = self.folder.samples / f"step-{trainer.step:08d}.png"
             images.save_image(preview(pipeline, data.images), self.grid, overwrite=True)

@@ -34,6 +34,7 @@ class Stored:
 
     Attributes:
         start: where generation begins, as :meth:`ssdiff.process.mixtures.CoarseMixture.to_json` gives it.
+        details: spectra, as :meth:`ssdiff.process.details.Details.to_json` gives them.
     """
 
     preset: Preset
@@ -42,6 +43,7 @@ class Stored:
     origin: str
     step: int | None
     start: object = None
+    details: object = None
 
 
 def bundled() -> Path:
@@ -76,8 +78,8 @@ def read(path: Path, weights: str = "ema") -> Stored:
     names = loaded.meta.get("class_names")
     class_names = tuple(str(name) for name in names) if isinstance(names, list) else ()
     origin = f"{path}, step {loaded.step}"
-    start = loaded.meta.get("start")
-    return Stored(preset, loaded.tensors[_FILES[weights]], class_names, origin, loaded.step, start)
+    start, details = loaded.meta.get("start"), loaded.meta.get("details")
+    return Stored(preset, loaded.tensors[_FILES[weights]], class_names, origin, loaded.step, start, details)
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -101,6 +103,7 @@ def export(
     class_names: tuple[str, ...] = (),
     step: int | None = None,
     start: object = None,
+    details: object = None,
     note: str = "",
     dtype: torch.dtype = torch.float32,
     overwrite: bool = False,
@@ -114,6 +117,7 @@ def export(
         class_names: names of its labels.
         step: training steps behind it.
         start: as in :class:`Stored`.
+        details: likewise.
         note: how it was made, e.g. the command.
         dtype: of the stored weights; halves shrink the file, computing stays in float32.
         overwrite: replace a file that exists.
@@ -124,6 +128,7 @@ def export(
         "class_names": json.dumps(list(class_names)),
         "step": "" if step is None else str(step),
         "start": json.dumps(start),
+        "details": json.dumps(details),
         "note": note,
     }
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in weights.items()}
@@ -152,9 +157,9 @@ def _read_file(path: Path) -> Stored:
         raise CheckpointError(f"{path} has format {found}, this version reads {FORMAT}", path=path)
     try:
         names = tuple(str(name) for name in json.loads(metadata.get("class_names", "[]")))
-        start = json.loads(metadata.get("start", "null"))
+        start, details = (json.loads(metadata.get(name, "null")) for name in ("start", "details"))
     except (ValueError, TypeError):
-        raise CheckpointError(f"{path} has damaged class names or start of generation", path=path) from None
+        raise CheckpointError(f"{path} has damaged metadata", path=path) from None
     step = metadata.get("step", "")
     origin = f"{path}{': ' + metadata['note'] if metadata.get('note') else ''}"
     return Stored(
@@ -164,6 +169,7 @@ def _read_file(path: Path) -> Stored:
         origin,
         int(step) if step.isdigit() else None,
         start,
+        details,
     )
 
 

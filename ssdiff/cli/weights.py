@@ -119,6 +119,7 @@ def export(
         stored.weights,
         class_names=stored.class_names,
         start=stored.start,
+        details=stored.details,
         step=stored.step,
         note=note,
         dtype=torch.float16 if half else torch.float32,

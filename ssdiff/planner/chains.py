@@ -22,7 +22,12 @@ from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, State
 
 
 def spectral_distance(
-    data: DataModel, states: Sequence[State], severities: Sequence[int], eta: float
+    data: DataModel,
+    states: Sequence[State],
+    severities: Sequence[int],
+    eta: float,
+    *,
+    details: bool = False,
 ) -> float:
     """The distance under the approximation that DCT-II coefficients are independent at every resolution.
 
@@ -33,6 +38,8 @@ def spectral_distance(
         states: of the process, t = 0..T, square.
         severities: the chain, T first, 0 last.
         eta: of every step.
+        details: whether changes of resolution add details with the data's spectrum, see
+            :mod:`ssdiff.process.details`.
     """
     variance = torch.full_like(
         data.spectra[states[severities[0]].resolution], states[severities[0]].sigma ** 2
@@ -48,6 +55,8 @@ def spectral_distance(
         step = _gains(resize, now, then, eta)
         factor = then.signal * guess + step.gain * (1 - now.signal * resize * guess)
         before, variance = variance, torch.full_like(fine, then.sigma**2)
+        if details and now.size != then.size and s > 0:
+            variance += then.signal**2 * fine
         variance[kept, kept] = factor.square() * before + step.spread.square()
     truth = data.spectra[data.side]
     return float((truth.sqrt() - variance.sqrt()).square().sum()) / data.total
@@ -81,13 +90,16 @@ class ExactChains:
         self._side, self._covariance = data.side, data.covariance
         self._levels: dict[int, _Level] = {}
 
-    def distance(self, process: GaussianProcess, severities: Sequence[int], eta: float) -> float:
+    def distance(
+        self, process: GaussianProcess, severities: Sequence[int], eta: float, *, details: bool = False
+    ) -> float:
         """As :func:`spectral_distance`.
 
         Args:
             process: of the data's size.
             severities: the chain, T first, 0 last.
             eta: of every step.
+            details: likewise, with the data's covariance.
         """
         first = process.states[severities[0]]
         covariance = first.sigma**2 * torch.eye(first.resolution**2, dtype=torch.float64)
@@ -102,6 +114,8 @@ class ExactChains:
                 covariance.diagonal().add_(step.spread.square())
             else:
                 covariance = self._change(process, covariance, t, s, eta)
+                if details and s > 0:
+                    covariance += self._details(process, t, s)
         values = self._level(process, 0).values
         root = values.sqrt()
         product = root[:, None] * covariance * root
@@ -138,6 +152,13 @@ class ExactChains:
         noise = torch.eye(fine, dtype=torch.float64).reshape(fine, 1, *then.size)
         spread = finer.vectors.mT @ posterior.root(noise).reshape(fine, fine).mT
         return factor @ covariance @ factor.mT + spread @ spread.mT
+
+    def _details(self, process: GaussianProcess, t: int, s: int) -> Tensor:
+        """What added details contribute to the covariance, in the eigenbasis of the size of s."""
+        finer, count = self._level(process, s), process.states[s].resolution ** 2
+        pixels = torch.eye(count, dtype=torch.float64).reshape(count, 1, *process.states[s].size)
+        lost = finer.vectors.mT @ process.lost(pixels, s, t).reshape(count, count) @ finer.vectors
+        return process.states[s].signal ** 2 * (lost * finer.values) @ lost.mT
 
 
 def _gains(resize: Tensor, now: State, then: State, eta: float) -> Gains:

@@ -77,6 +77,7 @@ class Search:
             :class:`ssdiff.errors.PresetError`) where they make none.
         settings: that a schedule is judged by.
         paths: as in :func:`mean_flops`.
+        details: as for :func:`ssdiff.planner.chains.spectral_distance`.
     """
 
     def __init__(
@@ -85,8 +86,11 @@ class Search:
         states: Callable[[Thresholds], Sequence[State]],
         settings: Sequence[Setting],
         paths: Mapping[tuple[int, int], int],
+        *,
+        details: bool = False,
     ) -> None:
         self._data, self._states, self._settings, self._paths = data, states, settings, paths
+        self._details = details
         self._known: dict[Thresholds, Outcome | None] = {}
 
     @property
@@ -97,7 +101,11 @@ class Search:
     def judge(self, at: Thresholds, states: Sequence[State]) -> Outcome:
         """The outcome of one schedule."""
         logs = [
-            math.log(spectral_distance(self._data, states, chain_of(states, one.steps), one.eta))
+            math.log(
+                spectral_distance(
+                    self._data, states, chain_of(states, one.steps), one.eta, details=self._details
+                )
+            )
             for one in self._settings
         ]
         return Outcome(at, math.exp(sum(logs) / len(logs)), mean_flops(states, self._paths))

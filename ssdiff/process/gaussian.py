@@ -105,6 +105,12 @@ class GaussianProcess:
             raise ProcessError(f"no severity has {size} pixels by a change of size")
         return found
 
+    def lost(self, x: Tensor, s: int, t: int) -> Tensor:
+        """x - R_{s:t}^+ R_{s:t} x: the details of (B, C, h_s, w_s) images that are not seen at the size of
+        t."""
+        operator = self._resize(s, t)
+        return x - operator.pseudo_inverse(operator.apply(x)) if operator else torch.zeros_like(x)
+
     def degrade(self, x0: Tensor, t: Severity) -> Tensor:
         """D(x_0, t) = R_t x_0, without noise and signal scale.
 

@@ -13,6 +13,7 @@ from ssdiff.process.kinds import NoisyProcess
 
 Predict = Callable[[Tensor, int], Tensor]  # x_t, t -> clean image at the size of severity t - 1
 Noise = Callable[[int, tuple[int, ...]], Tensor]  # severity, (C, h, w) -> (B, C, h, w) standard normal
+Added = Callable[[int, int], Tensor]  # t, s of a change of size -> (B, C, h_s, w_s)
 
 
 def sample(
@@ -24,6 +25,7 @@ def sample(
     *,
     eta: float = 1.0,
     second_order: bool = False,
+    added: Added | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Walk down a chain of severities, drawing x_s from the eta-family posterior of the predicted clean
     image.
@@ -37,6 +39,8 @@ def sample(
         eta: 1 is ancestral sampling [Ho et al. 2020], 0 DDIM [Song et al. 2021].
         second_order: extrapolate the predictions as DPM-Solver++(2M) does [Lu et al. 2022, section 4.1];
             restarted at each change of size. With eta = 0 this is that solver exactly.
+        added: what x_s gains at a change of size, by which its details vary as those of the data do; not
+            asked for at s = 0.
 
     Yields:
         (s, x_s) for each severity after the first; x_0 is the last prediction.
@@ -51,6 +55,8 @@ def sample(
         posterior = process.posterior(x, clean, t, s, eta)
         random = s > 0 and (eta > 0 or not same_size)
         x = posterior.sample(noise(s, tuple(clean.shape[1:]))) if random else posterior.mean
+        if added and s > 0 and not same_size:
+            x = x + added(t, s)
         yield s, x
 
 

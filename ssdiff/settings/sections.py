@@ -103,4 +103,9 @@ class SamplingSettings(Strict):
     batch: int = Field(64, ge=1, description="images drawn at once")
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance, 1 is off")
     clip: bool = Field(True, description="keep predicted images within [-1, 1]")
+    details: Literal["predicted", "spectral"] = Field(
+        "predicted",
+        description="what a change of resolution adds: the network's prediction, or besides random details "
+        "with the power spectrum of the training set",
+    )
     start: StartSettings | None = Field(None, description="fitted start, for kinds cold and heat")

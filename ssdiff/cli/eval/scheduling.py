@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 _PART = 500  # images at once
 _PLANNED = "matched, planned"
-_PUBLISHED: dict[str, Any] = {"process.resolution": {"kind": "convex_decay"}, "process.resize": "bilinear"}
+_PUBLISHED: dict[str, Any] = {
+    "process.resolution": {"kind": "convex_decay"},
+    "process.resize": "bilinear",
+    "sampling.details": "predicted",
+}
 _MATCHED_RESIZE = "area"  # keeps noise white
 _FILES = ("schedule.csv", "schedule.png", "planned.toml")
 
@@ -134,7 +138,7 @@ def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal)
     def states(at: Thresholds) -> Sequence[State]:
         return build_states(_matched(preset, at))
 
-    search = Search(models[_MATCHED_RESIZE], states, report.settings, paths)
+    search = Search(models[_MATCHED_RESIZE], states, report.settings, paths, details=True)
     full = search.judge((), build_states(presets["DDPM"])).flops
     with terminal.progress("schedules") as bar:
         task = bar.add_task("searching", total=None, rate="-", note="")
@@ -180,12 +184,13 @@ def _matched(preset: Preset, at: Thresholds) -> Preset:
     """The preset with lossless changes of resolution at log-SNRs."""
     from ssdiff.presets import override
 
-    process = {
+    changes = {
         "process.match": 1.0,
         "process.resize": _MATCHED_RESIZE,
         "process.resolution": {"kind": "log_snr", "at": list(at)},
+        "sampling.details": "spectral",
     }
-    return override(preset, {"name": f"{preset.name}-planned", **process})
+    return override(preset, {"name": f"{preset.name}-planned", **changes})
 
 
 def _paths(preset: Preset) -> dict[tuple[int, int], int]:
@@ -217,13 +222,14 @@ def _row(
     from ssdiff.process.gaussian import GaussianProcess
     from ssdiff.settings import LogSnrChanges
 
-    states = build_states(preset)
+    states, details = build_states(preset), preset.sampling.details == "spectral"
     exact = ExactChains(model) if model.covariance is not None else None
     found = []
     for setting in settings:
         chain = chain_of(states, setting.steps)
-        spectral = spectral_distance(model, states, chain, setting.eta)
-        true = exact.distance(GaussianProcess(states, model.resize), chain, setting.eta) if exact else None
+        spectral = spectral_distance(model, states, chain, setting.eta, details=details)
+        process = GaussianProcess(states, model.resize)
+        true = exact.distance(process, chain, setting.eta, details=details) if exact else None
         found.append((setting, len(chain) - 1, chain_flops(states, chain, paths), spectral, true))
     rule = preset.process.resolution
     at = rule.at if isinstance(rule, LogSnrChanges) and preset.process.levels > 1 else ()

@@ -1,0 +1,134 @@
+"""Details that a change of resolution adds, drawn with the power spectrum of the training set.
+
+A posterior takes the predicted clean image for the true one, so the details of a finer state vary less than
+they should, by what the prediction misses: at a change of resolution nearly all, because the small and noisy
+image tells little of them. Adding that covariance makes the step the best normal one [Bao et al. 2022,
+section 3, carried over to changes of resolution].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssdiff import rng
+from ssdiff.errors import CheckpointError
+from ssdiff.operators import matrices
+from ssdiff.operators.base import Constants
+from ssdiff.process.gaussian import GaussianProcess
+
+
+@dataclass(frozen=True)
+class Details:
+    """Power spectra of images at every resolution that a change leads to.
+
+    Attributes:
+        rings: pixels a side to (K, C, C) float64, the covariance of the channels in the DCT-II coefficients
+            at a distance of 0, 1, ... from the mean, rounded.
+    """
+
+    rings: Mapping[int, Tensor]
+
+    @cached_property
+    def _tables(self) -> dict[int, Constants]:
+        """By pixels a side: the DCT, and (r, r, C, C) symmetric roots of the covariances."""
+        tables = {}
+        for side, covariances in self.rings.items():
+            values, vectors = torch.linalg.eigh(covariances)
+            roots = vectors * values.clamp_min(0).sqrt()[:, None] @ vectors.mT
+            tables[side] = Constants(dct=matrices.dct(side), roots=roots[_ring(side)])
+        return tables
+
+    def draw(self, process: GaussianProcess, t: int, s: int, key: int, images: Tensor) -> Tensor:
+        """What a change from severity t to s adds to x_s: a_s times details without those of R_{s:t}.
+
+        Args:
+            process: with a change of resolution between s and t.
+            t: severity that is left.
+            s: severity that is reached.
+            key: from :func:`ssdiff.rng.derive`.
+            images: (B,) image numbers, of which each decides its details; sets the device.
+
+        Returns:
+            (B, C, h_s, w_s) float32.
+        """
+        side = process.states[s].resolution
+        channels = self.rings[side].shape[-1]
+        unit = rng.normal(key, images, s, (channels, side, side))
+        table = self._tables[side].like(unit)
+        drawn = table["dct"].mT @ torch.einsum("ijcd,bdij->bcij", table["roots"], unit) @ table["dct"]
+        return process.states[s].signal * process.lost(drawn, s, t)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers for a checkpoint."""
+        return {str(side): table.tolist() for side, table in self.rings.items()}
+
+    @classmethod
+    def from_json(cls, values: Any) -> Details:
+        """The reverse of :meth:`to_json`.
+
+        Raises:
+            CheckpointError: if ``values`` is not what that gives.
+        """
+        try:
+            rings = {int(side): torch.tensor(table, dtype=torch.float64) for side, table in values.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise CheckpointError("the checkpoint's spectra of details are damaged") from None
+        for side, table in rings.items():
+            square = table.ndim == 3 and table.shape[1] == table.shape[2]
+            if side < 1 or not square or len(table) != _count(side) or not table.isfinite().all():
+                raise CheckpointError("the checkpoint's spectra of details are damaged")
+        return cls(rings)
+
+
+def changes(process: GaussianProcess) -> dict[int, int]:
+    """Pixels a side that a change of resolution leads to, with the first severity of that size."""
+    sides = [state.resolution for state in process.states]
+    return {side: sides.index(side) for side in dict.fromkeys(sides) if side != sides[-1]}
+
+
+def fit(batches: Iterable[Tensor], process: GaussianProcess) -> Details:
+    """The spectra of a data set.
+
+    Args:
+        batches: (B, C, R, R) images in [-1, 1], at least two in all.
+        process: for square images, says which resolutions and how images are reduced to them.
+    """
+    products: dict[int, Tensor] = {}
+    sums: dict[int, Tensor] = {}
+    count = 0
+    for batch in batches:
+        count += len(batch)
+        for side, severity in changes(process).items():
+            reduced = process.degrade(batch, severity)
+            basis = matrices.dct(side).to(reduced)
+            found = (basis @ reduced @ basis.mT).double()
+            products[side] = products.get(side, 0) + torch.einsum("bcij,bdij->ijcd", found, found)
+            sums[side] = sums.get(side, 0) + found.sum(0).permute(1, 2, 0)
+    rings = {}
+    for side, product in products.items():
+        mean = sums[side] / count
+        covariance = product / count - mean[..., :, None] * mean[..., None, :]
+        which, channels = _ring(side).flatten(), covariance.shape[-1]
+        total = torch.zeros(_count(side), channels, channels, dtype=torch.float64)
+        members = which.bincount(minlength=_count(side)).clamp_min(1)
+        total.index_add_(0, which, covariance.flatten(0, 1))
+        rings[side] = total / members[:, None, None]
+    return Details(rings)
+
+
+def _ring(side: int) -> Tensor:
+    """(side, side) rounded distance of each coefficient from the mean."""
+    place = torch.arange(side, dtype=torch.float64)
+    return (place[:, None].square() + place.square()).sqrt().round().long()
+
+
+def _count(side: int) -> int:
+    """Rings of a resolution."""
+    return round(math.hypot(side - 1, side - 1)) + 1
