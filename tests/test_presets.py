@@ -79,6 +79,7 @@ def test_matched_twin_differs_from_its_published_preset_only_in_noise_and_shares
         "process.resolution.gamma",
         "training.change_share",
         "training.size_power",
+        "sampling.details",
     }
 
 
