@@ -127,8 +127,7 @@ class Pipeline:
             seed: any integer.
             labels: (B,) classes.
             x: (B, C, h, w) at the plan's first severity; drawn where omitted.
-            refine: changes predictions, e.g. makes them agree with what is known of the clean images; no
-                details are then added to them.
+            refine: makes predictions agree with what is known of the clean images; no details are then added.
         """
         key = rng.derive(seed, "sample")
 
