@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from ssdiff import rng
 from ssdiff.build import build_process, build_states
-from ssdiff.errors import DataError, ProcessError
+from ssdiff.errors import DataError, PresetError, ProcessError
 from ssdiff.operators import matrices
 from ssdiff.planner.chains import ExactChains, spectral_distance
 from ssdiff.planner.search import Outcome, Search, Setting, chain_flops, chain_of, front, mean_flops
@@ -187,6 +187,18 @@ def test_the_search_finds_the_best_affordable_schedule():
     assert best.distance == pytest.approx(math.exp(sum(logs) / 2))
     with pytest.raises(ProcessError, match="raise --budget"):
         search.best(1, 1.0)
+
+
+@pytest.mark.parametrize("kind", [PresetError, ProcessError])
+def test_thresholds_that_make_no_schedule_are_left_out(kind):
+    def states(at):
+        if at[0] < -1.5:
+            raise kind("a change is never reached")
+        return build_states(preset(resolution={"kind": "log_snr", "at": list(at)}))
+
+    search = Search(measure([images()], SIDES, covariance=False), states, [Setting(5, 0.0)], PATHS)
+    assert search.best(1, 120.0).at[0] >= -1.5
+    assert all(outcome.at[0] >= -1.5 for outcome in search.tried)
 
 
 def test_the_front_has_no_schedule_that_a_cheaper_one_beats():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ssdiff.errors import ProcessError
+from ssdiff.errors import PresetError, ProcessError
 from ssdiff.planner.chains import spectral_distance
 from ssdiff.planner.statistics import DataModel
 from ssdiff.process.gaussian import State
@@ -150,7 +150,7 @@ class Search:
             return
         try:
             states = self._states(at)
-        except ProcessError:
+        except (PresetError, ProcessError):
             self._known[at] = None
         else:
             self._known[at] = self.judge(at, states)
