@@ -251,6 +251,21 @@ def test_published_schedules_are_judged_by_their_own_resize(plan):
     assert rows[0]["matched, tiny"] != rows[1]["matched, tiny"]
 
 
+def test_added_details_count_but_are_not_planned_with(plan):
+    """Random details are as good as true ones for normal data: a plan with them would have nothing else."""
+    without, added = (
+        plan("--steps", 10, "--no-exact", "--overwrite", "--set", f"sampling.details={details}")
+        for details in ("predicted", "spectral")
+    )
+    assert without["planned"] == added["planned"]
+    for name in ("DDPM", "published, 2 levels"):
+        assert [row for row in without["rows"] if row["schedule"] == name] == [
+            row for row in added["rows"] if row["schedule"] == name
+        ]
+    ours = [values["rows"][-1]["settings"][0]["distance"] for values in (without, added)]
+    assert ours[0] != ours[1]
+
+
 def test_existing_files_stay(plan, ssdiff, tmp_path):
     plan("--steps", 3, "--no-exact")
     before = (tmp_path / "plan/schedule.csv").read_bytes()

@@ -71,13 +71,15 @@ def chain_flops(
 class Search:
     """Tries thresholds.
 
+    Schedules are judged without added details: those of normal data are as good as true ones wherever a
+    change is, those of images only where noise hides them.
+
     Args:
         data: with spectra of every resolution.
         states: from thresholds to states; raises :class:`ssdiff.errors.ProcessError` (or a
             :class:`ssdiff.errors.PresetError`) where they make none.
         settings: that a schedule is judged by.
         paths: as in :func:`mean_flops`.
-        details: as for :func:`ssdiff.planner.chains.spectral_distance`.
     """
 
     def __init__(
@@ -86,11 +88,8 @@ class Search:
         states: Callable[[Thresholds], Sequence[State]],
         settings: Sequence[Setting],
         paths: Mapping[tuple[int, int], int],
-        *,
-        details: bool = False,
     ) -> None:
         self._data, self._states, self._settings, self._paths = data, states, settings, paths
-        self._details = details
         self._known: dict[Thresholds, Outcome | None] = {}
 
     @property
@@ -101,11 +100,7 @@ class Search:
     def judge(self, at: Thresholds, states: Sequence[State]) -> Outcome:
         """The outcome of one schedule."""
         logs = [
-            math.log(
-                spectral_distance(
-                    self._data, states, chain_of(states, one.steps), one.eta, details=self._details
-                )
-            )
+            math.log(spectral_distance(self._data, states, chain_of(states, one.steps), one.eta))
             for one in self._settings
         ]
         return Outcome(at, math.exp(sum(logs) / len(logs)), mean_flops(states, self._paths))

@@ -138,7 +138,7 @@ def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal)
     def states(at: Thresholds) -> Sequence[State]:
         return build_states(_matched(preset, at))
 
-    search = Search(models[_MATCHED_RESIZE], states, report.settings, paths, details=True)
+    search = Search(models[_MATCHED_RESIZE], states, report.settings, paths)
     full = search.judge((), build_states(presets["DDPM"])).flops
     with terminal.progress("schedules") as bar:
         task = bar.add_task("searching", total=None, rate="-", note="")
@@ -184,13 +184,12 @@ def _matched(preset: Preset, at: Thresholds) -> Preset:
     """The preset with lossless changes of resolution at log-SNRs."""
     from ssdiff.presets import override
 
-    changes = {
+    process = {
         "process.match": 1.0,
         "process.resize": _MATCHED_RESIZE,
         "process.resolution": {"kind": "log_snr", "at": list(at)},
-        "sampling.details": "spectral",
     }
-    return override(preset, {"name": f"{preset.name}-planned", **changes})
+    return override(preset, {"name": f"{preset.name}-planned", **process})
 
 
 def _paths(preset: Preset) -> dict[tuple[int, int], int]:
