@@ -110,6 +110,9 @@ SCALES = {
             "published SSD, 4 levels": published(4),
             "matched SSD, 4 levels": matched(-1.0, -3.25, -6.5),
             "matched SSD, weighed by size": matched(-1.0, -3.25, -6.5, **{"training.size_power": 2.0}),
+            "matched SSD, weighed, spectral details": matched(
+                -1.0, -3.25, -6.5, **{"training.size_power": 2.0, DETAILS: "spectral"}
+            ),
         },
         batch=64,
         budgets=(64_000, 128_000, 256_000),
@@ -121,7 +124,9 @@ SCALES = {
             "DDPM": published(1),
             "published SSD, 2 levels": published(2),
             "published SSD, 4 levels": published(4),
-            "matched SSD, 4 levels": matched(-1.0, -2.0, -7.5, **{"training.size_power": 2.0}),
+            "matched SSD, 4 levels": matched(
+                -1.0, -2.0, -7.5, **{"training.size_power": 2.0, DETAILS: "spectral"}
+            ),
         },
         batch=256,
         budgets=(256_000, 512_000),
