@@ -22,7 +22,9 @@ from ssdiff.cost import Path, PathCost, paths_along, paths_of, synchronise
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
 from ssdiff.planning import Plan
+from ssdiff.process.details import fit
 from ssdiff.process.families import random_noise
+from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.kinds import Process
 from ssdiff.settings import Preset
 from ssdiff.training.batches import Batches, Place, Severities
@@ -142,7 +144,9 @@ def measure(
     first = _first_steps(process, plan)
     paths = paths_of(process)
     share = seconds / (len(first) + len(paths))
-    pipeline = Pipeline(preset, process, model.eval(), precision=dtype)
+    blank = [torch.zeros(1, preset.data.channels, *process.states[0].size)]
+    details = fit(blank, process) if isinstance(process, GaussianProcess) else None
+    pipeline = Pipeline(preset, process, model.eval(), precision=dtype, details=details)
     sampling = {}
     for path, chain in first.items():
         step = _sampling_step(pipeline, replace(plan, severities=chain), batch)

@@ -16,8 +16,9 @@ from ssdiff.errors import CheckpointError
 from ssdiff.importing import read_weights
 from ssdiff.models import official
 from ssdiff.pipeline import Pipeline
-from ssdiff.presets import load_preset
+from ssdiff.presets import load_preset, override
 from ssdiff.process.details import Details
+from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.mixtures import CoarseMixture
 from ssdiff.settings import Preset
 
@@ -41,7 +42,9 @@ def load(
     pipeline = assemble(stored.preset, stored.weights, place, pick_precision(precision, place))
     pipeline.class_names, pipeline.origin, pipeline.step = stored.class_names, stored.origin, stored.step
     pipeline.start = None if stored.start is None else CoarseMixture.from_json(stored.start)
-    pipeline.details = None if stored.details is None else Details.from_json(stored.details)
+    if stored.details is not None and isinstance(pipeline.process, GaussianProcess):
+        pipeline.details = Details.from_json(stored.details)
+        pipeline.details.check(pipeline.process, stored.preset.data.channels)
     return pipeline
 
 
@@ -53,6 +56,8 @@ def import_official(
     precision: str = "auto",
 ) -> Pipeline:
     """A pipeline from weights in the layout of the authors' code [SSD] or of guided-diffusion's UNet.
+
+    No spectra of training images come with them, so a preset's ``sampling.details`` becomes ``"predicted"``.
 
     Args:
         source: a state dict, or a file of one (``.pt`` files are read through the guard of
@@ -66,6 +71,7 @@ def import_official(
     """
     state = source if isinstance(source, Mapping) else read_weights(Path(source))
     settings = preset if isinstance(preset, Preset) else load_preset(preset)
+    settings = override(settings, {"sampling.details": "predicted"})
     place = pick_device(device)
     with torch.device("meta"):
         outline = build_model(settings)

@@ -13,7 +13,7 @@ from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
 from ssdiff.planning import Plan, make_plan
 from ssdiff.process.cold import ColdProcess
-from ssdiff.process.details import Details, changes
+from ssdiff.process.details import Details
 from ssdiff.process.families import Mixture
 from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.kinds import Process
@@ -91,21 +91,7 @@ class Pipeline:
         guidance: float | None = None,
         t: int | None = None,
     ) -> Plan:
-        """Severities and step rule of sampling options, as :func:`ssdiff.planning.make_plan`.
-
-        Raises:
-            UsageError: as there, or the model lacks spectra that its settings ask for.
-        """
-        if (
-            self.preset.sampling.details == "spectral"
-            and self.details is None
-            and isinstance(self.process, GaussianProcess)
-            and changes(self.process)
-        ):
-            raise UsageError(
-                "sampling.details = 'spectral' needs spectra that are taken in training",
-                hint="train with it, or set it to 'predicted'",
-            )
+        """Severities and step rule of sampling options, as :func:`ssdiff.planning.make_plan`."""
         return make_plan(self.preset, self.process, steps, sampler, eta, guidance, t)
 
     def walk(
@@ -156,15 +142,21 @@ class Pipeline:
                 draw,
                 eta=plan.eta,
                 second_order=plan.sampler == "dpm++",
-                added=None if refine else self._added(images, seed),
+                added=None if refine else self._added(plan, images, seed),
             )
 
-    def _added(self, images: Tensor, seed: int) -> gaussian.Added | None:
+    def _added(self, plan: Plan, images: Tensor, seed: int) -> gaussian.Added | None:
         """Details with the spectra of the training images, if the settings ask for them."""
         process, details = self.process, self.details
-        if self.preset.sampling.details == "predicted" or details is None:
+        sizes = {process.states[s].size for s in plan.severities if s > 0}
+        if self.preset.sampling.details == "predicted" or len(sizes) == 1:
             return None
-        assert isinstance(process, GaussianProcess), "presets are validated"
+        if details is None:
+            raise UsageError(
+                "sampling.details = 'spectral' needs spectra that are taken in training",
+                hint="train with it, or set it to 'predicted'",
+            )
+        assert isinstance(process, GaussianProcess), "no other changes size"
         key = rng.derive(seed, "sample/details")
         return lambda t, s: details.draw(process, t, s, key, images)
 

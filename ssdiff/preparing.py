@@ -22,7 +22,7 @@ from ssdiff.process.mixtures import CoarseMixture, describe, fit
 from ssdiff.settings import DataSettings, Preset
 
 _FITTED, _PART = 20_000, 256  # images that a start of generation is fitted to, and how many at once
-_MEASURED = 2_000  # images whose spectra are taken
+_MEASURED, _PIXELS = 2_000, 2**21  # images whose spectra are taken, and pixels at once
 
 
 def open_in_turn(
@@ -110,7 +110,8 @@ def fit_details(preset: Preset, process: Process, data: np.ndarray) -> Details |
     if preset.sampling.details == "predicted" or not isinstance(process, GaussianProcess):
         return None
     chosen = evenly(len(data), _MEASURED)
-    parts = np.array_split(chosen, -(-len(chosen) // _PART))
+    part = min(_PART, -(-_PIXELS // preset.data.size**2))
+    parts = np.array_split(chosen, -(-len(chosen) // part))
     return details.fit((to_float(data[part]) for part in parts), process)
 
 

@@ -65,6 +65,12 @@ class Start:
         return self.loaded is not None and self.folder.resolve() in self.loaded.path.resolve().parents
 
     @property
+    def lacks_spectra(self) -> bool:
+        """Whether a run goes on in its folder with spectra of details that its checkpoint has not."""
+        wanted = self.preset.sampling.details == "spectral" and self.goes_on_in_its_folder
+        return wanted and self.loaded is not None and self.loaded.meta.get("details") is None
+
+    @property
     def other(self) -> str | Path | None:
         """The second data set, chosen in the same way."""
         resumed = self.loaded.meta.get("other") if self.loaded else None
@@ -117,7 +123,7 @@ def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
 
 
 def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset, list[str]]:
-    """The settings that count, and which of the training's are not those of the checkpoint."""
+    """The settings that count, and which of training and sampling are not those of the checkpoint."""
     if loaded is None:
         if request.preset is None:
             raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
@@ -132,7 +138,7 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset
             f"the checkpoint was trained with other settings: {'; '.join(differing[:5])}",
             hint="leave --preset out to go on with the run's own, or start a new run with --out",
         )
-    return wanted, compare(stored, wanted, ("training",))
+    return wanted, compare(stored, wanted, ("training", "sampling"))
 
 
 def check_unchanged(start: Start, fingerprint: str, processes: int) -> None:

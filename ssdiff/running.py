@@ -147,6 +147,8 @@ class _Run:
         with self._logging():
             self._announce(data)
             window = time.monotonic()
+            if self.start.lacks_spectra:
+                self._save(data)  # a finished run gets them, too
             while trainer.step < settings.steps:
                 trainer.advance()
                 self.notify(Event("step", trainer.step))
@@ -188,7 +190,8 @@ class _Run:
             other = open_in_turn(start.other, preset, self.here, progress, "--with")
             self.process = build_process(preset, other=mixed_with(other.images, preset.training.seed))
         self._generation = fit_start(preset, self.process, data.images)
-        self._details = fit_details(preset, self.process, data.images)
+        if self.here.rank == 0:  # which saves and draws
+            self._details = fit_details(preset, self.process, data.images)
         return data
 
     def _build(self, data: ImageSet) -> Trainer:

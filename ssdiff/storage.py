@@ -159,7 +159,9 @@ def _read_file(path: Path) -> Stored:
         names = tuple(str(name) for name in json.loads(metadata.get("class_names", "[]")))
         start, details = (json.loads(metadata.get(name, "null")) for name in ("start", "details"))
     except (ValueError, TypeError):
-        raise CheckpointError(f"{path} has damaged metadata", path=path) from None
+        raise CheckpointError(
+            f"{path} has damaged class names, start of generation or spectra", path=path
+        ) from None
     step = metadata.get("step", "")
     origin = f"{path}{': ' + metadata['note'] if metadata.get('note') else ''}"
     return Stored(

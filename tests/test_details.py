@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,14 +11,15 @@ from conftest import CPU, TINY
 from test_planner import SIDES, by_area, ddpm, images, preset
 from torch.testing import assert_close
 
+import ssdiff as package
 from ssdiff import rng
 from ssdiff.build import build_process
-from ssdiff.errors import CheckpointError, PresetError
+from ssdiff.errors import CheckpointError, PresetError, UsageError
 from ssdiff.operators import matrices
 from ssdiff.planner.chains import ExactChains, spectral_distance
 from ssdiff.planner.search import chain_of
 from ssdiff.planner.statistics import measure
-from ssdiff.presets import load_preset
+from ssdiff.presets import load_preset, override
 from ssdiff.process.details import Details, changes, fit
 from ssdiff.samplers import gaussian
 
@@ -139,6 +141,11 @@ def test_only_a_change_of_size_asks_for_details():
     ):
         pass
     assert asked == [(s + 1, s)]
+    asked.clear()
+    *_, (last, x) = gaussian.sample(
+        lambda x, t: torch.ones(2, 1, 8, 8), process, x, (s + 1, 0), draw, added=added
+    )
+    assert last == 0 and not asked and torch.equal(x, torch.ones(2, 1, 8, 8)), "x_0 is the prediction"
 
 
 def test_spectra_survive_a_checkpoint():
@@ -149,21 +156,40 @@ def test_spectra_survive_a_checkpoint():
     assert torch.equal(again.draw(*where), details.draw(*where))
     good = details.to_json()["8"]
     damaged = ([], "x", {"8": good[1:]}, {"0": good}, {"eight": good}, {"8": [row[0] for row in good]})
-    for values in (*damaged, {"8": "x"}, {"8": [[[math.nan] * 3] * 3] * 11}):
+    lopsided = [[[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]] * 11
+    tables = ["x", lopsided, *([[[value] * 3] * 3] * 11 for value in (math.nan, 1e300, -1.0, 10**400))]
+    for values in (*damaged, *({"8": table} for table in tables)):
         with pytest.raises(CheckpointError, match="damaged"):
             Details.from_json(values)
 
 
+@pytest.mark.parametrize("rings", [{}, {"4": 5, "8": 11}, {"8": 11}])
+def test_spectra_of_another_model_are_refused(rings):
+    """No size, a size that no change leads to, other channels."""
+    values = {side: [[[1.0]]] * count for side, count in rings.items()}
+    with pytest.raises(CheckpointError, match=r"not those of 3 channels at \[8\] pixels"):
+        Details.from_json(values).check(build_process(by_area()), 3)
+
+
+def test_a_single_image_has_no_variance():
+    process = build_process(by_area())
+    s = change(process)
+    drawn = fit([images(1)], process).draw(process, s + 1, s, 3, torch.arange(2))
+    assert_close(drawn, torch.zeros(2, 1, 8, 8), atol=1e-6, rtol=0)
+
+
 def test_presets():
     assert load_preset("celeba64").sampling.details == "predicted"
-    with pytest.raises(PresetError, match="never changes resolution"):
-        load_preset("blurdiff-church64", {"sampling.details": "spectral"})
+    for name in ("blurdiff-church64", "ddpm-celeba64", "cold-blur-cifar10"):
+        with pytest.raises(PresetError, match="never changes resolution"):
+            load_preset(name, {"sampling.details": "spectral"})
 
 
 def test_trained_drawn_and_exported(run_folder, result, ssdiff, tmp_path):
     """The same weights as without, other images; an exported model draws the same ones."""
     run, model = tmp_path / "run", tmp_path / "model.safetensors"
-    result("train", "--preset", TINY, "--out", run, "--set", "sampling.details=spectral", *CPU)
+    asked = ("--set", "sampling.details=spectral")
+    result("train", "--preset", TINY, "--out", run, *asked, *CPU)
     result("export", run, "--out", model)
 
     def drawn(ckpt, *options):
@@ -171,15 +197,50 @@ def test_trained_drawn_and_exported(run_folder, result, ssdiff, tmp_path):
         result("sample", "--ckpt", ckpt, "-n", 3, "--out", out, *options, *CPU)
         return np.load(out)["arr_0"]
 
-    without = drawn(run_folder)
-    spectral, exported = drawn(run), drawn(model)
-    assert not np.array_equal(without, spectral) and np.array_equal(spectral, exported)
+    without, spectral = drawn(run_folder), drawn(run)
+    assert not np.array_equal(without, spectral) and np.array_equal(spectral, drawn(model))
     assert np.array_equal(drawn(run, "--set", "sampling.details=predicted"), without)
     assert np.array_equal(drawn(run, "--batch", 1), spectral)
     out = tmp_path / "no.npz"
-    asked = ("--set", "sampling.details=spectral")
     code, _, err = ssdiff("sample", "--ckpt", run_folder, "--out", out, *asked, *CPU)
     assert code == 2 and "spectra that are taken in training" in err and not out.exists()
+
+    finished = tmp_path / "finished"
+    shutil.copytree(run_folder, finished)
+    result("train", "--resume", finished, *asked, *CPU)
+    assert np.array_equal(drawn(finished), spectral), "a finished run gets its spectra"
+
+
+def test_what_asks_for_no_details_needs_no_spectra(run_folder):
+    """Chains without a change above 0, and restorations that know the details."""
+    pipeline = package.load(run_folder, device="cpu")
+    pipeline.preset = override(pipeline.preset, {"sampling.details": "spectral"})
+    plan, numbers = pipeline.plan(), torch.arange(2)
+    with pytest.raises(UsageError, match="taken in training"):
+        list(pipeline.walk(numbers, plan))
+    s = change(pipeline.process)
+    x = torch.zeros(2, 3, *pipeline.process.states[s].size)
+    assert pipeline.restore(x, s, steps=2).shape == (2, 3, 16, 16)
+    refined = [list(pipeline.walk(numbers, plan, refine=lambda predict: predict))[-1][1]]
+    pipeline.details = fit([torch.randn(50, 3, 16, 16)], pipeline.process)
+    refined.append(list(pipeline.walk(numbers, plan, refine=lambda predict: predict))[-1][1])
+    assert torch.equal(*refined)
+
+
+def test_details_have_random_numbers_of_their_own(run_folder, monkeypatch):
+    pipeline = package.load(run_folder, device="cpu")
+    pipeline.preset = override(pipeline.preset, {"sampling.details": "spectral"})
+    pipeline.details = fit([torch.randn(50, 3, 16, 16)], pipeline.process)
+    keys = []
+    normal = rng.normal
+    monkeypatch.setattr(
+        rng,
+        "normal",
+        lambda key, images, step, shape: (keys.append(key), normal(key, images, step, shape))[1],
+    )
+    list(pipeline.walk(torch.arange(2), pipeline.plan(), seed=7))
+    assert set(keys) == {rng.derive(7, "sample"), rng.derive(7, "sample/details")}
+    assert keys.count(rng.derive(7, "sample/details")) == 1
 
 
 def test_matched_presets_have_a_spectrum_for_each_change():

@@ -45,9 +45,10 @@ def import_weights(
     settings = load_preset(preset, parse_sets(set_))
     state = read_weights(file)
     try:
-        weights = import_official(state, settings, device="cpu").model.state_dict()
+        pipeline = import_official(state, settings, device="cpu")
     except CheckpointError as error:
         raise _with_differences(error, file, state, settings) from None
+    settings, weights = pipeline.preset, pipeline.model.state_dict()
     kind = "Flexi-UNet" if any("adapters_in." in name for name in state) else "plain UNet"
     note = f"imported from {file.name}"
     storage.export(out, settings, weights, note=note, overwrite=overwrite)

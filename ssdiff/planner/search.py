@@ -71,8 +71,8 @@ def chain_flops(
 class Search:
     """Tries thresholds.
 
-    Schedules are judged without added details: those of normal data are as good as true ones wherever a
-    change is, those of images only where noise hides them.
+    Schedules are judged without added details: with them normal data would favour any threshold, where images
+    allow it only as long as noise hides the details.
 
     Args:
         data: with spectra of every resolution.

@@ -2,8 +2,9 @@
 
 A posterior takes the predicted clean image for the true one, so the details of a finer state vary less than
 they should, by what the prediction misses: at a change of resolution nearly all, because the small and noisy
-image tells little of them. Adding that covariance makes the step the best normal one [Bao et al. 2022,
-section 3, carried over to changes of resolution].
+image tells little of them. The best normal step adds what is missed [Bao et al. 2022, section 3, carried over
+to changes of resolution]; here it is all of the data's variance in these details, an upper bound that is near
+where noise hides them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from ssdiff.operators.base import Constants
 from ssdiff.process.gaussian import GaussianProcess
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Details:
-    """Power spectra of images at every resolution that a change leads to.
+    """Power spectra of square images at every resolution that a change leads to.
 
     Attributes:
         rings: pixels a side to (K, C, C) float64, the covariance of the channels in the DCT-II coefficients
@@ -56,7 +57,7 @@ class Details:
             images: (B,) image numbers, of which each decides its details; sets the device.
 
         Returns:
-            (B, C, h_s, w_s) float32.
+            (B, C, r_s, r_s) float32.
         """
         side = process.states[s].resolution
         channels = self.rings[side].shape[-1]
@@ -78,13 +79,27 @@ class Details:
         """
         try:
             rings = {int(side): torch.tensor(table, dtype=torch.float64) for side, table in values.items()}
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError):
             raise CheckpointError("the checkpoint's spectra of details are damaged") from None
-        for side, table in rings.items():
-            square = table.ndim == 3 and table.shape[1] == table.shape[2]
-            if side < 1 or not square or len(table) != _count(side) or not table.isfinite().all():
-                raise CheckpointError("the checkpoint's spectra of details are damaged")
+        if not all(_plausible(side, table) for side, table in rings.items()):
+            raise CheckpointError("the checkpoint's spectra of details are damaged")
         return cls(rings)
+
+    def check(self, process: GaussianProcess, channels: int) -> None:
+        """See that these are spectra for a process.
+
+        Args:
+            process: says which resolutions.
+            channels: of the images.
+
+        Raises:
+            CheckpointError: a resolution is missing or more, or the channels are others.
+        """
+        sides = sorted(changes(process))
+        if sorted(self.rings) != sides or any(table.shape[1] != channels for table in self.rings.values()):
+            raise CheckpointError(
+                f"the checkpoint's spectra of details are not those of {channels} channels at {sides} pixels"
+            )
 
 
 def changes(process: GaussianProcess) -> dict[int, int]:
@@ -97,7 +112,7 @@ def fit(batches: Iterable[Tensor], process: GaussianProcess) -> Details:
     """The spectra of a data set.
 
     Args:
-        batches: (B, C, R, R) images in [-1, 1], at least two in all.
+        batches: (B, C, R, R) images in [-1, 1]; a single image has no variance, so nothing is added.
         process: for square images, says which resolutions and how images are reduced to them.
     """
     products: dict[int, Tensor] = {}
@@ -121,6 +136,14 @@ def fit(batches: Iterable[Tensor], process: GaussianProcess) -> Details:
         total.index_add_(0, which, covariance.flatten(0, 1))
         rings[side] = total / members[:, None, None]
     return Details(rings)
+
+
+def _plausible(side: int, table: Tensor) -> bool:
+    """Whether these can be covariances of images in [-1, 1]."""
+    if side < 1 or table.ndim != 3 or table.shape[1] != table.shape[2] or len(table) != _count(side):
+        return False
+    bounded = bool(table.isfinite().all()) and float(table.abs().max()) <= side**2
+    return bounded and torch.allclose(table, table.mT) and bool((table.diagonal(dim1=1, dim2=2) >= 0).all())
 
 
 def _ring(side: int) -> Tensor:

@@ -120,10 +120,8 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
     own = {"ddim": sampling.eta, "ancestral": 1.0}.get(sampling.sampler, 0.0)
     if sampling.eta not in (None, own):
         problems.append(f"sampling.eta: sampler {sampling.sampler!r} has {own:g}; set it for 'ddim' only")
-    if sampling.details == "spectral" and process.kind != "ssd":
-        problems.append(
-            f"sampling.details: kind {process.kind!r} never changes resolution; leave it 'predicted'"
-        )
+    if sampling.details == "spectral" and process.levels == 1:
+        problems.append("sampling.details: one level never changes resolution; leave it 'predicted'")
     if sampling.guidance != 1 and not preset.model.classes:
         problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")
     if (share := preset.training.change_share) * (changes := process.levels - 1) >= 1:

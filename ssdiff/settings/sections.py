@@ -105,7 +105,7 @@ class SamplingSettings(Strict):
     clip: bool = Field(True, description="keep predicted images within [-1, 1]")
     details: Literal["predicted", "spectral"] = Field(
         "predicted",
-        description="what a change of resolution adds: the network's prediction, or besides random details "
-        "with the power spectrum of the training set",
+        description="what a change of resolution adds: the prediction alone, or also random details with the "
+        "power spectrum of the training set",
     )
     start: StartSettings | None = Field(None, description="fitted start, for kinds cold and heat")

@@ -40,12 +40,14 @@ class Row:
         at: thresholds; empty where it has none.
         flops: of a step, mean over the severities.
         settings: for each setting its chain's length, FLOPs an image, spectral and (or None) exact distance.
+        details: what its changes add.
     """
 
     name: str
     at: Thresholds
     flops: float
     settings: list[tuple[Setting, int, int, float, float | None]]
+    details: str = "predicted"
 
 
 @dataclass
@@ -134,6 +136,9 @@ def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal)
     presets = {name: override(preset, {**_PUBLISHED, **changes}) for name, changes in trials.items()}
     if preset.process.match > 0:
         presets[f"matched, {preset.name}"] = preset
+
+    # What is wrong with the preset for other reasons than its thresholds is told before the search.
+    _matched(preset, tuple(-float(change) for change in range(1, levels)))
 
     def states(at: Thresholds) -> Sequence[State]:
         return build_states(_matched(preset, at))
@@ -232,7 +237,7 @@ def _row(
         found.append((setting, len(chain) - 1, chain_flops(states, chain, paths), spectral, true))
     rule = preset.process.resolution
     at = rule.at if isinstance(rule, LogSnrChanges) and preset.process.levels > 1 else ()
-    return Row(name, tuple(at), mean_flops(states, paths), found)
+    return Row(name, tuple(at), mean_flops(states, paths), found, preset.sampling.details)
 
 
 def _json(row: Row) -> dict[str, Any]:
@@ -240,6 +245,7 @@ def _json(row: Row) -> dict[str, Any]:
         "schedule": row.name,
         "log_snr": list(row.at) or None,
         "gflops_a_step": row.flops / 1e9,
+        "details": row.details,
         "settings": [
             {
                 "steps": setting.steps,
@@ -258,11 +264,13 @@ def _csv(report: Report) -> str:
     stream = io.StringIO()
     lines = csv.writer(stream, lineterminator="\n")
     columns = ("steps", "eta", "evaluations", "gflops_an_image", "distance", "exact_distance")
-    lines.writerow(("schedule", "log_snr", "gflops_a_step", *columns))
+    lines.writerow(("schedule", "log_snr", "gflops_a_step", "details", *columns))
     for row in report.rows:
         at = " ".join(f"{value:g}" for value in row.at)
         for part in _json(row)["settings"]:
-            lines.writerow((row.name, at, row.flops / 1e9, *(part[column] for column in columns)))
+            lines.writerow(
+                (row.name, at, row.flops / 1e9, row.details, *(part[column] for column in columns))
+            )
     return stream.getvalue()
 
 
@@ -282,6 +290,8 @@ def _table(report: Report, model: DataModel) -> str:
     for row in report.rows:
         values = "".join(f"{true if exact else near:14.5f}" for *_, near, true in row.settings)
         lines.append(f"{row.name:{width}}{row.flops / 1e9:9.3g}{row.flops / full:7.0%}{values}")
+    if added := [row.name for row in report.rows if row.details == "spectral"]:
+        lines.append(f"with added details, which the search leaves out: {'; '.join(added)}")
     at = ", ".join(f"{value:g}" for value in report.rows[-1].at)
     lines += [
         f"planned: changes of resolution at full-resolution log-SNR {at}",
