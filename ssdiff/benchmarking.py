@@ -134,19 +134,12 @@ def measure(
         seconds: to spend, about; more if two passes of each step take longer.
         advance: called after each path of training and of sampling.
     """
-    process = build_process(preset, other=random_noise(0))
     memory = _Memory(device)
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(preset)
-    model.to(device)
-    if device.type != "mps":
-        model.to(memory_format=torch.channels_last)
+    pipeline = _untrained(preset, device, dtype)
+    process = pipeline.process
     first = _first_steps(process, plan)
     paths = paths_of(process)
     share = seconds / (len(first) + len(paths))
-    blank = [torch.zeros(1, preset.data.channels, *process.states[0].size)]
-    details = fit(blank, process) if isinstance(process, GaussianProcess) else None
-    pipeline = Pipeline(preset, process, model.eval(), precision=dtype, details=details)
     sampling = {}
     for path, chain in first.items():
         step = _sampling_step(pipeline, replace(plan, severities=chain), batch)
@@ -165,6 +158,19 @@ def measure(
         training[path] = time_step(trainer.advance, device, share)
         advance()
     return Measured(training, sampling, memory.peak(), sampling_bytes)
+
+
+def _untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    """A pipeline with a freshly initialised network, and details as costly as those of real images."""
+    process = build_process(preset, other=random_noise(0))
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(preset)
+    model.to(device)
+    if device.type != "mps":
+        model.to(memory_format=torch.channels_last)
+    blank = [torch.zeros(1, preset.data.channels, *process.states[0].size)]
+    details = fit(blank, process) if isinstance(process, GaussianProcess) else None
+    return Pipeline(preset, process, model.eval(), precision=dtype, details=details)
 
 
 def mean_seconds(costs: Sequence[PathCost], timings: Mapping[Path, Timing]) -> float:
