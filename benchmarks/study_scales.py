@@ -96,6 +96,9 @@ SCALES = {
             "matched SSD, bilinear": matched(-1.25, -4.25, **{"process.resize": "bilinear"}),
             "matched SSD, weighed by size": matched(-1.25, -4.25, **{"training.size_power": 2.0}),
             "matched SSD, spectral details": matched(-1.25, -4.25, **{DETAILS: "spectral"}),
+            "matched SSD, weighed, spectral details": matched(
+                -1.25, -4.25, **{"training.size_power": 2.0, DETAILS: "spectral"}
+            ),
             "matched SSD, no share of changes": matched(-1.25, -4.25, **{CHANGES: 0.0}),
         },
         batch=64,

@@ -119,7 +119,7 @@ def test_ctrl_c(run_folder, tmp_path):
     time.sleep(0.5)  # into the drawing, most likely
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == ("", "ssdiff: error: interrupted\n")
-    # Python ends by the signal itself, which a shell shows as 130, too, if it came within an exec() of an import.
+    # Python ends by the signal itself, which a shell shows as 130, too, if it came within an import's exec().
     assert process.returncode in (130, -signal.SIGINT) and not list(out.parent.iterdir())
 
 
