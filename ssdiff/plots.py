@@ -12,6 +12,7 @@ from ssdiff.images.writing import write_atomic
 
 _PANEL = (5.2, 3.6)  # inches
 _DPI = 150
+_HANDLE, _LETTER = 0.6, 0.085  # inches of a legend: about those of a line with its margins, and of a letter
 _ACROSS = 3  # panels in a row, at most
 
 
@@ -105,7 +106,8 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
             _label_plainly(axis)
         axes.grid(visible=True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2 * across, frameon=False)
+    columns = int(_PANEL[0] * across / (_HANDLE + _LETTER * max(map(len, named), default=1))) or 1
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
     return stream.getvalue()
