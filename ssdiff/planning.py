@@ -86,7 +86,7 @@ def make_plan(
         )
     spacing = None
     if name == "dpm++" and not isinstance(process, ColdProcess):
-        spacing = process.log_noise_distance()[:top]
+        spacing = process.log_noise()[:top]
     wanted = min(defaults.steps, top) if steps is None else steps
     cold = isinstance(process, ColdProcess)
     return Plan(respace(sizes, wanted, spacing), name, _eta(defaults, name, eta, cold), guidance)

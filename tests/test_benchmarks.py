@@ -102,3 +102,20 @@ def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path)
     other = study(photos, out, "--extractor", "tinynet:Other", code=1)
     assert "holds another study (extractor)" in other
     assert "4:dim is not STEPS:SAMPLER" in study(photos, out, "--chains", "4:dim", code=2)
+
+
+def test_few_steps_of_second_order_are_nearer_to_the_data(photos, tmp_path):
+    options = ("--scale", "toy", "--variants", "DDPM; matched SSD, 2 levels", "--steps", "10,20")
+    table = call("few_steps.py", "--data", photos, *options, home=tmp_path)
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[0] == ["variant", "sampler", "10 steps", "20 steps"]
+    found = {(name, sampler): list(map(float, values)) for name, sampler, *values in rows[2:]}
+    assert len(found) == 4
+    for name in ("DDPM", "matched SSD, 2 levels"):
+        first, second = found[name, "ddim"], found[name, "dpm++"]
+        assert all(b < a / 2 for a, b in zip(first, second, strict=True)), table
+
+
+def test_few_steps_of_an_unknown_variant(photos, tmp_path):
+    error = call("few_steps.py", "--data", photos, "--variants", "DDIM", home=tmp_path, code=2)
+    assert "no variant 'DDIM'" in error and "matched SSD, 3 levels" in error

@@ -1,13 +1,15 @@
 """Samplers with exact denoisers as models: no training."""
 
+import importlib
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from ssdiff import rng
+from ssdiff import load_preset, rng
 from ssdiff.process.gaussian import from_schedule
 from ssdiff.samplers.gaussian import sample
 from ssdiff.schedules import noise, resolution
@@ -64,7 +66,7 @@ def test_second_order_is_dpm_solver_and_converges_faster():
     x_T = start(process, 8, draw)
 
     def end(steps, second_order):
-        chain = resolution.respace(table, steps, process.log_noise_distance())
+        chain = resolution.respace(table, steps, process.log_noise())
         *_, (_, x) = sample(
             oracle(process, 0.7), process, x_T, chain, draw, eta=0.0, second_order=second_order
         )
@@ -75,7 +77,7 @@ def test_second_order_is_dpm_solver_and_converges_faster():
     assert second < first / 3
 
     # Textbook DPM-Solver++(2M) on the same grid [Lu et al. 2022, algorithm 2].
-    chain, x, last = resolution.respace(table, 25, process.log_noise_distance()), x_T, None
+    chain, x, last = resolution.respace(table, 25, process.log_noise()), x_T, None
     predict = oracle(process, 0.7)
     for t, s in itertools.pairwise(chain):
         now, then, x0 = process.states[t], process.states[s], predict(x, t)
@@ -89,19 +91,49 @@ def test_second_order_is_dpm_solver_and_converges_faster():
     assert_close(end(25, True), x)
 
 
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("match", [0.0, 1.0])
+def test_second_order_crosses_changes_of_size(levels, match, monkeypatch):
+    """Few steps generate normal data nearly as well with changes of size as without."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    few_steps = importlib.import_module("few_steps")
+    changes = {"kind": "log_snr", "at": [-2.0, -5.0][: levels - 1]}
+    preset = load_preset(
+        "celeba64",
+        {
+            "data.size": 8,
+            "model.multipliers": [1, 1, 1],
+            "model.attention": [],
+            "process.levels": levels,
+            "process.match": match if levels > 1 else 0.0,
+            **({"process.resolution": changes} if levels > 1 else {}),
+        },
+    )
+    place = torch.cartesian_prod(*[torch.arange(8, dtype=torch.float64)] * 2)
+    covariance = 0.2 * torch.exp(-torch.cdist(place, place) / 4)
+    first, second = (few_steps.distance(preset, covariance, 12, sampler) for sampler in ("ddim", "dpm++"))
+    assert second < 3e-3 and second < first / 10
+
+
+@pytest.mark.parametrize("second_order", [False, True])
 @pytest.mark.parametrize("match", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
-def test_known_image_is_recovered_across_resolutions(match, steps):
+def test_known_image_is_recovered_across_resolutions(match, steps, second_order):
     process, table = build(16, 3, 50, match)
     truth = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     draw = noises(2)
     x = process.states[50].sigma * draw(50, (3, 4, 4))
     visited = []
-    chain = resolution.respace(table, steps)
-    for s, state in sample(lambda _, t: process.degrade(truth, t - 1), process, x, chain, draw):
+    chain = resolution.respace(table, steps, process.log_noise() if second_order else None)
+
+    def known(_, t):
+        return process.degrade(truth, t - 1)
+
+    eta = 0.0 if second_order else 1.0
+    for s, state in sample(known, process, x, chain, draw, eta=eta, second_order=second_order):
         visited.append(s)
         assert tuple(state.shape[-2:]) == process.states[s].size
-    assert torch.equal(state, truth) and visited == resolution.respace(table, steps)[1:]
+    assert torch.equal(state, truth) and visited == chain[1:]
 
 
 def test_images_do_not_depend_on_the_batch():

@@ -48,10 +48,21 @@ def test_respacing_keeps_changes():
 @given(st.integers(5, 300), st.integers(1, 5), st.floats(0.2, 3), st.data())
 def test_respaced_neighbours_agree_on_the_resolution(total, levels, gamma, data):
     table = resolution.convex_decay(total, levels, gamma)
-    chain = resolution.respace(table, data.draw(st.integers(1, total)))
-    assert chain[0] == total and chain[-1] == 0 and chain == sorted(set(chain), reverse=True)
-    level = [0, *table.tolist()]
-    assert all(level[s] == level[t - 1] for t, s in itertools.pairwise(chain))
+    steps = data.draw(st.integers(1, total))
+    jumps = data.draw(st.lists(st.floats(0, 5), min_size=total, max_size=total))
+    level, changes = [0, *table.tolist()], len(set(table.tolist())) - 1
+    for coordinate in (None, torch.tensor(jumps, dtype=torch.float64).cumsum(0)):
+        chain = resolution.respace(table, steps, coordinate)
+        assert chain[0] == total and chain[-1] == 0 and chain == sorted(set(chain), reverse=True)
+        assert all(level[s] == level[t - 1] for t, s in itertools.pairwise(chain))
+        assert len(chain) - 1 <= steps + changes
+    assert len(chain) - 1 >= min(steps + changes - (steps == 1 and level[-1] != level[-2]), total)
+
+
+def test_steps_are_even_between_changes():
+    levels = torch.tensor([0] * 400 + [1] * 601)
+    chain = resolution.respace(levels, 10, torch.arange(1001, dtype=torch.float64))
+    assert chain == [*range(1001, 0, -100), 0]
 
 
 @settings(max_examples=50, deadline=None)

@@ -135,10 +135,9 @@ class DiagonalProcess:
         mean = self.synthesis(a_s.to(x_t) * clean + gain * residual)
         return Posterior(mean, lambda noise: self.synthesis(spread * self.analysis(noise)))
 
-    def log_noise_distance(self) -> Tensor:
-        """(T,) how far log(sigma / a) of the best kept coefficient has risen since t = 1."""
-        nu = (self.spectrum.sigma[1:] / self.spectrum.scale[1:]).log()
-        return nu - nu[0]
+    def log_noise(self) -> Tensor:
+        """(T,) log(sigma_t / a_t) of the best kept coefficient."""
+        return (self.spectrum.sigma[1:] / self.spectrum.scale[1:]).log()
 
     def analysis(self, x: Tensor) -> Tensor:
         """Coefficients U^T x of pixels, (..., H, W)."""

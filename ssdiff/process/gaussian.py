@@ -105,6 +105,14 @@ class GaussianProcess:
             raise ProcessError(f"no severity has {size} pixels by a change of size")
         return found
 
+    def lift(self, x: Tensor, s: int, t: int) -> Tensor:
+        """R_{s:t}^T x / ||R_{s:t}||^2: (B, C, h_t, w_t) to (B, C, h_s, w_s).
+
+        R_{s:t}^+ x where areas are averaged; elsewhere without what a pseudo-inverse amplifies.
+        """
+        operator = self._resize(s, t)
+        return operator.adjoint(x) / operator.norm() ** 2 if operator else x
+
     def lost(self, x: Tensor, s: int, t: int) -> Tensor:
         """x - R_{s:t}^+ R_{s:t} x: the details of (B, C, h_s, w_s) images that are not seen at the size of
         t."""
@@ -195,17 +203,18 @@ class GaussianProcess:
             lambda noise: sigma * noise + resize.from_right(step["excess"] * resize.to_right(noise)),
         )
 
-    def log_noise_distance(self) -> Tensor:
-        """(T,) how far log(sigma / a) has risen since t = 1, drops at changes of size not counted;
-        increasing.
+    def log_noise(self) -> Tensor:
+        """(T,) log(sigma_t / a_t) - log ||R_t||: how noisy the content is that every size has; never falls.
 
-        Steps evenly spaced along it are even in log-SNR within each size.
+        It is what log(sigma / a) would be at full size, so it knows no jump where matched noise changes size.
         """
         nu = (self._tables["sigma"][1:] / self._tables["signal"][1:]).log()
-        same = torch.tensor(
-            [a.size == b.size for a, b in zip(self.states[1:], self.states[2:], strict=False)]
-        )
-        return torch.cat([torch.zeros(1, dtype=torch.float64), (nu.diff().clamp_min(0) * same).cumsum(0)])
+        norms = {
+            size: self.reduction(size).norm()
+            for size in {state.size for state in self.states[1:]} - {self.states[0].size}
+        }
+        gain = [norms.get(state.size, 1.0) for state in self.states[1:]]
+        return nu - torch.tensor(gain, dtype=torch.float64).log()
 
     def _gains(self, factor: Tensor, t: int, s: int, eta: float) -> Gains:
         """b and c of the eta family for the (singular) values of the resize alone."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from ssdiff.process.gaussian import State
+from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.kinds import NoisyProcess
 
 Predict = Callable[[Tensor, int], Tensor]  # x_t, t -> clean image at the size of severity t - 1
@@ -37,21 +37,20 @@ def sample(
         severities: decreasing, each change of size kept, as from :func:`ssdiff.schedules.resolution.respace`.
         noise: fresh noise for a severity; called only where the step is random.
         eta: 1 is ancestral sampling [Ho et al. 2020], 0 DDIM [Song et al. 2021].
-        second_order: extrapolate the predictions as DPM-Solver++(2M) does [Lu et al. 2022, section 4.1];
-            restarted at each change of size. With eta = 0 this is that solver exactly.
+        second_order: extrapolate the predictions as DPM-Solver++(2M) does [Lu et al. 2022, section 4.1],
+            across changes of size by what both sizes see. At one size with eta = 0 this is that solver.
         added: what x_s gains at a change of size, by which its details vary as those of the data do; not
             asked for at s = 0.
 
     Yields:
         (s, x_s) for each severity after the first; x_0 is the last prediction.
     """
-    previous: tuple[int, Tensor] | None = None
+    solver = _SecondOrder(process) if second_order else None
     for t, s in itertools.pairwise(severities):
-        clean = prediction = predict(x, t)
-        if second_order and s > 0 and previous is not None and previous[1].shape == prediction.shape:
-            clean = _extrapolate(process.states, previous, (t, prediction), s)
+        clean = predict(x, t)
+        if solver and s > 0:
+            clean = solver.extrapolate(clean, t, s)
         same_size = process.states[t].size == process.states[s].size
-        previous = (t, prediction) if same_size else None
         posterior = process.posterior(x, clean, t, s, eta)
         random = s > 0 and (eta > 0 or not same_size)
         x = posterior.sample(noise(s, tuple(clean.shape[1:]))) if random else posterior.mean
@@ -60,15 +59,37 @@ def sample(
         yield s, x
 
 
-def _extrapolate(
-    states: Sequence[State], older: tuple[int, Tensor], newer: tuple[int, Tensor], s: int
-) -> Tensor:
-    """The prediction carried on by half a step in log(a / sigma)."""
-    (t_older, x_older), (t, x) = older, newer
-    last = _half_log_snr(states[t]) - _half_log_snr(states[t_older])
-    now = _half_log_snr(states[s]) - _half_log_snr(states[t])
-    return x + (x - x_older) * (now / (2 * last))
+class _SecondOrder:
+    """Carries each prediction on by half a step, in the direction in which it has moved since the last one.
 
+    Args:
+        process: of the chain.
+    """
 
-def _half_log_snr(state: State) -> float:
-    return math.log(state.signal / state.sigma)
+    def __init__(self, process: NoisyProcess) -> None:
+        self._process, self._log_noise = process, [-math.inf, *process.log_noise().tolist()]
+        self._previous: tuple[int, Tensor] | None = None
+
+    def extrapolate(self, prediction: Tensor, t: int, s: int) -> Tensor:
+        """The prediction from x_t, at the size of s > 0, for the step to s."""
+        previous, self._previous = self._previous, (t, prediction)
+        if previous is None:
+            return prediction
+        older, before = previous
+        share = self._share(older, t, s)
+        if isinstance(self._process, GaussianProcess) and before.shape != prediction.shape:
+            moved = self._process.resize(prediction, s, t) - before
+            return prediction + share * self._process.lift(moved, s, t)
+        return prediction + share * (prediction - before)
+
+    def _share(self, older: int, t: int, s: int) -> float:
+        """Half the step to s, of the one from ``older`` to t.
+
+        Predictions on both sides of a change are made by different layers, whose errors differ too. So across
+        a change they are carried on no farther than for an even step, and not at all where noise jumps.
+        """
+        noise, states = self._log_noise, self._process.states
+        share: float = (noise[t] - noise[s]) / (2 * (noise[older] - noise[t]))
+        if states[older].size == states[t].size == states[s].size:
+            return share
+        return min(share, 0.5) if share <= 1 else 0.0

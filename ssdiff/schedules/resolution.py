@@ -6,6 +6,7 @@ Facts of the decays: the official code of [SSD]; golden tables in the tests.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
@@ -151,7 +152,8 @@ def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> lis
         levels: (T,) level of each severity.
         steps: wanted number of steps, 1..T; a change of level that falls between two of them adds one, so
             250 of 1000 with three changes gives up to 253.
-        coordinate: (T,) non-decreasing, what to space evenly; t itself where omitted.
+        coordinate: (T,) non-decreasing, along which the steps are even between one change of level and the
+            next; even in t itself, changes in between, where omitted.
 
     Returns:
         Decreasing severities; the first is T, the last is 0. The first severity of each coarser level is
@@ -163,16 +165,40 @@ def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> lis
     total = len(levels)
     if not 1 <= steps <= total:
         raise ProcessError(f"steps must be between 1 and {total} (the process's T), not {steps}")
-    if coordinate is None:
-        even = torch.linspace(total, 1, steps, dtype=torch.float64).round().long()
-    else:
-        even = _even_along(coordinate, steps)
     changes = (levels[1:] != levels[:-1]).nonzero().flatten() + 2
-    return [*torch.cat([even, changes]).unique().flip(0).tolist(), 0]
+    if coordinate is None:
+        chain = torch.linspace(total, 1, steps, dtype=torch.float64).round().long()
+    else:
+        chain = _even_between(coordinate, steps, changes)
+    return [*torch.cat([chain, changes]).unique().flip(0).tolist(), 0]
+
+
+def _even_between(coordinate: Tensor, steps: int, changes: Tensor) -> Tensor:
+    """Severities even along a (T,) coordinate from T to the last change, to the one before, ..., to 1."""
+    total = len(coordinate)
+    lowest = 1 if steps > 1 else total
+    ends = torch.cat([torch.tensor([lowest, total]), changes]).unique()
+    spans = list(itertools.pairwise(ends[ends >= lowest].tolist()))
+    lengths = [float(coordinate[high - 1] - coordinate[low - 1]) for low, high in spans]
+    shares = _apportioned(steps - 1 + len(changes), lengths, [high - low for low, high in spans])
+    parts = [
+        _even_along(coordinate[low - 1 : high], share + 1) + low - 1
+        for (low, high), share in zip(spans, shares, strict=True)
+    ]
+    return torch.cat([torch.tensor([total]), *parts])
+
+
+def _apportioned(count: int, lengths: Sequence[float], most: Sequence[int]) -> list[int]:
+    """Whole numbers that add up to ``count``, from 1 to ``most``, in proportion to the lengths [D'Hondt]."""
+    shares = [1] * len(lengths)
+    for _ in range(min(count, sum(most)) - len(shares)):
+        open_ = [i for i, share in enumerate(shares) if share < most[i]]
+        shares[max(open_, key=lambda i: lengths[i] / shares[i])] += 1
+    return shares
 
 
 def _even_along(coordinate: Tensor, steps: int) -> Tensor:
-    """(steps,) distinct severities, T among them, as even as whole numbers can be along a (T,) coordinate."""
+    """(steps,) distinct severities, T and 1 among them, as even along a (T,) coordinate as can be."""
     total, order = len(coordinate), torch.arange(steps)
     wanted = torch.linspace(float(coordinate[-1]), float(coordinate[0]), steps, dtype=torch.float64).flip(0)
     middles = (coordinate[1:] + coordinate[:-1]) / 2

@@ -1,0 +1,114 @@
+"""What a sampler loses by taking few steps: exact, for the best linear denoiser of normal data.
+
+    python benchmarks/few_steps.py --scale 16px --data faces64.zip \
+        --variants "DDPM; published SSD, 3 levels; matched SSD, 3 levels" --steps 8,10,15,20,30
+
+The data are normal, with the covariance of grey images; their best denoiser is linear, so the samplers of
+ssdiff, run on a basis of all noise that a chain draws, give the covariance of what they generate. Printed is
+its Frechet distance to the data as a share of their variance, for schedules of the study of matched noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+
+import torch
+from study_scales import SCALES, Case
+from torch import Tensor
+
+from ssdiff import load_preset
+from ssdiff.build import build_process
+from ssdiff.data import evenly, open_data
+from ssdiff.planner.statistics import measure
+from ssdiff.planning import make_plan
+from ssdiff.presets import Preset
+from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.samplers import gaussian
+
+SAMPLERS = ("ddim", "dpm++")
+
+
+def main() -> None:
+    """Print a table: a row for each variant and sampler, a column for each number of steps."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="images; made grey")
+    parser.add_argument("--scale", choices=SCALES, default="16px", help="of the study; best up to 32px")
+    parser.add_argument("--variants", default="DDPM; published SSD, 3 levels; matched SSD, 3 levels")
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--steps", type=numbers, default=(8, 10, 15, 20, 30))
+    options = parser.parse_args()
+    scale = SCALES[options.scale]
+    print("| variant | sampler | " + " | ".join(f"{steps} steps" for steps in options.steps) + " |")
+    print("| --- | --- |" + " --- |" * len(options.steps))
+    for name in (part.strip() for part in options.variants.split(";")):
+        if name not in scale.variants:
+            parser.error(f"no variant {name!r}; there are: {'; '.join(scale.variants)}")
+        preset = load_preset("celeba64", Case(scale, name, 0, scale.budgets[0], Path()).settings())
+        covariance = grey_covariance(preset, options.data, options.images)
+        for sampler in SAMPLERS:
+            found = [distance(preset, covariance, steps, sampler) for steps in options.steps]
+            print(f"| {name} | {sampler} | " + " | ".join(f"{one:.5f}" for one in found) + " |", flush=True)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def grey_covariance(preset: Preset, data: str, count: int) -> Tensor:
+    """(R R, R R) of grey images at the preset's size."""
+    found = open_data(data, size=preset.data.size, channels=1)
+    images = torch.from_numpy(found.images[evenly(len(found), min(count, len(found)))])
+    model = measure([images.double() / 127.5 - 1], (preset.data.size,), covariance=True)
+    assert model.covariance is not None
+    return model.covariance
+
+
+def distance(preset: Preset, covariance: Tensor, steps: int, sampler: str) -> float:
+    """Relative Frechet distance of what a chain of the best linear denoiser generates."""
+    process = build_process(preset)
+    assert isinstance(process, GaussianProcess)
+    made = generated(process, covariance, make_plan(preset, process, steps, sampler).severities, sampler)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
+    overlap = torch.linalg.eigvalsh(root @ made @ root).clamp_min(0).sqrt().sum()
+    return float((covariance.trace() + made.trace() - 2 * overlap) / covariance.trace())
+
+
+def generated(process: GaussianProcess, covariance: Tensor, chain: list[int], sampler: str) -> Tensor:
+    """Covariance of the images at the end of a chain, whose steps draw noise at changes of size alone."""
+    states = process.states
+    drawn = [chain[0], *(s for t, s in itertools.pairwise(chain) if s and states[t].size != states[s].size)]
+    ends = list(itertools.accumulate(states[t].resolution ** 2 for t in drawn))
+    basis = torch.eye(ends[-1], dtype=torch.float64)
+
+    def noise(t: int, shape: tuple[int, ...]) -> Tensor:
+        end = ends[drawn.index(t)]
+        return basis[:, end - states[t].resolution ** 2 : end].reshape(-1, *shape)
+
+    def predict(x: Tensor, t: int) -> Tensor:
+        return best_linear(process, covariance, t, x)
+
+    start = process.start(chain[0], noise(chain[0], (1, *states[chain[0]].size)))
+    second = sampler == "dpm++"
+    *_, (_, x) = gaussian.sample(predict, process, start, chain, noise, eta=0.0, second_order=second)
+    return x.flatten(1).mT @ x.flatten(1)
+
+
+def best_linear(process: GaussianProcess, covariance: Tensor, t: int, x: Tensor) -> Tensor:
+    """E[x_0 | x_t] at the size of t - 1, for normal data without mean."""
+    now, side = process.states[t], process.states[0].resolution
+    pixels = torch.eye(side**2, dtype=torch.float64).reshape(-1, 1, side, side)
+    small, large = (process.degrade(pixels, u).flatten(1).mT for u in (t, t - 1))
+    own = now.signal**2 * small @ covariance @ small.mT
+    own.diagonal().add_(now.sigma**2)
+    weight = now.signal * torch.linalg.solve(own, small @ covariance @ large.mT)
+    return (x.flatten(1) @ weight).reshape(len(x), 1, *process.states[t - 1].size)
+
+
+if __name__ == "__main__":
+    main()
