@@ -38,7 +38,7 @@ def sample(
         noise: fresh noise for a severity; called only where the step is random.
         eta: 1 is ancestral sampling [Ho et al. 2020], 0 DDIM [Song et al. 2021].
         second_order: extrapolate the predictions as DPM-Solver++(2M) does [Lu et al. 2022, section 4.1],
-            across changes of size by what both sizes see. At one size with eta = 0 this is that solver.
+            carried across changes of size. At one size with eta = 0 this is that solver.
         added: what x_s gains at a change of size, by which its details vary as those of the data do; not
             asked for at s = 0.
 
@@ -60,7 +60,7 @@ def sample(
 
 
 class _SecondOrder:
-    """Carries each prediction on by half a step, in the direction in which it has moved since the last one.
+    """Carries each prediction on by half a step, in the direction in which predictions move.
 
     Args:
         process: of the chain.
@@ -68,28 +68,29 @@ class _SecondOrder:
 
     def __init__(self, process: NoisyProcess) -> None:
         self._process, self._log_noise = process, [-math.inf, *process.log_noise().tolist()]
-        self._previous: tuple[int, Tensor] | None = None
+        self._last: tuple[int, Tensor] | None = None
+        self._trend: tuple[Tensor, float] | None = None  # a move, and its length in log noise
 
     def extrapolate(self, prediction: Tensor, t: int, s: int) -> Tensor:
         """The prediction from x_t, at the size of s > 0, for the step to s."""
-        previous, self._previous = self._previous, (t, prediction)
-        if previous is None:
-            return prediction
-        older, before = previous
-        share = self._share(older, t, s)
-        if isinstance(self._process, GaussianProcess) and before.shape != prediction.shape:
-            moved = self._process.resize(prediction, s, t) - before
-            return prediction + share * self._process.lift(moved, s, t)
-        return prediction + share * (prediction - before)
-
-    def _share(self, older: int, t: int, s: int) -> float:
-        """Half the step to s, of the one from ``older`` to t.
-
-        Predictions on both sides of a change are made by different layers, whose errors differ too. So across
-        a change they are carried on no farther than for an even step, and not at all where noise jumps.
-        """
         noise, states = self._log_noise, self._process.states
-        share: float = (noise[t] - noise[s]) / (2 * (noise[older] - noise[t]))
-        if states[older].size == states[t].size == states[s].size:
-            return share
-        return min(share, 0.5) if share <= 1 else 0.0
+        half, last = (noise[t] - noise[s]) / 2, self._last
+        self._last = (t, prediction)
+        if last is None:
+            return prediction
+        older, before = last
+        if before.shape == prediction.shape:
+            moved, length = self._trend = prediction - before, noise[older] - noise[t]
+            share = half / length
+            return prediction + (share if states[older].size == states[t].size else _bounded(share)) * moved
+        # A change is predicted by layers of its own, with errors of their own: the trend is that from before.
+        trend, self._trend = self._trend, None
+        if trend is None:
+            return prediction
+        assert isinstance(self._process, GaussianProcess), "no other changes size"
+        return prediction + _bounded(half / trend[1]) * self._process.lift(trend[0], s, t)
+
+
+def _bounded(share: float) -> float:
+    """Across a change: no more than an even step has, and nothing where noise jumps."""
+    return min(share, 0.5) if share <= 1 else 0.0
