@@ -99,6 +99,7 @@ SCALES = {
             "matched SSD, weighed, spectral details": matched(
                 -1.25, -4.25, **{"training.size_power": 2.0, DETAILS: "spectral"}
             ),
+            "matched SSD, later changes": matched(-2.0, -4.25, **{DETAILS: "spectral"}),
             "matched SSD, no share of changes": matched(-1.25, -4.25, **{CHANGES: 0.0}),
         },
         batch=64,
