@@ -74,7 +74,7 @@ def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False)
 def draw_panels(panels: Sequence[Panel]) -> bytes:
     """The panels side by side, three in a row, as one PNG file.
 
-    A label that several panels share has one colour, and stands once in the legend below them.
+    A label that several panels share has one colour and marker, and stands once in the legend below them.
 
     Args:
         panels: at least one.
@@ -84,17 +84,18 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
     across = min(_ACROSS, len(panels))
     down = -(-len(panels) // across)
     figure = Figure(figsize=(_PANEL[0] * across, _PANEL[1] * down), layout="constrained")
-    colours = _colours(panels)
+    styles = _styles(panels)
     named: dict[str, Any] = {}
     for place, panel in enumerate(panels):
         axes = figure.add_subplot(down, across, place + 1)
         for curve in panel.curves:
+            colour, marker = styles[curve.label]
             [line] = axes.plot(
                 curve.x,
                 curve.y,
-                color=colours[curve.label],
+                color=colour,
                 linestyle="--" if curve.dashed else "-",
-                marker="o" if curve.markers else None,
+                marker=marker if curve.markers else None,
                 markersize=3.5,
                 linewidth=1.5,
             )
@@ -127,8 +128,12 @@ def _label_plainly(axis: Any) -> None:
         axis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
 
 
-def _colours(panels: Sequence[Panel]) -> dict[str, str]:
-    """A colour for each label, from a cycle that colour-blind readers can tell apart."""
+def _styles(panels: Sequence[Panel]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each label; colour-blind readers can tell the colours apart."""
+    markers = "os^Dv"
     cycle = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#a6761d")
     labels = dict.fromkeys(curve.label for panel in panels for curve in panel.curves)
-    return {label: cycle[place % len(cycle)] for place, label in enumerate(labels)}
+    rounds = (divmod(place, len(cycle)) for place in range(len(labels)))
+    return {
+        label: (cycle[k], markers[n % len(markers)]) for label, (n, k) in zip(labels, rounds, strict=True)
+    }
