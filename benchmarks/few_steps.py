@@ -19,6 +19,7 @@ from study_scales import SCALES, Case
 from torch import Tensor
 
 from ssdiff import load_preset
+from ssdiff.analysis.covariance import root_sum
 from ssdiff.build import build_process
 from ssdiff.data import evenly, open_data
 from ssdiff.planner.statistics import measure
@@ -41,14 +42,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--steps", type=numbers, default=(8, 10, 15, 20, 30))
     options = parser.parse_args()
-    scale = SCALES[options.scale]
+    scale, covariance = SCALES[options.scale], None
+    names = [part.strip() for part in options.variants.split(";")]
+    if unknown := [name for name in names if name not in scale.variants]:
+        parser.error(f"no variant {unknown[0]!r}; there are: {'; '.join(scale.variants)}")
     print("| variant | sampler | " + " | ".join(f"{steps} steps" for steps in options.steps) + " |")
     print("| --- | --- |" + " --- |" * len(options.steps))
-    for name in (part.strip() for part in options.variants.split(";")):
-        if name not in scale.variants:
-            parser.error(f"no variant {name!r}; there are: {'; '.join(scale.variants)}")
+    for name in names:
         preset = load_preset("celeba64", Case(scale, name, 0, scale.budgets[0], Path()).settings())
-        covariance = grey_covariance(preset, options.data, options.images)
+        if covariance is None:
+            covariance = grey_covariance(preset.data.size, options.data, options.images)
         for sampler in SAMPLERS:
             found = [distance(preset, covariance, steps, sampler) for steps in options.steps]
             print(f"| {name} | {sampler} | " + " | ".join(f"{one:.5f}" for one in found) + " |", flush=True)
@@ -59,11 +62,11 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def grey_covariance(preset: Preset, data: str, count: int) -> Tensor:
-    """(R R, R R) of grey images at the preset's size."""
-    found = open_data(data, size=preset.data.size, channels=1)
+def grey_covariance(side: int, data: str, count: int) -> Tensor:
+    """(R R, R R) of grey images of R pixels a side."""
+    found = open_data(data, size=side, channels=1)
     images = torch.from_numpy(found.images[evenly(len(found), min(count, len(found)))])
-    model = measure([images.double() / 127.5 - 1], (preset.data.size,), covariance=True)
+    model = measure([images.double() / 127.5 - 1], (side,), covariance=True)
     assert model.covariance is not None
     return model.covariance
 
@@ -75,8 +78,7 @@ def distance(preset: Preset, covariance: Tensor, steps: int, sampler: str) -> fl
     made = generated(process, covariance, make_plan(preset, process, steps, sampler).severities, sampler)
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
-    overlap = torch.linalg.eigvalsh(root @ made @ root).clamp_min(0).sqrt().sum()
-    return float((covariance.trace() + made.trace() - 2 * overlap) / covariance.trace())
+    return float((covariance.trace() + made.trace() - 2 * root_sum(made, root)) / covariance.trace())
 
 
 def generated(process: GaussianProcess, covariance: Tensor, chain: list[int], sampler: str) -> Tensor:

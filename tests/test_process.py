@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from ssdiff.errors import ProcessError
+from ssdiff.operators import matrices
 from ssdiff.process.gaussian import GaussianProcess, State, from_schedule
 from ssdiff.schedules import noise, resolution
 
@@ -49,6 +50,27 @@ def test_golden_clean_and_posterior_mean(published, index):
     x_t = published.marginal(x0, t, normal(2000 + index, clean.shape))
     mean = published.posterior(x_t, published.degrade(x0, s), t, s).mean
     assert_close(mean, torch.from_numpy(GOLDEN[f"posterior_mean_{index}"]).double(), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0])
+@pytest.mark.parametrize("match", [0.0, 0.5, 1.0])
+def test_log_noise_never_falls_and_is_that_of_the_full_size(match, factor):
+    process = ssd(levels=2, match=match, factor=factor)
+    found = process.log_noise()
+    assert found.shape == (process.T,) and (found.diff() > 0).all()
+    full = [s.resolution == 32 for s in process.states[1:]]
+    nu = torch.tensor([s.sigma / s.signal for s in process.states[1:]], dtype=torch.float64)
+    assert_close(found[full], nu[full].log())
+
+
+def test_lift_undoes_averages_and_amplifies_nothing():
+    sizes, nu = [(8, 8), (4, 4)], torch.tensor([0.1, 10.0], dtype=torch.float64)
+    averages, filtered = from_schedule(nu, sizes, (8, 8), matrices.area), from_schedule(nu, sizes, (8, 8))
+    x, fine = normal(1, (2, 3, 4, 4)), normal(2, (2, 3, 8, 8))
+    assert_close(averages.lift(x, 1, 2), x.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    assert_close(averages.lift(averages.resize(fine, 1, 2), 1, 2), fine - averages.lost(fine, 1, 2))
+    assert filtered.resize(filtered.lift(x, 1, 2), 1, 2).norm() <= x.norm()
+    assert torch.equal(averages.lift(fine, 0, 1), fine)
 
 
 @pytest.mark.parametrize("index", [555, 889])

@@ -81,8 +81,8 @@ class _SecondOrder:
         older, before = last
         if before.shape == prediction.shape:
             moved, length = self._trend = prediction - before, noise[older] - noise[t]
-            share = half / length
-            return prediction + (share if states[older].size == states[t].size else _bounded(share)) * moved
+            one_size = states[older].size == states[t].size
+            return prediction + (half / length if one_size else _bounded(half / length)) * moved
         # A change is predicted by layers of its own, with errors of their own: the trend is that from before.
         trend, self._trend = self._trend, None
         if trend is None:
