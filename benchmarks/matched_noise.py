@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--extractor", default="inception", help="as for `ssdiff eval fid`")
     parser.add_argument("--variants", default="", help="e.g. 'DDPM; matched SSD, 3 levels'; default: all")
     parser.add_argument("--seeds", default="0", help="comma-separated")
+    parser.add_argument("--budgets", default="", help="images seen, e.g. 64000,128000; default: all")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time for this call")
     parser.add_argument(
         "--chains", type=chains, default=(), help="e.g. 10:ddim,50:dpm++; judge the last budget by these"
@@ -79,7 +80,9 @@ def chains(text: str) -> tuple[Chain, ...]:
 def chosen(options: argparse.Namespace) -> list[Case]:
     """Every network and budget, the cheap ones of all variants first."""
     scale = SCALES[options.scale]
-    budgets = scale.budgets
+    budgets = tuple(int(images) for images in options.budgets.split(",") if images) or scale.budgets
+    if strange := [images for images in budgets if images not in scale.budgets]:
+        sys.exit(f"no budget of {strange[0]} images; there are: {', '.join(map(str, scale.budgets))}")
     if options.chains:
         scale, budgets = replace(scale, chains=options.chains), budgets[-1:]
     wanted = [name.strip() for name in options.variants.split(";") if name.strip()]

@@ -73,8 +73,11 @@ def test_octaves_add_up(monkeypatch):
 
 def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path):
     out = tmp_path / "study"
-    stopped = study(photos, out, "--minutes", "0.01")
+    stopped = study(photos, out, "--minutes", "0.01", "--budgets", "32")
     assert "goes on from here" in stopped
+    assert "no budget of 48 images; there are: 32, 64" in study(photos, out, "--budgets", "32,48", code=1)
+    study(photos, out, "--budgets", "32")
+    assert {row["images"] for row in json.loads((out / "results.json").read_text())} == {32}
     ended = study(photos, out)
     assert "nothing is left" in ended
     assert "--resume " + str(out / "runs" / "ddpm-seed0-32" / "checkpoints" / "step-00000003") in ended
