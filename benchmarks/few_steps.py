@@ -75,29 +75,60 @@ def distance(preset: Preset, covariance: Tensor, steps: int, sampler: str) -> fl
     """Relative Frechet distance of what a chain of the best linear denoiser generates."""
     process = build_process(preset)
     assert isinstance(process, GaussianProcess)
-    made = generated(process, covariance, make_plan(preset, process, steps, sampler).severities, sampler)
-    values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
+    root = symmetric_root(covariance)
+    details = root if preset.sampling.details == "spectral" else None
+    chain = make_plan(preset, process, steps, sampler).severities
+    made = generated(process, covariance, chain, sampler, details)
     return float((covariance.trace() + made.trace() - 2 * root_sum(made, root)) / covariance.trace())
 
 
-def generated(process: GaussianProcess, covariance: Tensor, chain: list[int], sampler: str) -> Tensor:
-    """Covariance of the images at the end of a chain, whose steps draw noise at changes of size alone."""
-    states = process.states
+def symmetric_root(covariance: Tensor) -> Tensor:
+    """Its product with itself is the covariance."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp_min(0).sqrt() @ vectors.mT
+
+
+def generated(
+    process: GaussianProcess, covariance: Tensor, chain: list[int], sampler: str, details: Tensor | None
+) -> Tensor:
+    """Covariance of the images at the end of a chain, whose steps draw noise at changes of size alone.
+
+    Args:
+        process: of the chain.
+        covariance: of the data.
+        chain: severities, T first.
+        sampler: ddim or dpm++.
+        details: root of the covariance by which details are drawn that a change of size adds, or None.
+    """
+    states, side = process.states, process.states[0].resolution
     drawn = [chain[0], *(s for t, s in itertools.pairwise(chain) if s and states[t].size != states[s].size)]
-    ends = list(itertools.accumulate(states[t].resolution ** 2 for t in drawn))
-    basis = torch.eye(ends[-1], dtype=torch.float64)
+    # Every draw has columns of its own, so that a state's product with itself is its covariance.
+    widths = [states[t].resolution ** 2 for t in drawn] + [side**2] * (len(drawn) - 1)
+    columns = torch.eye(sum(widths), dtype=torch.float64).split(widths, dim=1)
 
     def noise(t: int, shape: tuple[int, ...]) -> Tensor:
-        end = ends[drawn.index(t)]
-        return basis[:, end - states[t].resolution ** 2 : end].reshape(-1, *shape)
+        return columns[drawn.index(t)].reshape(-1, *shape)
+
+    def added(t: int, s: int) -> Tensor:
+        assert details is not None
+        images = (columns[len(drawn) - 1 + drawn.index(s)] @ details).reshape(-1, 1, side, side)
+        return states[s].signal * process.lost(process.degrade(images, s), s, t)
 
     def predict(x: Tensor, t: int) -> Tensor:
         return best_linear(process, covariance, t, x)
 
     start = process.start(chain[0], noise(chain[0], (1, *states[chain[0]].size)))
     second = sampler == "dpm++"
-    *_, (_, x) = gaussian.sample(predict, process, start, chain, noise, eta=0.0, second_order=second)
+    *_, (_, x) = gaussian.sample(
+        predict,
+        process,
+        start,
+        chain,
+        noise,
+        eta=0.0,
+        second_order=second,
+        added=None if details is None else added,
+    )
     return x.flatten(1).mT @ x.flatten(1)
 
 

@@ -36,6 +36,7 @@ from ssdiff.rundir import RunFolder
 
 SAMPLERS = ("ancestral", "ddim", "dpm++")
 INTERRUPTED = 75  # exit code of a run that can be resumed
+PART = 500  # images drawn between two looks at the clock
 
 
 def main() -> None:
@@ -49,7 +50,9 @@ def main() -> None:
     parser.add_argument("--extractor", default="inception", help="as for `ssdiff eval fid`")
     parser.add_argument("--variants", default="", help="e.g. 'DDPM; matched SSD, 3 levels'; default: all")
     parser.add_argument("--seeds", default="0", help="comma-separated")
-    parser.add_argument("--budgets", default="", help="images seen, e.g. 64000,128000; default: all")
+    parser.add_argument(
+        "--budgets", type=numbers, default=(), help="images seen, e.g. 64000,128000; default: the scale's"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time for this call")
     parser.add_argument(
         "--chains", type=chains, default=(), help="e.g. 10:ddim,50:dpm++; judge the last budget by these"
@@ -67,6 +70,14 @@ def main() -> None:
     show(scale, options.out)
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """Positive whole numbers between commas, in order."""
+    found = sorted(int(part) for part in text.split(","))
+    if found[0] < 1:
+        raise argparse.ArgumentTypeError(f"{found[0]} images are too few")
+    return tuple(found)
+
+
 def chains(text: str) -> tuple[Chain, ...]:
     """Steps and samplers between commas."""
     found = [(int(steps), sampler) for steps, _, sampler in (one.partition(":") for one in text.split(","))]
@@ -80,9 +91,7 @@ def chains(text: str) -> tuple[Chain, ...]:
 def chosen(options: argparse.Namespace) -> list[Case]:
     """Every network and budget, the cheap ones of all variants first."""
     scale = SCALES[options.scale]
-    budgets = tuple(int(images) for images in options.budgets.split(",") if images) or scale.budgets
-    if strange := [images for images in budgets if images not in scale.budgets]:
-        sys.exit(f"no budget of {strange[0]} images; there are: {', '.join(map(str, scale.budgets))}")
+    budgets = options.budgets or scale.budgets
     if options.chains:
         scale, budgets = replace(scale, chains=options.chains), budgets[-1:]
     wanted = [name.strip() for name in options.variants.split(";") if name.strip()]
@@ -181,21 +190,22 @@ def work(case: Case, extractor: str, clock: Clock) -> None:
 
 def beginning(case: Case) -> str | Path:
     """Where training goes on from: its own run, if there is one, or what a smaller budget shares with it."""
-    if case.smaller and not RunFolder(case.run).has_begun():
-        shared = case.smaller.run / "checkpoints" / f"step-{case.smaller.steady:08d}"
-        if shared.exists():
-            return shared
-    return "auto"
+    if RunFolder(case.run).has_begun():
+        return "auto"
+    shared = (one.run / "checkpoints" / f"step-{one.steady:08d}" for one in case.smaller())
+    return next((checkpoint for checkpoint in shared if checkpoint.exists()), "auto")
 
 
 def judge(case: Case, chain: Chain, extractor: str, clock: Clock) -> None:
     """Draw images and take their distances to those that were held out, and to those of the training."""
-    count = case.scale.samples
     folder = case.run / f"drawn-{chain[0]}-{chain[1]}"
-    if len(list(folder.glob("*.png"))) != count:  # not what a call that was stopped has left
-        shutil.rmtree(folder, ignore_errors=True)
-        how = ["--steps", str(chain[0]), "--sampler", chain[1], "--batch", "250"]
-        command(clock, "sample", "--ckpt", str(case.run), "-n", str(count), *how, "--out", f"{folder}/")
+    how = ["--steps", str(chain[0]), "--sampler", chain[1], "--batch", str(min(PART, 250))]
+    # An image depends on the seed and its number alone, so a call that is stopped loses one part at most.
+    for first in range(0, case.scale.samples, PART):
+        count = min(PART, case.scale.samples - first)
+        if not all((folder / f"{number:06d}.png").exists() for number in range(first, first + count)):
+            part = ["-n", str(count), "--first", str(first), "--out", f"{folder}/", "--overwrite"]
+            command(clock, "sample", "--ckpt", str(case.run), *how, *part)
     size = load_preset("celeba64", case.settings()).data.size
     for reference in REFERENCES:
         against = ["--reference", str(case.out / f"{reference}.zip"), "--resize", str(size)]

@@ -58,10 +58,8 @@ def seconds_of(case: Case, steps: int) -> float:
     """Time of the training up to a step, with that of the run it went on from."""
     lines = [json.loads(line) for line in (case.run / "metrics.jsonl").read_text().splitlines()]
     own = math.fsum(line["seconds"] for line in lines if line["step"] <= steps)
-    shared = case.smaller
-    if shared and shared.run.exists() and lines[0]["step"] > shared.steady:
-        return seconds_of(shared, shared.steady) + own
-    return own
+    shared = next((one for one in case.smaller() if one.steady < lines[0]["step"]), None)
+    return own + (seconds_of(shared, shared.steady) if shared else 0.0)
 
 
 def show(scale: Scale, out: Path) -> None:

@@ -112,6 +112,7 @@ SCALES = {
             "DDPM": published(1),
             "published SSD, 2 levels": published(2),
             "published SSD, 4 levels": published(4),
+            "published SSD, trained as matched": published(4, **{CHANGES: 0.03, PAIRS: 4}),
             "matched SSD, 4 levels": matched(-1.0, -3.25, -6.5),
             "matched SSD, weighed by size": matched(-1.0, -3.25, -6.5, **{"training.size_power": 2.0}),
             "matched SSD, weighed, spectral details": matched(
@@ -128,6 +129,7 @@ SCALES = {
             "DDPM": published(1),
             "published SSD, 2 levels": published(2),
             "published SSD, 4 levels": published(4),
+            "published SSD, trained as matched": published(4, **{CHANGES: 0.03, PAIRS: 4}),
             "matched SSD, 4 levels": matched(
                 -1.0, -2.0, -7.5, **{"training.size_power": 2.0, DETAILS: "spectral"}
             ),
@@ -161,11 +163,13 @@ class Case:
         """The run folder."""
         return self.out / "runs" / f"{slug(self.variant)}-seed{self.seed}-{self.images}"
 
-    @property
-    def smaller(self) -> Case | None:
-        """The same network at the budget before this one."""
-        below = [images for images in self.scale.budgets if images < self.images]
-        return replace(self, images=max(below)) if below else None
+    def smaller(self) -> list[Case]:
+        """The same network at smaller budgets that have been begun, the largest first."""
+        stem = self.run.name.rpartition("-")[0]
+        begun = (int(folder.name.rpartition("-")[2]) for folder in self.run.parent.glob(f"{stem}-*"))
+        return [
+            replace(self, images=images) for images in sorted(begun, reverse=True) if images < self.images
+        ]
 
     @property
     def steps(self) -> int:

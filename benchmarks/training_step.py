@@ -3,9 +3,9 @@
 The bar is 1.5 times the authors' code: 8.1 s at 64 px, 4.4 at 32, 2.3 at 16, 0.8 at 8 with celeba64 and
 batch 8 on two cores of the machine on which the bar was set. A step is loss, gradient, clipping, AdamW and
 the average; on CUDA each measurement is the mean of a few steps, because there the host does not wait for a
-step's end. On a GPU, for example:
+step's end. On a GPU, one size at a time because the compiler takes up to a minute for each path:
 
-    python benchmarks/training_step.py --compile --batches 64,128,256 --profile operators.txt
+    python benchmarks/training_step.py --compile --batches 256 --resolutions 64 --profile operators.txt
 
 Columns: the first step, which allocates, chooses kernels and, with --compile, waits for the compiler; then
 the median of the others. `of peak` is relative to the best product of two large matrices of the same type.
@@ -23,8 +23,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from ssdiff import build_model, build_process, load_preset
 from ssdiff.benchmarking import PathTrainer, Timing, matrix_peak, mean_seconds, time_step
-from ssdiff.cost import Path, PathCost, path_costs, synchronise
-from ssdiff.devices import pick_device, pick_precision
+from ssdiff.cost import Path, PathCost, path_costs
+from ssdiff.devices import pick_device, pick_precision, synchronise
 from ssdiff.pipeline import Pipeline
 from ssdiff.settings import Preset
 
@@ -117,7 +117,7 @@ def table(
         torch.cuda.reset_peak_memory_stats(device)
     model = build_model(preset).to(device, memory_format=torch.channels_last)
     process = build_process(preset)
-    trainer = PathTrainer(preset, process, Pipeline(preset, process, model, precision=precision), batch)
+    trainer = PathTrainer(Pipeline(preset, process, model, precision=precision), batch)
     print(f"\nbatch {batch}")
     print(" in -> out   share   first, s  seconds a step   images/s  TFLOP/s  of peak  official / ours")
     timings: dict[Path, Timing] = {}

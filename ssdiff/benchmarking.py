@@ -5,6 +5,7 @@ Weights and images are random: neither time nor memory depends on what they say.
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 import time
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ssdiff.build import build_model, build_process
-from ssdiff.cost import Path, PathCost, paths_along, paths_of, synchronise
+from ssdiff.cost import Path, PathCost, paths_along, paths_of
+from ssdiff.devices import synchronise
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
 from ssdiff.planning import Plan
@@ -60,8 +62,7 @@ class Measured:
         sampling: per path, a whole step of the sampler: one evaluation of the network (two with guidance)
             and one draw of the next state.
         training_bytes: most memory in use at once, weights included; on a CPU the growth of the process, less
-            if it reuses what it had before, more by the compiler if it was at work; None where the system
-            does not tell.
+            if it reuses what it had, more by the compiler's if it was at work; None where that is unknown.
         sampling_bytes: likewise.
     """
 
@@ -135,10 +136,8 @@ def measure(
         advance: called after each path of training and of sampling.
     """
     memory = _Memory(device)
-    pipeline = _untrained(preset, device, dtype)
-    process = pipeline.process
-    first = _first_steps(process, plan)
-    paths = paths_of(process)
+    pipeline = untrained(preset, device, dtype)
+    first, paths = _first_steps(pipeline.process, plan), paths_of(pipeline.process)
     share = seconds / (len(first) + len(paths))
     sampling = {}
     for path, chain in first.items():
@@ -146,22 +145,43 @@ def measure(
         sampling[path] = time_step(step, device, share)
         advance()
     sampling_bytes = memory.peak()
-    trainer = PathTrainer(preset, process, pipeline, batch)
+    trainer = PathTrainer(pipeline, batch)
     if preset.training.compile:
         for path in paths:
             trainer.choose(path)
             trainer.advance()
     memory.restart()
-    training = {}
-    for path in paths:
-        trainer.choose(path)
-        training[path] = time_step(trainer.advance, device, share)
-        advance()
+    training = time_training(trainer, device, share * len(paths), advance)
     return Measured(training, sampling, memory.peak(), sampling_bytes)
 
 
-def _untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipeline:
-    """A pipeline with a freshly initialised network, and details as costly as those of real images."""
+def time_training(
+    trainer: PathTrainer, device: torch.device, seconds: float, advance: Callable[[], object]
+) -> dict[Path, Timing]:
+    """Time of a whole step of the optimiser along every path.
+
+    Args:
+        trainer: does the steps.
+        device: of its network.
+        seconds: to spend, about; more if two steps along each path take longer.
+        advance: called after each path.
+    """
+    found, paths = {}, paths_of(trainer.process)
+    for path in paths:
+        trainer.choose(path)
+        found[path] = time_step(trainer.advance, device, seconds / len(paths))
+        advance()
+    return found
+
+
+def untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    """A pipeline with a freshly initialised network, and details as costly as those of real images.
+
+    Args:
+        preset: of the model.
+        device: where it shall be.
+        dtype: of the network's mixed precision.
+    """
     process = build_process(preset, other=random_noise(0))
     with torch.random.fork_rng(devices=[]):
         model = build_model(preset)
@@ -250,13 +270,12 @@ class PathTrainer(Trainer):
     """The real training step, along a path of one's choice.
 
     Args:
-        preset: of the model.
-        process: of the preset.
         pipeline: its network is trained in place.
         batch: images a step.
     """
 
-    def __init__(self, preset: Preset, process: Process, pipeline: Pipeline, batch: int) -> None:
+    def __init__(self, pipeline: Pipeline, batch: int) -> None:
+        preset, process = pipeline.preset, pipeline.process
         settings = preset.training.model_copy(update={"batch": batch, "accumulate": 1})
         place = Place(0, 1, batch)
         shape = (batch, preset.data.channels, *process.states[0].size)
@@ -264,9 +283,9 @@ class PathTrainer(Trainer):
         batches = Batches(
             numbers.integers(0, 256, shape, dtype=np.uint8),
             numbers.integers(0, max(1, preset.model.classes), batch),
-            pipeline.device,
-            place,
-            settings.seed,
+            device=pipeline.device,
+            place=place,
+            seed=settings.seed,
             flip=preset.data.flip,
             classes=preset.model.classes,
             label_dropout=settings.label_dropout,
@@ -285,10 +304,8 @@ class PathTrainer(Trainer):
 
     def choose(self, path: Path) -> None:
         """Take this path, one of the process's, from now on."""
-        sides = [state.resolution for state in self.process.states]
-        self._chosen.members = torch.tensor(
-            [t for t in range(1, len(sides)) if (sides[t], sides[t - 1]) == path]
-        )
+        steps = enumerate(itertools.pairwise(state.resolution for state in self.process.states), 1)
+        self._chosen.members = torch.tensor([t for t, (then, now) in steps if (now, then) == path])
 
 
 def _first_steps(process: Process, plan: Plan) -> dict[Path, list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,43 +112,8 @@ def training_flops(costs: list[PathCost]) -> float:
     return sum(cost.share * cost.training_flops for cost in costs)
 
 
-def seconds_per_image(
-    model: nn.Module, process: Process, channels: int, classes: int = 0, batch: int = 1
-) -> dict[tuple[int, int], float]:
-    """Measured seconds of a forward and backward pass for one image along each path, on the model's device.
-
-    Args:
-        model: on the device to measure.
-        process: says which paths occur.
-        channels: of the images.
-        classes: of the model.
-        batch: images a pass.
-    """
-    result = {}
-    for now, then in paths_of(process):
-        x, index, labels = _inputs(model, now, channels, classes, batch)
-        times = []
-        for _ in range(2):  # the first pass also allocates and chooses kernels
-            synchronise(x.device)
-            start = time.perf_counter()
-            model(x, index, then, labels).square().mean().backward()
-            synchronise(x.device)
-            times.append(time.perf_counter() - start)
-        model.zero_grad(set_to_none=True)
-        result[now, then] = min(times) / batch
-    return result
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def _forward(model: nn.Module, now: int, then: int, channels: int, classes: int) -> tuple[int, int, int]:
-    x, index, labels = _inputs(model, now, channels, classes, 1)
+    x, index, labels = _inputs(model, now, channels, classes)
     kept: dict[int, int] = {}
     weights = {id(weight) for weight in model.parameters()}
 
@@ -174,10 +138,8 @@ def _forward(model: nn.Module, now: int, then: int, channels: int, classes: int)
     return counter.get_total_flops(), sum(kept.values()), sum(used.values())
 
 
-def _inputs(
-    model: nn.Module, side: int, channels: int, classes: int, batch: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _inputs(model: nn.Module, side: int, channels: int, classes: int) -> tuple[Tensor, Tensor, Tensor | None]:
     device = next(model.parameters()).device
-    x = torch.zeros(batch, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(batch, dtype=torch.int64, device=device) if classes else None
-    return x, torch.zeros(batch, dtype=torch.int64, device=device), labels
+    x = torch.zeros(1, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(1, dtype=torch.int64, device=device) if classes else None
+    return x, torch.zeros(1, dtype=torch.int64, device=device), labels

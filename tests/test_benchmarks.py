@@ -14,18 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
+from ssdiff.rundir import RunFolder
+
 TESTS = Path(__file__).parent
 BENCHMARKS = TESTS.parent / "benchmarks"
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """A zip of 24 images of 16 px."""
+    """A zip of 24 images of 16 px, with most of their variance in coarse structure."""
     path, numbers = tmp_path / "photos.zip", np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as target:
         for k in range(24):
-            stream = BytesIO()
-            Image.fromarray(numbers.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(stream, "png")
+            stream, grain = BytesIO(), numbers.integers(0, 32, (16, 16, 3), dtype=np.uint8)
+            coarse = Image.fromarray(numbers.integers(0, 224, (4, 4, 3), dtype=np.uint8))
+            Image.fromarray(np.asarray(coarse.resize((16, 16))) + grain).save(stream, "png")
             target.writestr(f"{k:02}.png", stream.getvalue())
     return path
 
@@ -71,11 +74,21 @@ def test_octaves_add_up(monkeypatch):
     assert sum(found.values()) == pytest.approx(float(images.double().var(dim=0).mean()), rel=1e-4)
 
 
-def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path):
+def test_the_study_stops_in_time_in_the_midst_of_training_and_goes_on(photos, tmp_path):
     out = tmp_path / "study"
-    stopped = study(photos, out, "--minutes", "0.01", "--budgets", "32")
-    assert "goes on from here" in stopped
-    assert "no budget of 48 images; there are: 32, 64" in study(photos, out, "--budgets", "32,48", code=1)
+    endless = ("--variants", "DDPM", "--budgets", "80000000")
+    run, step = RunFolder(out / "runs" / "ddpm-seed0-80000000"), 0
+    for minutes in (0.1, 0.2, 0.4, 0.8, 1.6):  # loading takes longer than the first where much else is done
+        assert "goes on from here" in study(photos, out, *endless, "--minutes", minutes)
+        before, step = step, (run.read_status() or {"step": 0})["step"]
+        if before:
+            break
+    assert 0 < before < step < 10_000_000
+
+
+def test_the_study_ends_with_a_table(photos, tmp_path):
+    out = tmp_path / "study"
+    assert "goes on from here" in study(photos, out, "--minutes", "0.01")
     study(photos, out, "--budgets", "32")
     assert {row["images"] for row in json.loads((out / "results.json").read_text())} == {32}
     ended = study(photos, out)
@@ -108,15 +121,18 @@ def test_the_study_stops_in_time_goes_on_and_ends_with_a_table(photos, tmp_path)
 
 
 def test_few_steps_of_second_order_are_nearer_to_the_data(photos, tmp_path):
-    options = ("--scale", "toy", "--variants", "DDPM; matched SSD, 2 levels", "--steps", "10,20")
+    names = ("DDPM", "matched SSD, 3 levels", "matched SSD, spectral details")
+    options = ("--variants", "; ".join(names), "--steps", "10,20")
     table = call("few_steps.py", "--data", photos, *options, home=tmp_path)
     rows = [[part.strip() for part in line.split("|")[1:-1]] for line in table.splitlines()]
     assert rows[0] == ["variant", "sampler", "10 steps", "20 steps"]
     found = {(name, sampler): list(map(float, values)) for name, sampler, *values in rows[2:]}
-    assert len(found) == 4
-    for name in ("DDPM", "matched SSD, 2 levels"):
+    assert len(found) == 6
+    for name in names[:2]:
         first, second = found[name, "ddim"], found[name, "dpm++"]
         assert all(b < a / 2 for a, b in zip(first, second, strict=True)), table
+    predicted, spectral = found[names[1], "ddim"], found[names[2], "ddim"]
+    assert all(b < a for a, b in zip(predicted, spectral, strict=True)), table
 
 
 def test_few_steps_of_an_unknown_variant(photos, tmp_path):

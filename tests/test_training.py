@@ -13,6 +13,7 @@ from ssdiff.build import build_model, build_process
 from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError
 from ssdiff.presets import load_preset
 from ssdiff.schedules.resolution import batch_shares
+from ssdiff.training import batches as batches_module
 from ssdiff.training.batches import Batches, ImageOrder, Place, Severities
 from ssdiff.training.losses import gaussian_loss
 from ssdiff.training.trainer import Trainer, learning_rate
@@ -193,6 +194,18 @@ def test_only_the_blocks_of_a_path_get_gradients():
     one._backward(low)
     unused = [name for name, weight in one.model.named_parameters() if weight.grad is None]
     assert unused, "at the lower resolution some blocks are skipped"
+
+
+def test_images_that_stay_on_the_device_are_the_same(monkeypatch, recwarn):
+    image_map = IMAGES.view()
+    image_map.flags.writeable = False
+    made = []
+    for fits in (False, True):
+        monkeypatch.setattr(batches_module.Batches, "_fits", lambda self, fits=fits: fits)
+        monkeypatch.setattr(batches_module, "_PART", 7)
+        batches = Batches(image_map, LABELS, torch.device("cpu"), Place(0, 1, 8), 0, flip=True, classes=8)
+        made.append(batches(5)[0])
+    assert torch.equal(*made) and not recwarn.list
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ Advance = Callable[[int], None]  # told of so many images a step further
 _FRAMES = 40  # of an animation, at most
 _STRIP = 10  # severities of a film strip
 _FRAME_TIME, _HOLD = 80, 1500  # milliseconds a frame, and that an animation rests on its last one
+_FILES = 8  # written at once: most of the time goes into waiting for the disk
 _ARRAY = ".npz"
 
 
@@ -176,13 +177,25 @@ def _write_grid(target: Target, job: Job, here: World, advance: Advance) -> None
 
 
 def _write_folder(target: Target, job: Job, here: World, advance: Advance) -> None:
+    """A batch is written while the next one is drawn."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from ssdiff import images
 
     share = here.share(job.n)
-    for start in range(share.start, share.stop, job.batch):
-        part = range(start, min(start + job.batch, share.stop))
-        for i, image in zip(part, job.draw(part, advance), strict=True):
-            images.save_image(image, _file(target.path, job.first + i), overwrite=target.overwrite)
+    pending: list[Future[Path]] = []
+    with ThreadPoolExecutor(_FILES) as pool:
+        for start in range(share.start, share.stop, job.batch):
+            part = range(start, min(start + job.batch, share.stop))
+            drawn = job.draw(part, advance)
+            for file in pending:
+                file.result()
+            pending = [
+                pool.submit(images.save_image, image, _file(target.path, job.first + i), target.overwrite)
+                for i, image in zip(part, drawn, strict=True)
+            ]
+        for file in pending:
+            file.result()
 
 
 def _write_array(target: Target, job: Job, here: World, advance: Advance) -> None:

@@ -18,14 +18,20 @@ from ssdiff.cli.common import (
     human_bytes,
     human_seconds,
     is_main_process,
+    memory_for,
     parse_sets,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from ssdiff.cost import PathCost
     from ssdiff.running import Event, Result
     from ssdiff.settings import Preset
 
-_MEASURED_BATCH = 2  # images of the passes that a dry run times
+_MEASURING = 10.0  # seconds that a dry run spends on it, about
 
 
 _Preset = Annotated[
@@ -73,7 +79,8 @@ def train(
     """Train a model; under torchrun, on several devices.
 
     Writes a run folder: preset.toml, checkpoints, metrics.jsonl, sample grids, train.log and status.json.
-    Ctrl-C or SIGTERM saves and stops; `--resume auto` continues as if nothing had happened, bit for bit.
+    Ctrl-C or SIGTERM saves and stops; `--resume auto` continues as if nothing had happened, on a
+    CPU bit for bit.
     """
     main = is_main_process()
     terminal = Terminal(quiet or not main, json and main)
@@ -178,10 +185,9 @@ def _dry_run(preset: Preset, device: str, terminal: Terminal) -> None:
     with torch.device("meta"):
         outline = build_model(preset)
     costs = cost.path_costs(outline, process, channels, classes, change_share=settings.change_share)
-    model = build_model(preset).to(place).to(memory_format=torch.channels_last)
-    times = cost.seconds_per_image(model, process, channels, classes, min(_MEASURED_BATCH, settings.batch))
+    times = _seconds_per_image(preset, costs, place)
     images = settings.batch * settings.accumulate
-    step = images * sum(path.share * times[path.resolution, path.wanted] for path in costs)
+    step = images * sum(path.share * times[path.path] for path in costs)
     values = {
         "preset": preset.name,
         "summary": preset.summary,
@@ -202,7 +208,7 @@ def _dry_run(preset: Preset, device: str, terminal: Terminal) -> None:
                 "share": path.share,
                 "gflops": path.flops / 1e9,
                 "activation_bytes": path.activation_bytes,
-                "seconds_per_image": times[path.resolution, path.wanted],
+                "seconds_per_image": times[path.path],
             }
             for path in costs
         ],
@@ -210,11 +216,29 @@ def _dry_run(preset: Preset, device: str, terminal: Terminal) -> None:
     terminal.result(_dry_run_text(values), values)
 
 
+def _seconds_per_image(
+    preset: Preset, costs: Sequence[PathCost], device: torch.device
+) -> dict[tuple[int, int], float]:
+    """Measured, of a training step that is not compiled, in the run's precision; by path."""
+    from ssdiff import benchmarking
+    from ssdiff.devices import pick_precision
+    from ssdiff.presets import override
+
+    dtype = pick_precision(preset.training.precision, device)
+    peak = benchmarking.matrix_peak(device, dtype, _MEASURING / 20)
+    batch = benchmarking.affordable_batch(costs, peak, _MEASURING, preset.training.batch)
+    pipeline = benchmarking.untrained(override(preset, {"training.compile": False}), device, dtype)
+    with memory_for(f"{batch} images of {preset.data.size} px at once", "lower training.batch"):
+        trainer = benchmarking.PathTrainer(pipeline, batch)
+        timings = benchmarking.time_training(trainer, device, _MEASURING, lambda: None)
+    return {path: timing.seconds / batch for path, timing in timings.items()}
+
+
 def _dry_run_text(values: dict[str, Any]) -> str:
     lines = [
         f"{values['preset']}: {values['summary']}",
         f"{values['parameters'] / 1e6:.2f} M parameters, T = {values['T']}",
-        "path          share of steps   GFLOPs   activations   ms an image (forward + backward)",
+        "path          share of steps   GFLOPs   activations   ms an image, a whole step",
     ]
     lines += [
         f"{path['in'][0]:4d} -> {path['out'][0]:4d}  {100 * path['share']:13.1f} % {path['gflops']:8.2f} "

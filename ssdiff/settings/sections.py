@@ -56,7 +56,9 @@ class TrainingSettings(Strict):
         1.0, gt=0, le=1, description="the last share of the steps after the warm-up, in which lr falls"
     )
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient, 0 is off")
-    ema: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights")
+    ema: float = Field(
+        0.9999, ge=0, lt=1, description="decay of the averaged weights; step / (step + 9) while that is less"
+    )
     loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")
     min_snr: float = Field(5.0, gt=0, description="cap of the loss weight a^2 / sigma^2")
     snr_floor: float = Field(0.0, ge=0, description="least loss weight, for the noisiest severities")

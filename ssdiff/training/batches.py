@@ -19,7 +19,9 @@ from ssdiff.operators.base import Size
 from ssdiff.schedules.resolution import batch_shares
 
 _RESIDENT_SHARE = 0.4  # of the device's free memory that a data set may take
-_WORD = 2**32  # counters of the generator are 32 bits wide
+_PART = 1024  # images copied to the device at once
+COUNTERS = 2**32
+"""Micro-batches that the random numbers tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Batches:
         self._flip, self._classes, self._dropout = flip, classes, label_dropout
         self._flip_key, self._label_key = rng.derive(seed, "train/flip"), rng.derive(seed, "train/label")
         self._host = images
-        self._resident = torch.from_numpy(np.ascontiguousarray(images)).to(device) if self._fits() else None
+        self._resident = _on_device(images, device) if self._fits() else None
         self._labels = None if labels is None or not classes else torch.from_numpy(labels.astype(np.int64))
 
     def __call__(self, counter: int) -> tuple[Tensor, Tensor | None]:
@@ -148,7 +150,7 @@ class Batches:
         numbers = self._order(positions + counter * global_batch)
         images = self._bytes(numbers).float().mul_(2 / 255).sub_(1)
         if self._flip:
-            mirrored = rng.uniform(self._flip_key, positions, counter % _WORD, (1, 1, 1)) < 0.5
+            mirrored = rng.uniform(self._flip_key, positions, counter % COUNTERS, (1, 1, 1)) < 0.5
             images = torch.where(send(mirrored, self._device), images.flip(-1), images)
         return images, self._classes_of(numbers, positions, counter)
 
@@ -157,7 +159,7 @@ class Batches:
             return None
         blank = torch.full_like(numbers, self._classes)
         labels = blank if self._labels is None else self._labels[numbers]
-        hidden = rng.uniform(self._label_key, positions, counter % _WORD, ()) <= self._dropout
+        hidden = rng.uniform(self._label_key, positions, counter % COUNTERS, ()) <= self._dropout
         return send(torch.where(hidden, blank, labels), self._device)
 
     def _bytes(self, numbers: Tensor) -> Tensor:
@@ -170,3 +172,11 @@ class Batches:
             return False
         free, _ = torch.cuda.mem_get_info(self._device)
         return bool(self._host.nbytes < _RESIDENT_SHARE * free)
+
+
+def _on_device(images: np.ndarray, device: torch.device) -> Tensor:
+    """A copy in parts: a memory map may be read-only, and larger than the memory of the host."""
+    result = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(images), _PART):
+        result[start : start + _PART] = torch.tensor(images[start : start + _PART])
+    return result

@@ -17,12 +17,11 @@ from ssdiff.devices import autocast
 from ssdiff.errors import CheckpointError, NonFiniteError
 from ssdiff.process.kinds import Process
 from ssdiff.settings import TrainingSettings
-from ssdiff.training.batches import Batches, Place, Severities
+from ssdiff.training.batches import COUNTERS, Batches, Place, Severities
 from ssdiff.training.compiling import compiled, require_compiler
 from ssdiff.training.losses import Network, Visit, objective
 
 _BUCKET = 1 << 23  # numbers reduced between processes at a time
-_WORD = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +195,12 @@ class Trainer:
     def _backward(self, counter: int) -> None:
         """Gradients of one micro-batch are added to those that are there."""
         settings, positions = self.settings, self._place.positions
-        severities = self._severities.draw(counter % _WORD, positions)
+        severities = self._severities.draw(counter % COUNTERS, positions)
         size = self.process.states[int(severities[0])].size
         x0, labels = self._batches(counter)
         x0 = x0.contiguous(memory_format=torch.channels_last)
         seen = counter * self._place.batch * self._place.world
-        visit = Visit(positions, counter % _WORD, positions + seen)
+        visit = Visit(positions, counter % COUNTERS, positions + seen)
         if self._drops:
             torch.manual_seed(rng.derive(settings.seed, f"train/dropout/{counter}/{self._place.rank}") >> 1)
         losses = self._objective(self._network, x0, severities, visit, labels)
