@@ -208,6 +208,7 @@ class Pipeline:
         eta: float | None = None,
         seed: int = 0,
         images: Tensor | None = None,
+        on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Clean images from degraded ones.
 
@@ -220,6 +221,7 @@ class Pipeline:
             seed: of the noise, and of a random degradation.
             images: (B,) image numbers; 0..B-1 where omitted. A random degradation draws by them, so give
                 those by which ``x_t`` was degraded.
+            on_step: called after each step with the number of images.
 
         Returns:
             (B, C, R, R) float32 on the CPU in [-1, 1].
@@ -234,9 +236,9 @@ class Pipeline:
                 f"images at severity {plan.severities[0]} are {size}, not {tuple(x_t.shape[1:])}"
             )
         numbers = torch.arange(len(x_t)) if images is None else images
-        x = x_t
-        for _, state in self.walk(numbers.to(self.device), plan, seed, x=x_t.to(self.device)):
-            x = state
+        for severity, x in self.walk(numbers.to(self.device), plan, seed, x=x_t.to(self.device)):
+            if on_step is not None and severity < plan.severities[0]:
+                on_step(len(x))
         return x.clamp(-1, 1).float().cpu()
 
     def sample(

@@ -167,8 +167,8 @@ class _Run:
                         hint=f"go on with --resume {shlex.quote(str(self.folder.path))}",
                     )
                 if settings.sample_every and trainer.step % settings.sample_every == 0:
-                    self._draw(data)
-            self._draw(data)
+                    self._draw(data, stop)
+            self._draw(data, lambda: False)
         self.status("finished", steps=settings.steps)
         seconds = time.monotonic() - began
         return Result(self.folder.path, trainer.step, seconds, self.grid, self.preset.generates)
@@ -294,7 +294,7 @@ class _Run:
         self._saved = trainer.step
         self.here.wait()
 
-    def _draw(self, data: ImageSet) -> None:
+    def _draw(self, data: ImageSet, stop: Callable[[], bool]) -> None:
         """A picture by the averaged weights; the same images each time, so that pictures compare."""
         if self.here.rank == 0 and self._drawn != self.step:
             trainer = self._trainer
@@ -309,9 +309,11 @@ class _Run:
                 start=self._generation,
                 details=self._details,
             )
-            self.grid = self.folder.samples / f"step-{trainer.step:08d}.png"
-            images.save_image(preview(pipeline, data.images), self.grid, overwrite=True)
-            self._tell(Event("samples", trainer.step, str(self.grid)))
+            picture = preview(pipeline, data.images, stop)
+            if picture is not None:
+                self.grid = self.folder.samples / f"step-{trainer.step:08d}.png"
+                images.save_image(picture, self.grid, overwrite=True)
+                self._tell(Event("samples", trainer.step, str(self.grid)))
         self._drawn = self.step
         self.here.wait()
 

@@ -99,6 +99,19 @@ def test_sigterm_saves_and_says_that_it_can_be_resumed(tmp_path):
     assert status["state"] == "interrupted" and status["step"] == final(out).step > 0
 
 
+def test_sigterm_does_not_wait_for_a_picture(tmp_path):
+    out = tmp_path / "run"
+    often = ("training.sample_every=2", "training.sample_count=200000", "training.sample_steps=50")
+    process = start(out, *(part for setting in often for part in ("--set", setting)))
+    while process.poll() is None and "step-00000002" not in published(out):
+        time.sleep(0.01)
+    time.sleep(1)  # the picture, which would take many minutes, has been begun
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert final(out).step in (2, 3) and not list((out / "samples").glob("*.png"))
+
+
 def test_a_second_writer_is_refused(tmp_path):
     out = tmp_path / "run"
     first = start(out, "--set", "training.steps=100000")
