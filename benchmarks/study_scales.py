@@ -127,12 +127,12 @@ SCALES = {
         {"model.width": 64, "training.lr": 3e-4, "training.warmup": 200, "training.ema": 0.999},
         {
             "DDPM": published(1),
-            "published SSD, 2 levels": published(2),
-            "published SSD, 4 levels": published(4),
-            "published SSD, trained as matched": published(4, **{CHANGES: 0.03, PAIRS: 4}),
             "matched SSD, 4 levels": matched(
                 -1.0, -2.0, -7.5, **{"training.size_power": 2.0, DETAILS: "spectral"}
             ),
+            "published SSD, trained as matched": published(4, **{CHANGES: 0.03, PAIRS: 4}),
+            "published SSD, 4 levels": published(4),
+            "published SSD, 2 levels": published(2),
         },
         batch=256,
         budgets=(256_000, 512_000),
