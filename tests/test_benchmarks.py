@@ -1,6 +1,7 @@
 """The study of matched noise, at the size of a toy."""
 
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ssdiff
 from ssdiff.rundir import RunFolder
 
 TESTS = Path(__file__).parent
@@ -36,6 +38,14 @@ def photos(tmp_path):
 def study(photos, out, *more, code=0):
     options = ["--scale", "toy", "--data", photos, "--out", out, "--extractor", "tinynet:Tiny", *more]
     return call("matched_noise.py", *options, home=out / "home", code=code)
+
+
+def relays(*runs):
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module("relay").Relays(*map(ssdiff.load, runs), 3, "ddim").all()
+    finally:
+        sys.path.pop(0)
 
 
 def call(name, *options, home, code=0):
@@ -115,6 +125,26 @@ def test_the_study_ends_with_a_table(photos, tmp_path):
     cells = [line.strip("| ").split(" | ") for line in kept.splitlines() if line[2] in "-0123456789"]
     assert [row[1] for row in cells if "---" not in row] == ["8", "16", "16", "16"]
     assert all(0 < float(share) < 5 for row in cells if "---" not in row for share in row[2:])
+    judged = (
+        "--reference",
+        photos,
+        "--extractor",
+        "tinynet:Tiny",
+        "--images",
+        12,
+        "--steps",
+        3,
+        "--batch",
+        6,
+    )
+    relayed = call("relay.py", *runs, *judged, home=out / "home")
+    rows = [line.strip("| ").split(" | ") for line in relayed.splitlines()[2:]]
+    assert len(rows) == 5 and all(float(cell) > -1 for row in rows for cell in row[1:])
+    drawn = [draw(torch.arange(3)) for draw in relays(*runs).values()]
+    assert all(images.shape == (3, 3, 16, 16) for images in drawn)
+    assert all(not torch.allclose(a, b, atol=1e-4) for a, b in itertools.combinations(drawn, 2))
+    turned = call("relay.py", *reversed(runs), *judged, home=out / "home", code=2)
+    assert "full size at every severity" in turned
     other = study(photos, out, "--extractor", "tinynet:Other", code=1)
     assert "holds another study (extractor)" in other
     assert "4:dim is not STEPS:SAMPLER" in study(photos, out, "--chains", "4:dim", code=2)

@@ -1,0 +1,152 @@
+"""Which part of a chain costs quality: two models take turns, one at coarse and one at full size.
+
+    python benchmarks/relay.py study/runs/MATCHED study/runs/DDPM --reference study/held-out.zip \
+        --extractor effnet_features:EffNetLite0
+
+The first model changes resolution with matched noise and reductions by area, the second never; both have one
+noise schedule at full size. A noisy image of the second, reduced, is then a noisy image of the first, so that
+either can go on where the other stopped:
+
+- `first`, `second`: each alone;
+- `second, first`: the first takes over at full size, after its last change of resolution;
+- `second, change, first`: likewise, but before that change;
+- `first, second`: the second takes over at full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import ssdiff
+from ssdiff.cli import run
+from ssdiff.images import save_image
+from ssdiff.pipeline import Pipeline
+from ssdiff.process.gaussian import GaussianProcess
+
+TOLERANCE = 1e-4  # relative, of what the schedules should share
+
+
+def main() -> None:
+    """Print a row for each relay."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("first", type=Path, metavar="MATCHED", help="run with changes of resolution")
+    parser.add_argument("second", type=Path, metavar="DDPM", help="run without")
+    parser.add_argument("--reference", type=Path, required=True, help="images that none was trained on")
+    parser.add_argument("--extractor", default="inception", help="as for `ssdiff eval fid`")
+    parser.add_argument("--images", type=int, default=2000, help="drawn by each relay")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--sampler", default="ddim")
+    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    first, second = (ssdiff.load(path, device=options.device) for path in (options.first, options.second))
+    if fault := misfit(first, second):
+        parser.error(fault)
+    relays = Relays(first, second, options.steps, options.sampler)
+    print("| relay | FD | KD x 1000 |\n| --- | --- | --- |")
+    for name, draw in relays.all().items():
+        fd, kd = distances(draw, options)
+        print(f"| {name} | {fd:.1f} | {1000 * kd:.1f} |", flush=True)
+
+
+def misfit(first: Pipeline, second: Pipeline) -> str | None:
+    """Why two models cannot take turns, in words."""
+    coarse, fine = first.process, second.process
+    if not isinstance(coarse, GaussianProcess) or not isinstance(fine, GaussianProcess):
+        return "both models must be of kind ssd or ddpm"
+    sizes = {state.size for state in fine.states}
+    if len(sizes) > 1 or coarse.states[0].size not in sizes or coarse.T != fine.T:
+        return "the second model must have the first one's T and full size at every severity"
+    if coarse.states[-1].size in sizes or first.preset.process.resize != "area":
+        return "the first model must reduce images by area"
+    for ours, theirs in zip(coarse.states[1:], fine.states[1:], strict=True):
+        factor = theirs.resolution / ours.resolution
+        if abs(ours.sigma / ours.signal / (theirs.sigma / theirs.signal) * factor - 1) > TOLERANCE:
+            return "the models' noise does not match; is process.match 1, and the schedule the same?"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Relays:
+    """Chains of which parts are drawn by different models.
+
+    Attributes:
+        first: changes resolution.
+        second: does not.
+        steps: of each alone; the first takes its changes besides, and all relays follow its chain.
+        sampler: of both.
+    """
+
+    first: Pipeline
+    second: Pipeline
+    steps: int
+    sampler: str
+
+    def all(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """By name, functions from (B,) image numbers to (B, C, R, R)."""
+        chain = self.first.plan(self.steps, self.sampler).severities
+        alone = self.second.plan(self.steps, self.sampler).severities
+        states = self.first.process.states
+        fine = next(place for place, t in enumerate(chain) if states[t].size == states[0].size)
+        before, after, change = chain[: fine + 1], chain[fine:], chain[fine - 1]
+
+        def reduced(x: Tensor) -> Tensor:
+            process = self.first.process
+            assert isinstance(process, GaussianProcess)
+            scale = states[change].signal / self.second.process.states[change].signal
+            return scale * process.degrade(x, change)
+
+        return {
+            "first": lambda images: self._walk(self.first, chain, images),
+            "second": lambda images: self._walk(self.second, alone, images),
+            "second, first": lambda images: self._walk(
+                self.first, after, images, self._walk(self.second, before, images)
+            ),
+            "second, change, first": lambda images: self._walk(
+                self.first, chain[fine - 1 :], images, reduced(self._walk(self.second, chain[:fine], images))
+            ),
+            "first, second": lambda images: self._walk(
+                self.second, after, images, self._walk(self.first, before, images)
+            ),
+        }
+
+    def _walk(self, model: Pipeline, chain: list[int], images: Tensor, x: Tensor | None = None) -> Tensor:
+        """The state at the end of a part of a chain."""
+        plan = replace(model.plan(self.steps, self.sampler), severities=chain)
+        for _, state in model.walk(images.to(model.device), plan, x=x):
+            x = state
+        assert x is not None
+        return x
+
+
+def distances(draw: Callable[[Tensor], Tensor], options: argparse.Namespace) -> tuple[float, float]:
+    """FD and KD of a relay's images to the reference."""
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder, "drawn")
+        for numbers in torch.arange(options.images).split(options.batch):
+            images = draw(numbers).clamp(-1, 1)
+            for number, image in zip(numbers.tolist(), images, strict=True):
+                save_image(image, drawn / f"{number:06d}.png")
+        found = []
+        for metric, more in (("fid", ()), ("kid", ("--subset-size", str(min(1000, options.images // 2))))):
+            result = Path(folder, f"{metric}.json")
+            how = ["--extractor", options.extractor, "--resize", str(image.shape[-1]), *more]
+            where = ["--reference", str(options.reference), "--out", str(result), "--quiet"]
+            if code := run(["eval", metric, str(drawn), *where, *how]):
+                raise SystemExit(code)
+            found.append(float(json.loads(result.read_text())["value"]))
+    return found[0], found[1]
+
+
+if __name__ == "__main__":
+    main()
