@@ -38,7 +38,10 @@ def main() -> None:
     )
     parser.add_argument("--data", required=True, help="images; made grey")
     parser.add_argument("--scale", choices=SCALES, default="16px", help="of the study; best up to 32px")
-    parser.add_argument("--variants", default="DDPM; published SSD, 3 levels; matched SSD, 3 levels")
+    parser.add_argument(
+        "--variants",
+        default="DDPM; published SSD, 3 levels; matched SSD, 3 levels; matched SSD, spectral details",
+    )
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--steps", type=numbers, default=(8, 10, 15, 20, 30))
     options = parser.parse_args()
