@@ -14,10 +14,10 @@ from torch.nn import functional
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 SIDE = 128
-MEAN, SPREAD = 0.498, 0.502  # of the pixels in [0, 1] that the network was trained on
+MEAN, SPREAD = 0.498, 0.502  # 127 and 128 of 255: the network was trained on pixels moved and divided by them
 
 
-class EffNetLite0(FeatureExtractorBase):  # type: ignore[misc]
+class EffNetLite0(FeatureExtractorBase):
     """(B, 3, H, W) uint8 to (B, 1280): the mean over the positions of the last layer.
 
     Args:

@@ -87,7 +87,7 @@ def test_a_change_that_is_never_reached():
         build_process(load_preset("shapes32", {"process.resolution.at": [0.0, -50.0]}))
 
 
-def test_cost_in_time_and_memory():
+def test_cost_in_flops_and_memory():
     preset = load_preset("shapes32")
     model, process = build_model(preset), build_process(preset)
     costs = cost.path_costs(model, process, 3, classes=8)

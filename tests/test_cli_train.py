@@ -106,6 +106,7 @@ def test_dry_run_writes_nothing(result, home, tmp_path, monkeypatch):
     assert values["parameters"] > 1e5 and values["seconds_per_step"] > 0 and values["training_bytes"] > 1e6
     assert sum(path["share"] for path in values["paths"]) == pytest.approx(1)
     assert {tuple(path["in"]) for path in values["paths"]} == {(16, 16), (8, 8)}
+    assert all(path["seconds_per_image"] > 0 for path in values["paths"])
     assert sorted(home.rglob("*")) == before and not list(tmp_path.iterdir())
 
 
