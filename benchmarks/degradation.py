@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssdiff.process.degradations import build_degradation
+from ssdiff.process.degradations.registry import build_degradation
 
 TAPS, GROWTH = 15, 0.01  # of cold-blur-celeba128
 

@@ -1,8 +1,8 @@
-"""Two trained models as denoisers, severity by severity: where does one of them lose?
+"""Two trained models as denoisers, timestep by timestep: where does one of them lose?
 
     python benchmarks/denoisers.py study/runs/A study/runs/B --data study/held-out.zip --images 1000
 
-At severities of A, and those of B with the nearest log-SNR of the coarse content, both predict the clean
+At timesteps of A, and those of B with the nearest log-SNR of the coarse content, both predict the clean
 image from noisy versions of the same images. Errors are mean squares over pixels in [-1, 1], compared at the
 smaller of the two sizes. A ratio above 1 says that A is worse.
 """
@@ -24,14 +24,14 @@ from ssdiff.process.gaussian import GaussianProcess
 
 
 def main() -> None:
-    """Print a row for each severity."""
+    """Print a row for each timestep."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", type=Path, nargs=2, metavar="RUN", help="of SSD or DDPM")
     parser.add_argument("--data", required=True, help="images that neither was trained on")
     parser.add_argument("--images", type=int, default=500, help="how many of them")
-    parser.add_argument("--severities", type=int, default=15, help="rows of the table")
+    parser.add_argument("--timesteps", type=int, default=15, help="rows of the table")
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
@@ -41,7 +41,7 @@ def main() -> None:
     images = clean_images(one, options.data, options.images)
     print("| log-SNR | size | mean square error | size | mean square error | ratio |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for t in severities(one, options.severities):
+    for t in timesteps(one, options.timesteps):
         level = coarse_log_snr(one, t)
         u = min(range(1, other.process.T + 1), key=lambda u: abs(coarse_log_snr(other, u) - level))
         first, second = mean_squares(one, t, other, u, images.split(options.batch))
@@ -59,7 +59,7 @@ def clean_images(model: Pipeline, data: str, count: int) -> Tensor:
     return chosen.to(model.device).float() / 127.5 - 1
 
 
-def severities(model: Pipeline, count: int) -> list[int]:
+def timesteps(model: Pipeline, count: int) -> list[int]:
     """Evenly spread over 1..T."""
     return [1 + int(t) for t in evenly(model.process.T, min(count, model.process.T))]
 
@@ -77,15 +77,15 @@ def mean_squares(
     small, s = min((one, t - 1), (other, u - 1), key=lambda pair: pair[0].process.states[pair[1]].resolution)
     found = [0.0, 0.0]
     for number, x0 in enumerate(batches):
-        for place, (model, severity) in enumerate(((one, t), (other, u))):
-            missed = errors(model, severity, x0, number, small, s)
+        for place, (model, timestep) in enumerate(((one, t), (other, u))):
+            missed = errors(model, timestep, x0, number, small, s)
             found[place] += float(missed.square().mean(dim=(1, 2, 3)).sum())
     images = sum(map(len, batches))
     return found[0] / images, found[1] / images
 
 
 def errors(model: Pipeline, t: int, x0: Tensor, batch: int, small: Pipeline, s: int) -> Tensor:
-    """What the model's clean images miss, reduced to the size that ``small`` has at severity s."""
+    """What the model's clean images miss, reduced to the size that ``small`` has at timestep s."""
     process = model.process
     positions = torch.arange(len(x0), device=x0.device)
     noise = rng.normal(rng.derive(batch, "denoisers"), positions, t, (x0.shape[1], *process.states[t].size))

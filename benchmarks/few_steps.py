@@ -1,11 +1,12 @@
-"""What a sampler loses by taking few steps: exact, for the best linear denoiser of normal data.
+"""What a sampler loses by taking few steps: exact, for the linear MMSE denoiser of Gaussian data.
 
     python benchmarks/few_steps.py --scale 16px --data faces64.zip \
         --variants "DDPM; published SSD, 3 levels; matched SSD, 3 levels" --steps 8,10,15,20,30
 
-The data are normal, with the covariance of grey images; their best denoiser is linear, so the samplers of
+The data are normal, with the covariance of grey images; their MMSE denoiser is linear, so the samplers of
 ssdiff, run on a basis of all noise that a chain draws, give the covariance of what they generate. Printed is
-its Frechet distance to the data as a share of their variance, for schedules of the study of matched noise.
+its Frechet distance to the data as a share of their variance, for schedules of the study of SNR-preserving
+noise.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from torch import Tensor
 
 from ssdiff import load_preset
 from ssdiff.analysis.covariance import root_sum
+from ssdiff.analysis.data_moments import measure
 from ssdiff.build import build_process
+from ssdiff.config.load import Preset
 from ssdiff.data import evenly, open_data
-from ssdiff.planner.statistics import measure
-from ssdiff.planning import make_plan
-from ssdiff.presets import Preset
 from ssdiff.process.gaussian import GaussianProcess
-from ssdiff.samplers import gaussian
+from ssdiff.sampling import gaussian
+from ssdiff.sampling.plan import make_plan
 
 SAMPLERS = ("ddim", "dpm++")
 
@@ -75,12 +76,12 @@ def grey_covariance(side: int, data: str, count: int) -> Tensor:
 
 
 def distance(preset: Preset, covariance: Tensor, steps: int, sampler: str) -> float:
-    """Relative Frechet distance of what a chain of the best linear denoiser generates."""
+    """Relative Frechet distance of what a chain of the linear MMSE denoiser generates."""
     process = build_process(preset)
     assert isinstance(process, GaussianProcess)
     root = symmetric_root(covariance)
-    details = root if preset.sampling.details == "spectral" else None
-    chain = make_plan(preset, process, steps, sampler).severities
+    details = root if preset.sampling.renoise == "spectral" else None
+    chain = make_plan(preset, process, steps, sampler).timesteps
     made = generated(process, covariance, chain, sampler, details)
     return float((covariance.trace() + made.trace() - 2 * root_sum(made, root)) / covariance.trace())
 
@@ -94,14 +95,14 @@ def symmetric_root(covariance: Tensor) -> Tensor:
 def generated(
     process: GaussianProcess, covariance: Tensor, chain: list[int], sampler: str, details: Tensor | None
 ) -> Tensor:
-    """Covariance of the images at the end of a chain, whose steps draw noise at changes of size alone.
+    """Covariance of the images at the end of a chain, whose steps draw noise at resolution transitions alone.
 
     Args:
         process: of the chain.
         covariance: of the data.
-        chain: severities, T first.
+        chain: timesteps, T first.
         sampler: ddim or dpm++.
-        details: root of the covariance by which details are drawn that a change of size adds, or None.
+        details: root of the covariance by which details are drawn that a resolution transition adds, or None.
     """
     states, side = process.states, process.states[0].resolution
     drawn = [chain[0], *(s for t, s in itertools.pairwise(chain) if s and states[t].size != states[s].size)]
@@ -115,7 +116,7 @@ def generated(
     def added(t: int, s: int) -> Tensor:
         assert details is not None
         images = (columns[len(drawn) - 1 + drawn.index(s)] @ details).reshape(-1, 1, side, side)
-        return states[s].signal * process.lost(process.degrade(images, s), s, t)
+        return states[s].signal * process.high_frequencies(process.degrade(images, s), s, t)
 
     def predict(x: Tensor, t: int) -> Tensor:
         return best_linear(process, covariance, t, x)
@@ -136,7 +137,7 @@ def generated(
 
 
 def best_linear(process: GaussianProcess, covariance: Tensor, t: int, x: Tensor) -> Tensor:
-    """E[x_0 | x_t] at the size of t - 1, for normal data without mean."""
+    """E[x_0 | x_t] at the size of t - 1, for Gaussian data without mean."""
     now, side = process.states[t], process.states[0].resolution
     pixels = torch.eye(side**2, dtype=torch.float64).reshape(-1, 1, side, side)
     small, large = (process.degrade(pixels, u).flatten(1).mT for u in (t, t - 1))

@@ -1,10 +1,10 @@
-"""The study of resolution-matched noise: DDPM, published SSD and matched SSD, compared.
+"""The study of SNR-preserving noise: DDPM, published SSD and matched SSD, compared.
 
     python benchmarks/matched_noise.py --scale 16px --data faces64.zip --out study/ \
         --extractor effnet_features:EffNetLite0 --minutes 9.5
 
 The last images by name are held out. Every variant and seed is one network of the same shape that sees the
-same images in the same order; published SSD trains its changes of resolution by the paper's rule, or, where
+same images in the same order; published SSD trains its resolution transitions by the paper's rule, or, where
 it says so, by that of matched SSD. For each budget the learning rate falls in the last quarter of the steps
 (a larger budget goes on from before that), images are drawn, and their Frechet and kernel distances to the
 held-out images and to those of the training are taken. All of it is done by commands of ssdiff, which are
@@ -33,7 +33,7 @@ from study_scales import REFERENCES, SCALES, Case, Chain
 
 from ssdiff import load_preset
 from ssdiff.cli import run
-from ssdiff.rundir import RunFolder
+from ssdiff.runs import RunFolder
 
 SAMPLERS = ("ancestral", "ddim", "dpm++")
 INTERRUPTED = 75  # exit code of a run that can be resumed

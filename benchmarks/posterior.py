@@ -1,4 +1,4 @@
-"""Time of one posterior draw at a change of resolution: `python benchmarks/posterior.py`.
+"""Time of one posterior draw at a resolution transition: `python benchmarks/posterior.py`.
 
 The bar is 10 ms for 64 images of 64 px on a CPU; the authors' Lanczos routine took 1161 ms on two cores of
 the machine on which the bar was set.
@@ -25,7 +25,7 @@ def median_ms(function, repeats: int) -> float:
 
 
 def main() -> None:
-    """Print a table, one row a change of resolution of celeba64."""
+    """Print a table, one row a resolution transition of celeba64."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")

@@ -3,12 +3,13 @@
     python benchmarks/relay.py study/runs/MATCHED study/runs/DDPM --reference study/held-out.zip \
         --extractor effnet_features:EffNetLite0
 
-The first model changes resolution with matched noise and reductions by area, the second never; both have one
+The first model changes resolution with SNR-preserving noise and reductions by area, the second never; both
+have one
 noise schedule at full size. A noisy image of the second, reduced, is then a noisy image of the first, so that
 either can go on where the other stopped:
 
 - `first`, `second`: each alone;
-- `second, first`: the first takes over at full size, after its last change of resolution;
+- `second, first`: the first takes over at full size, after its last resolution transition;
 - `second, change, first`: likewise, but before that change;
 - `first, second`: the second takes over at full size.
 """
@@ -39,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("first", type=Path, metavar="MATCHED", help="run with changes of resolution")
+    parser.add_argument("first", type=Path, metavar="MATCHED", help="run with resolution transitions")
     parser.add_argument("second", type=Path, metavar="DDPM", help="run without")
     parser.add_argument("--reference", type=Path, required=True, help="images that none was trained on")
     parser.add_argument("--extractor", default="inception", help="as for `ssdiff eval fid`")
@@ -66,13 +67,13 @@ def misfit(first: Pipeline, second: Pipeline) -> str | None:
         return "both models must be of kind ssd or ddpm"
     sizes = {state.size for state in fine.states}
     if len(sizes) > 1 or coarse.states[0].size not in sizes or coarse.T != fine.T:
-        return "the second model must have the first one's T and full size at every severity"
+        return "the second model must have the first one's T and full size at every timestep"
     if coarse.states[-1].size in sizes or first.preset.process.resize != "area":
         return "the first model must reduce images by area"
     for ours, theirs in zip(coarse.states[1:], fine.states[1:], strict=True):
         factor = theirs.resolution / ours.resolution
         if abs(ours.sigma / ours.signal / (theirs.sigma / theirs.signal) * factor - 1) > TOLERANCE:
-            return "the models' noise does not match; is process.match 1, and the schedule the same?"
+            return "the models' noise does not match; is process.snr_preserving 1, and the schedule the same?"
     return None
 
 
@@ -94,8 +95,8 @@ class Relays:
 
     def all(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """By name, functions from (B,) image numbers to (B, C, R, R)."""
-        chain = self.first.plan(self.steps, self.sampler).severities
-        alone = self.second.plan(self.steps, self.sampler).severities
+        chain = self.first.plan(self.steps, self.sampler).timesteps
+        alone = self.second.plan(self.steps, self.sampler).timesteps
         states = self.first.process.states
         fine = next(place for place, t in enumerate(chain) if states[t].size == states[0].size)
         before, after, change = chain[: fine + 1], chain[fine:], chain[fine - 1]
@@ -122,7 +123,7 @@ class Relays:
 
     def _walk(self, model: Pipeline, chain: list[int], images: Tensor, x: Tensor | None = None) -> Tensor:
         """The state at the end of a part of a chain."""
-        plan = replace(model.plan(self.steps, self.sampler), severities=chain)
+        plan = replace(model.plan(self.steps, self.sampler), timesteps=chain)
         for _, state in model.walk(images.to(model.device), plan, x=x):
             x = state
         assert x is not None

@@ -1,4 +1,4 @@
-"""What the study of matched noise found: rows, a table and a plot."""
+"""What the study of SNR-preserving noise found: rows, a table and a plot."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from study_scales import REFERENCES, Case, Scale, every
 
 from ssdiff import build_model, build_process, load_preset
-from ssdiff.cost import path_costs, paths_along, training_flops, trajectory_flops
-from ssdiff.planning import make_plan
-from ssdiff.plots import Curve, Panel, save_panels
+from ssdiff.evaluation.flops import path_costs, paths_along, training_flops, trajectory_flops
+from ssdiff.reporting.plots import Curve, Panel, save_panels
+from ssdiff.sampling.plan import make_plan
 
 KEYS = ("variant", "images", "steps", "sampler")
 """What rows have in common that differ by their seed alone."""
@@ -28,7 +28,9 @@ def rows(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
         process = build_process(preset)
         with torch.device("meta"):
             model = build_model(preset)
-        costs = path_costs(model, process, preset.data.channels, change_share=preset.training.change_share)
+        costs = path_costs(
+            model, process, preset.data.channels, transition_share=preset.training.transition_share
+        )
         for chain in case.judged():
             values = {
                 (metric, reference): json.loads(case.result(metric, chain, reference).read_text())
@@ -36,7 +38,7 @@ def rows(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
                 for reference in REFERENCES
             }
             plan = make_plan(preset, process, *chain)
-            visits = paths_along(process, plan.severities[: plan.evaluations])
+            visits = paths_along(process, plan.timesteps[: plan.evaluations])
             yield {
                 "variant": case.variant,
                 "seed": case.seed,

@@ -1,4 +1,4 @@
-"""How large the study of matched noise is, and its networks."""
+"""How large the study of SNR-preserving noise is, and its networks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 Settings = dict[str, object]
 Chain = tuple[int, str]
 """Steps and sampler."""
-CHANGES = "training.change_share"
-PAIRS = "training.accumulate"
-DETAILS = "sampling.details"
+CHANGES = "training.transition_share"
+PAIRS = "training.grad_accum_steps"
+DETAILS = "sampling.renoise"
 REFERENCES = ("held-out", "train")
 """Zips of the study that drawn images are compared with, in this order."""
 
@@ -48,7 +48,7 @@ def matched(*at: float, **more: object) -> Settings:
     """SSD whose noise falls with the resolution, changing at these full-resolution log-SNRs."""
     return {
         "process.levels": len(at) + 1,
-        "process.match": 1.0,
+        "process.snr_preserving": 1.0,
         "process.resize": "area",
         "process.resolution.kind": "log_snr",
         "process.resolution.at": list(at),
@@ -200,10 +200,10 @@ class Case:
             "training.batch": self.scale.batch // int(str(own.get(PAIRS, 1))),
             "training.seed": self.seed,
             "training.steps": self.steps,
-            "training.decay": "linear",
-            "training.decay_share": 0.25,
+            "training.lr_schedule": "linear",
+            "training.lr_decay_share": 0.25,
             "training.checkpoint_every": max(self.steady, 1),
-            "training.keep": 1000,
+            "training.max_checkpoints": 1000,
             "training.sample_every": 0,
             "training.log_every": 25,  # divides `steady`, but for the toy's: no time is lost between records
         }

@@ -22,11 +22,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ssdiff import build_model, build_process, load_preset
-from ssdiff.benchmarking import PathTrainer, Timing, matrix_peak, mean_seconds, time_step
-from ssdiff.cost import Path, PathCost, path_costs
+from ssdiff.config import Preset
 from ssdiff.devices import pick_device, pick_precision, synchronise
+from ssdiff.evaluation.flops import Path, PathCost, path_costs
+from ssdiff.evaluation.timing import PathTrainer, Timing, matrix_peak, mean_seconds, time_step
 from ssdiff.pipeline import Pipeline
-from ssdiff.settings import Preset
 
 OFFICIAL = {("celeba64", 8): {64: 8.1, 32: 4.4, 16: 2.3, 8: 0.8}}
 HEAVIEST = 30  # operators in a profile
@@ -93,7 +93,7 @@ def chosen_costs(preset: Preset, resolutions: list[int] | None) -> list[PathCost
         build_process(preset),
         preset.data.channels,
         preset.model.classes,
-        change_share=preset.training.change_share,
+        transition_share=preset.training.transition_share,
     )
     chosen = [c for c in costs if resolutions is None or {*c.path} <= {*resolutions}]
     if not chosen:

@@ -2,7 +2,7 @@
 
     python benchmarks/variance.py study/runs/A study/runs/B --data study/held-out.zip --steps 25
 
-Real images are noised to a severity of the chain and sampled from there. The variance of each octave of the
+Real images are noised to a timestep of the chain and sampled from there. The variance of each octave of the
 results is printed as a share of what the real images have; the first row, from T, is nearly generation.
 """
 
@@ -21,8 +21,8 @@ from ssdiff.data import evenly
 from ssdiff.operators import matrices
 from ssdiff.operators.separable import Separable
 from ssdiff.pipeline import Pipeline
-from ssdiff.planning import Plan
 from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.sampling.plan import Plan
 
 COARSEST = 4  # pixels a side of the last octave
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500, help="how many of them")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--sampler", default="ddim")
-    parser.add_argument("--starts", type=int, default=6, help="severities to begin at, spread over the chain")
+    parser.add_argument("--starts", type=int, default=6, help="timesteps to begin at, spread over the chain")
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
@@ -50,13 +50,13 @@ def main() -> None:
 
 
 def table(model: Pipeline, name: str, images: Tensor, plan: Plan, options: argparse.Namespace) -> None:
-    """One row for each severity to begin at."""
+    """One row for each timestep to begin at."""
     truth = octaves(images)
     print(f"| {name}, from log-SNR | size | " + " | ".join(f"{side} px" for side in truth) + " |")
     print("| --- | --- |" + " --- |" * len(truth))
-    chain = plan.severities[:-1]
+    chain = plan.timesteps[:-1]
     for place in evenly(len(chain), min(options.starts, len(chain))):
-        rest = replace(plan, severities=plan.severities[place:])
+        rest = replace(plan, timesteps=plan.timesteps[place:])
         found = octaves(torch.cat([sampled(model, rest, part) for part in numbered(images, options.batch)]))
         t = chain[place]
         shares = " | ".join(f"{found[side] / truth[side]:.3f}" for side in truth)
@@ -73,9 +73,9 @@ def numbered(images: Tensor, batch: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def sampled(model: Pipeline, plan: Plan, part: tuple[Tensor, Tensor]) -> Tensor:
-    """Real images noised to the plan's first severity and sampled from there."""
+    """Real images noised to the plan's first timestep and sampled from there."""
     numbers, x0 = part
-    x = model.degrade(x0, plan.severities[0], images=numbers)
+    x = model.degrade(x0, plan.timesteps[0], images=numbers)
     for _, state in model.walk(numbers, plan, x=x):
         x = state
     return x.clamp(-1, 1)

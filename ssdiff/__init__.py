@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssdiff.build import build_model as build_model
     from ssdiff.build import build_process as build_process
-    from ssdiff.loading import import_official as import_official
-    from ssdiff.loading import load as load
+    from ssdiff.config.load import load_preset as load_preset
     from ssdiff.pipeline import Pipeline as Pipeline
-    from ssdiff.presets import load_preset as load_preset
+    from ssdiff.weights.load import import_official as import_official
+    from ssdiff.weights.load import load as load
 
 __version__ = "0.1.0"
 
@@ -22,9 +22,9 @@ _MODULES = {
     "Pipeline": "ssdiff.pipeline",
     "build_model": "ssdiff.build",
     "build_process": "ssdiff.build",
-    "import_official": "ssdiff.loading",
-    "load": "ssdiff.loading",
-    "load_preset": "ssdiff.presets",
+    "import_official": "ssdiff.weights.load",
+    "load": "ssdiff.weights.load",
+    "load_preset": "ssdiff.config.load",
 }
 
 __all__ = [

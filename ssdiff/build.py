@@ -8,34 +8,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssdiff.errors import PresetError, ProcessError, UsageError
-from ssdiff.models.flexi_unet import FlexiUNet
-from ssdiff.operators import matrices
-from ssdiff.operators.base import Size
-from ssdiff.process.cold import ColdProcess
-from ssdiff.process.degradations import build_degradation
-from ssdiff.process.diagonal import DiagonalProcess
-from ssdiff.process.families import Degradation, FixedNoise, Other, random_noise
-from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, State, variance_preserving
-from ssdiff.process.kinds import Process
-from ssdiff.process.pyramids import carried_over
-from ssdiff.process.spectra import BlurNoise, Blurring, Heat
-from ssdiff.schedules import noise, resolution
-from ssdiff.settings import (
+from ssdiff.config import (
     BlurNoiseSettings,
     BlurringSettings,
     ConvexDecay,
     CosineNoise,
     Equal,
-    ExplicitChanges,
+    ExplicitTransitions,
     HeatSettings,
     LinearNoise,
-    LogSnrChanges,
+    LogSnrTransitions,
     Preset,
     ProcessSettings,
     SigmoidLike,
     TanhLike,
 )
+from ssdiff.errors import PresetError, ProcessError, UsageError
+from ssdiff.models.flexi_unet import FlexiUNet
+from ssdiff.operators import matrices
+from ssdiff.operators.base import Size
+from ssdiff.process.cold import ColdProcess
+from ssdiff.process.degradations.base import Degradation, FixedNoise, Other, random_noise
+from ssdiff.process.degradations.registry import build_degradation
+from ssdiff.process.degradations.resize import resize_process
+from ssdiff.process.diagonal import DiagonalProcess
+from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, State, variance_preserving
+from ssdiff.process.kinds import Process
+from ssdiff.process.spectra import BlurNoise, Blurring, Heat
+from ssdiff.schedules import noise, resolution
 
 RESIZES: dict[str, ResizeMatrix] = {"bilinear": matrices.resize, "area": matrices.area}
 
@@ -53,7 +53,7 @@ def build_model(preset: Preset) -> FlexiUNet:
         heads=model.heads,
         dropout=model.dropout,
         classes=model.classes,
-        checkpointing=model.checkpointing,
+        activation_checkpointing=model.activation_checkpointing,
         full_decoder=model.full_decoder,
         residual=model.residual,
     )
@@ -78,7 +78,7 @@ def build_degradation_of(
     match preset.process.kind:
         case "ssd" | "ddpm":
             gaussian = GaussianProcess(build_states(preset), RESIZES[preset.process.resize])
-            return carried_over(gaussian, size, noisy=noisy, seed=seed)
+            return resize_process(gaussian, size, noisy=noisy, seed=seed)
         case "cold":
             return _degradation(preset, size, other, seed)
         case _:
@@ -171,7 +171,7 @@ def build_states(preset: Preset, size: Size | None = None) -> list[State]:
             hint=f"the full-resolution log-SNR runs from {-2 * nu[0].log():.1f} to {-2 * nu[-1].log():.1f}",
         )
     gains = _gains(scaled, RESIZES[settings.resize])
-    nu = noise.matched(nu, gains[level], settings.match, settings.final_snr)
+    nu = noise.snr_preserving(nu, gains[level], settings.snr_preserving, settings.final_snr)
     return variance_preserving(nu, [scaled[k] for k in level.tolist()], scaled[0])
 
 
@@ -192,7 +192,7 @@ def _noise(settings: ProcessSettings) -> Tensor:
 
 
 def _levels(settings: ProcessSettings, nu: Tensor) -> Tensor:
-    """(T,) level of each severity."""
+    """(T,) level of each timestep."""
     steps, levels = settings.T, settings.levels
     match settings.resolution:
         case ConvexDecay(gamma=gamma):
@@ -203,14 +203,14 @@ def _levels(settings: ProcessSettings, nu: Tensor) -> Tensor:
             return resolution.sigmoid_like(steps, levels, gamma)
         case TanhLike(gamma=gamma):
             return resolution.tanh_like(steps, levels, gamma)
-        case LogSnrChanges(at=thresholds):
+        case LogSnrTransitions(at=thresholds):
             return resolution.by_log_snr(nu, thresholds)
-        case ExplicitChanges(changes=changes):
-            return resolution.explicit(steps, changes)
+        case ExplicitTransitions(transitions=transitions):
+            return resolution.explicit(steps, transitions)
 
 
 def _gains(sizes: Sequence[Size], resize: ResizeMatrix) -> Tensor:
-    """(levels,) product of ||R||_2 over the changes of size down to each level."""
+    """(levels,) product of ||R||_2 over the resolution transitions down to each level."""
     norms = [1.0]
     for (h_in, w_in), (h_out, w_out) in itertools.pairwise(sizes):
         rows, columns = resize(h_in, h_out), resize(w_in, w_out)

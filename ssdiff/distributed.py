@@ -29,7 +29,7 @@ class World:
         """The GPU of this process, where ``device`` is CUDA without a number."""
         return torch.device("cuda", self.local_rank) if self.size > 1 and str(device) == "cuda" else device
 
-    def share(self, count: int) -> range:
+    def shard(self, count: int) -> range:
         """This process's part of ``count`` items: contiguous, as even as possible."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
@@ -53,22 +53,22 @@ class World:
         dist.gather_object(part.cpu(), parts)
         return torch.cat(parts) if parts else None
 
-    def wait(self) -> None:
-        """Until all processes are here."""
+    def barrier(self) -> None:
+        """Until all processes are world."""
         self.any(False)
 
-    def first_alone(self, read: Callable[[], _T]) -> _T:
+    def rank0_first(self, read: Callable[[], _T]) -> _T:
         """The result of ``read`` on each process; the others find what process 0 has prepared before."""
         results = []
         for turn in (0, 1):
             if (self.rank == 0) == (turn == 0):
                 results.append(read())
-            self.wait()
+            self.barrier()
         return results[0]
 
 
 @contextmanager
-def world(device: str = "auto") -> Iterator[World]:
+def join_world(device: str = "auto") -> Iterator[World]:
     """Join the other processes that torchrun started, for the length of a block.
 
     CPU tensors travel by gloo, CUDA tensors by NCCL.
@@ -87,15 +87,15 @@ def world(device: str = "auto") -> Iterator[World]:
     except ValueError:
         message = "WORLD_SIZE, RANK or LOCAL_RANK is no whole number"
         raise ResourceError(message, hint="start with torchrun, or unset them") from None
-    here = World(rank, size, local)
+    world = World(rank, size, local)
     if size == 1:
-        yield here
+        yield world
         return
     on_gpu = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(here.local_rank)
+        torch.cuda.set_device(world.local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
-        yield here
+        yield world
     finally:
         dist.destroy_process_group()

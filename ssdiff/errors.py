@@ -1,6 +1,6 @@
 """The exceptions that ssdiff raises for its users, each with the exit code of the command line.
 
-A message is one line that says what is wrong, where, and how to mend it.
+A message is one line that says what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PresetError(UsageError):
 
 
 class ProcessError(UsageError):
-    """States, operators or severities that do not make a process."""
+    """States, operators or timesteps that do not make a process."""
 
 
 class OutputError(UsageError):

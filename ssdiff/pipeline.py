@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from ssdiff import rng
+from ssdiff.config import Preset
 from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
-from ssdiff.planning import Plan, make_plan
+from ssdiff.priors.coarse_mixture import CoarseMixture
+from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.cold import ColdProcess
-from ssdiff.process.details import Details
-from ssdiff.process.families import Mixture
+from ssdiff.process.degradations.base import Mixture
 from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.process.kinds import Process
-from ssdiff.process.mixtures import CoarseMixture
-from ssdiff.samplers import cold, gaussian
-from ssdiff.settings import Preset
+from ssdiff.sampling import cold, gaussian
+from ssdiff.sampling.plan import Plan, make_plan
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Pipeline:
         class_names: names of the labels, empty for an unconditional model or unnamed classes.
         origin: where the weights come from, in words.
         start: where generation begins, for processes that do not end in noise.
-        details: spectra of the training images, for ``sampling.details = "spectral"``.
+        details: spectra of the training images, for ``sampling.renoise = "spectral"``.
     """
 
     preset: Preset
@@ -44,7 +44,7 @@ class Pipeline:
     step: int | None = None
     precision: torch.dtype = field(default=torch.float32)
     start: CoarseMixture | None = None
-    details: Details | None = None
+    details: HighFrequencySpectrum | None = None
 
     @property
     def device(self) -> torch.device:
@@ -53,16 +53,17 @@ class Pipeline:
 
     @torch.no_grad()
     def predict_x0(self, x_t: Tensor, t: int, labels: Tensor | None = None, guidance: float = 1.0) -> Tensor:
-        """The clean image that the network sees in x_t, one severity down.
+        """The clean image that the network sees in x_t, one timestep down.
 
         Args:
-            x_t: (B, C, r_t, r_t) at severity ``t``, 1..T.
-            t: severity.
+            x_t: (B, C, r_t, r_t) at timestep ``t``, 1..T.
+            t: timestep.
             labels: (B,) classes; the unconditional class where omitted.
             guidance: weight of the class, 1 is plain conditioning [Ho & Salimans 2022].
 
         Returns:
-            (B, C, r_{t-1}, r_{t-1}) about [-1, 1], clamped to it if the preset's ``sampling.clip`` says so.
+            (B, C, r_{t-1}, r_{t-1}) about [-1, 1], clamped to it if the preset's ``sampling.clip_denoised``
+            says so.
         """
         classes = self.preset.model.classes
         if classes and labels is None:
@@ -72,7 +73,7 @@ class Pipeline:
             clean = torch.lerp(blank, self._network(x_t, t, labels), guidance)
         else:
             clean = self._network(x_t, t, labels)
-        return clean.clamp(-1, 1) if self.preset.sampling.clip else clean
+        return clean.clamp(-1, 1) if self.preset.sampling.clip_denoised else clean
 
     def _network(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
         index = torch.full((len(x_t),), t - 1, device=x_t.device)
@@ -91,7 +92,7 @@ class Pipeline:
         guidance: float | None = None,
         t: int | None = None,
     ) -> Plan:
-        """Severities and step rule of sampling options, as :func:`ssdiff.planning.make_plan`."""
+        """TimestepSampler and step rule of sampling options, as :func:`ssdiff.sampling.plan.make_plan`."""
         return make_plan(self.preset, self.process, steps, sampler, eta, guidance, t)
 
     def walk(
@@ -112,24 +113,24 @@ class Pipeline:
             plan: from :meth:`plan`.
             seed: any integer.
             labels: (B,) classes.
-            x: (B, C, h, w) at the plan's first severity; drawn where omitted.
+            x: (B, C, h, w) at the plan's first timestep; drawn where omitted.
             refine: makes predictions agree with what is known of the clean images; no details are then added.
         """
         key = rng.derive(seed, "sample")
 
-        def draw(severity: int, shape: tuple[int, ...]) -> Tensor:
-            return rng.normal(key, images, severity, shape)
+        def draw(timestep: int, shape: tuple[int, ...]) -> Tensor:
+            return rng.normal(key, images, timestep, shape)
 
         def predict(x_t: Tensor, t: int) -> Tensor:
             return self.predict_x0(x_t, t, labels, plan.guidance)
 
-        top = plan.severities[0]
+        top = plan.timesteps[0]
         if x is None:
             x = self._begin(images, seed, top, draw)
         yield top, x
         if isinstance(self.process, ColdProcess):
             yield from cold.restore(
-                predict, self.process, x, plan.severities, plan.sampler, _streams(images, seed)
+                predict, self.process, x, plan.timesteps, plan.sampler, _streams(images, seed)
             )
         elif plan.sampler == "direct":
             yield 0, predict(x, top)
@@ -138,7 +139,7 @@ class Pipeline:
                 refine(predict) if refine else predict,
                 self.process,
                 x,
-                plan.severities,
+                plan.timesteps,
                 draw,
                 eta=plan.eta,
                 second_order=plan.sampler == "dpm++",
@@ -146,14 +147,14 @@ class Pipeline:
             )
 
     def _added(self, plan: Plan, images: Tensor, seed: int) -> gaussian.Added | None:
-        """Details with the spectra of the training images, if the settings ask for them."""
+        """HighFrequencySpectrum with the spectra of the training images, if the settings ask for them."""
         process, details = self.process, self.details
-        sizes = {process.states[s].size for s in plan.severities if s > 0}
-        if self.preset.sampling.details == "predicted" or len(sizes) == 1:
+        sizes = {process.states[s].size for s in plan.timesteps if s > 0}
+        if self.preset.sampling.renoise == "none" or len(sizes) == 1:
             return None
         if details is None:
             raise UsageError(
-                "sampling.details = 'spectral' needs spectra that are taken in training",
+                "sampling.renoise = 'spectral' needs spectra that are taken in training",
                 hint="train with it, or set it to 'predicted'",
             )
         assert isinstance(process, GaussianProcess), "no other changes size"
@@ -165,7 +166,7 @@ class Pipeline:
         state, channels = self.process.states[top], self.preset.data.channels
         noise = draw(top, (channels, *state.size))
         if self.start is not None:
-            settings = self.preset.sampling.start
+            settings = self.preset.sampling.terminal_prior
             coarse = self.start.draw(rng.derive(seed, "sample/start"), images)
             spread = state.sigma + (settings.noise if settings else 0.0)
             return coarse + spread * noise
@@ -174,7 +175,7 @@ class Pipeline:
         if isinstance(self.process.degradation, Mixture):
             return self.process.degrade(torch.zeros_like(noise), top, _streams(images, seed))
         raise UsageError(
-            f"a model of {self.preset.name} restores images and cannot invent them",
+            f"{self.preset.name} is a restoration model and cannot sample unconditionally",
             hint="use `ssdiff restore IMAGE`",
         )
 
@@ -183,7 +184,7 @@ class Pipeline:
 
         Args:
             x0: (B, C, R, R) in [-1, 1].
-            t: severity, 1..T.
+            t: timestep, 1..T.
             seed: as in :meth:`restore`; the same seed and image numbers make the same random degradation.
             images: (B,) image numbers; 0..B-1 where omitted.
 
@@ -213,10 +214,10 @@ class Pipeline:
         """Clean images from degraded ones.
 
         Args:
-            x_t: (B, C, h_t, w_t) at severity ``t`` of the process, noise and signal scale included.
-            t: severity; T where omitted.
+            x_t: (B, C, h_t, w_t) at timestep ``t`` of the process, noise and signal scale included.
+            t: timestep; T where omitted.
             sampler: as in :meth:`plan`.
-            steps: as in :meth:`plan`; all severities of a cold process where omitted.
+            steps: as in :meth:`plan`; all timesteps of a cold process where omitted.
             eta: as in :meth:`plan`.
             seed: of the noise, and of a random degradation.
             images: (B,) image numbers; 0..B-1 where omitted. A random degradation draws by them, so give
@@ -230,14 +231,12 @@ class Pipeline:
             UsageError: for options out of range or images of another size.
         """
         plan = self.plan(steps, sampler, eta, t=t)
-        size = (self.preset.data.channels, *self.process.states[plan.severities[0]].size)
+        size = (self.preset.data.channels, *self.process.states[plan.timesteps[0]].size)
         if tuple(x_t.shape[1:]) != size:
-            raise UsageError(
-                f"images at severity {plan.severities[0]} are {size}, not {tuple(x_t.shape[1:])}"
-            )
+            raise UsageError(f"images at timestep {plan.timesteps[0]} are {size}, not {tuple(x_t.shape[1:])}")
         numbers = torch.arange(len(x_t)) if images is None else images
-        for severity, x in self.walk(numbers.to(self.device), plan, seed, x=x_t.to(self.device)):
-            if on_step is not None and severity < plan.severities[0]:
+        for timestep, x in self.walk(numbers.to(self.device), plan, seed, x=x_t.to(self.device)):
+            if on_step is not None and timestep < plan.timesteps[0]:
                 on_step(len(x))
         return x.clamp(-1, 1).float().cpu()
 
@@ -281,10 +280,10 @@ class Pipeline:
             part = slice(start, start + size)
             images = numbers[part].to(self.device)
             given = None if chosen is None else chosen[part].to(self.device)
-            for severity, x in self.walk(images, plan, seed, given):
-                if on_step is not None and severity < plan.severities[0]:
+            for timestep, x in self.walk(images, plan, seed, given):
+                if on_step is not None and timestep < plan.timesteps[0]:
                     on_step(len(images))
-                if severity == 0:
+                if timestep == 0:
                     result[part] = x.clamp(-1, 1).cpu()
         return result
 

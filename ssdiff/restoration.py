@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssdiff import rng
-from ssdiff.colour import LUMA
 from ssdiff.errors import UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
+from ssdiff.operators.colour import LUMA
 from ssdiff.operators.pixelwise import ChannelMix, Mask
 from ssdiff.operators.separable import Separable
 from ssdiff.pipeline import Pipeline
 from ssdiff.process.cold import ColdProcess
 from ssdiff.process.gaussian import GaussianProcess
-from ssdiff.samplers.nullspace import Measurement, predict_consistent
+from ssdiff.sampling.data_consistency import Measurement, predict_consistent
 
 TASKS = ("super-resolve", "deblur", "inpaint", "colourise")
 _ROUNDING = 2 / 255 / 12**0.5  # std of the rounding to bytes, in units of the [-1, 1] image
@@ -75,24 +75,24 @@ class Method(Protocol):
         """What :meth:`degrade` would have made, from degraded images out of files."""
 
     def look(self, degraded: Tensor) -> Tensor:
-        """(B, C, R, R): the degraded images at full size, restored by no more than common sense."""
+        """(B, C, R, R): the degraded images at full size, enlarged or filled in by a baseline."""
 
     def restore(self, degraded: Tensor, numbers: Tensor, sampler: str | None) -> Tensor:
         """(B, C, R, R) restored images on the CPU."""
 
 
 class Trained:
-    """The model's own degradation, from severity t down.
+    """The model's own degradation, from timestep t down.
 
     Args:
         pipeline: any model.
-        t: severity; T where omitted.
+        t: timestep; T where omitted.
         options: of the sampler.
     """
 
     def __init__(self, pipeline: Pipeline, t: int | None, options: Options) -> None:
         self._pipeline, self._options = pipeline, options
-        self._t = pipeline.plan(t=t).severities[0]
+        self._t = pipeline.plan(t=t).timesteps[0]
         self.size, self.channels = pipeline.process.states[self._t].size, pipeline.preset.data.channels
         if isinstance(pipeline.process, ColdProcess):
             if options.draws > 1:
@@ -140,7 +140,7 @@ class ZeroShot:
         pipeline: of kind ssd or ddpm.
         operator: A, from full-size images.
         channels: of A's results.
-        baseline: A's results to full-size images, by common sense.
+        baseline: A's results to full-size images of the baseline.
         noise_std: of the measurement, in units of the [-1, 1] image; no less than the rounding to bytes.
         options: of the sampler.
     """
@@ -263,7 +263,8 @@ def _soften(side: int, std: float) -> Separable:
 
 
 def _shrink(side: int, factor: int) -> Separable:
-    """The chain of halvings that the published SSD makes, as far as the factor is a power of two."""
+    """The chain of progressive_downsample that the published SSD makes, as far as the factor is a power of
+    two."""
     if factor < 2 or side % factor:
         raise UsageError(f"a factor of {factor} does not divide {side} pixels", hint="choose a divisor")
     result: Separable | None = None

@@ -10,14 +10,14 @@ import pytest
 
 from ssdiff import cli
 
-TINY = Path(__file__).parent / "data" / "tiny.toml"
+TINY = Path(__file__).parent / "assets" / "tiny.toml"
 CPU = ("--device", "cpu")
 _COLD = """
 [process]
 kind = "cold"
 T = 4
 levels = 1
-match = 0.0
+snr_preserving = 0.0
 degradation = {{ {degradation} }}
 
 [model]
@@ -86,7 +86,7 @@ def result(ssdiff):
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory, home):
-    """A finished run of tests/data/tiny.toml."""
+    """A finished run of tests/assets/tiny.toml."""
     return train(TINY, tmp_path_factory.mktemp("runs") / "tiny")
 
 

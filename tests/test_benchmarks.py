@@ -1,4 +1,4 @@
-"""The study of matched noise, at the size of a toy."""
+"""The study of SNR-preserving noise, at the size of a toy."""
 
 import importlib
 import itertools
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import ssdiff
-from ssdiff.rundir import RunFolder
+from ssdiff.runs import RunFolder
 
 TESTS = Path(__file__).parent
 BENCHMARKS = TESTS.parent / "benchmarks"
@@ -117,7 +117,7 @@ def test_the_study_ends_with_a_table(photos, tmp_path):
     assert more.count("ssdiff sample") == 2
     assert len(json.loads((out / "results.json").read_text())) == len(rows) + 2
     runs = [out / "runs" / f"{name}-seed0-64" for name in ("matched-ssd-2-levels", "ddpm")]
-    compared = call("denoisers.py", *runs, "--data", photos, "--severities", 3, home=out / "home")
+    compared = call("denoisers.py", *runs, "--data", photos, "--timesteps", 3, home=out / "home")
     cells = [line.strip("| ").split(" | ") for line in compared.splitlines()[2:]]
     assert [(row[1], row[3]) for row in cells] == [("16", "16"), ("8", "16"), ("8", "16")]
     assert all(0.1 < float(row[5]) < 10 for row in cells)
@@ -144,7 +144,7 @@ def test_the_study_ends_with_a_table(photos, tmp_path):
     assert all(images.shape == (3, 3, 16, 16) for images in drawn)
     assert all(not torch.allclose(a, b, atol=1e-4) for a, b in itertools.combinations(drawn, 2))
     turned = call("relay.py", *reversed(runs), *judged, home=out / "home", code=2)
-    assert "full size at every severity" in turned
+    assert "full size at every timestep" in turned
     other = study(photos, out, "--extractor", "tinynet:Other", code=1)
     assert "holds another study (extractor)" in other
     assert "4:dim is not STEPS:SAMPLER" in study(photos, out, "--chains", "4:dim", code=2)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ssdiff import build_model, build_process, cost, load_preset
+from ssdiff import build_model, build_process, load_preset
 from ssdiff.build import level_sizes
+from ssdiff.config.load import preset_names
 from ssdiff.devices import autocast, pick_device, pick_precision
 from ssdiff.errors import PresetError, ResourceError
-from ssdiff.presets import preset_names
+from ssdiff.evaluation import flops
 
 
 def outline(preset):
@@ -29,7 +30,7 @@ def test_every_preset_builds(name):
     if preset.process.kind in ("cold", "heat"):
         assert smallest.sigma == process.states[1].sigma < 0.1
     else:
-        assert smallest.snr < (1.001e-3 if preset.process.match else 1e-2), "the last state is noise"
+        assert smallest.snr < (1.001e-3 if preset.process.snr_preserving else 1e-2), "the last state is noise"
     x = torch.zeros(1, preset.data.channels, *smallest.size, device="meta")
     labels = torch.zeros(1, dtype=torch.int64, device="meta") if preset.model.classes else None
     assert model(x, torch.zeros(1, device="meta"), smallest.resolution, labels).shape == x.shape
@@ -47,9 +48,9 @@ def test_every_preset_builds(name):
 )
 def test_published_costs_of_a_step(name, gflops):
     preset = load_preset(name)
-    costs = cost.path_costs(outline(preset), build_process(preset), 3)
+    costs = flops.path_costs(outline(preset), build_process(preset), 3)
     assert sum(path.share for path in costs) == pytest.approx(1)
-    assert cost.mean_flops(costs) / 1e9 == pytest.approx(gflops, abs=0.11)
+    assert flops.mean_flops(costs) / 1e9 == pytest.approx(gflops, abs=0.11)
 
 
 def test_matched_noise_keeps_the_snr_of_coarse_content():
@@ -69,7 +70,7 @@ def test_factors_other_than_two():
     preset = load_preset("celeba64", {"process.factor": 2**0.5, "process.levels": 5})
     assert level_sizes(preset) == (64, 48, 32, 24, 16)
     model, process = outline(preset), build_process(preset)
-    for path in cost.path_costs(model, process, 3):
+    for path in flops.path_costs(model, process, 3):
         x = torch.zeros(1, 3, path.resolution, path.resolution, device="meta")
         assert model(x, torch.zeros(1, device="meta"), path.wanted).shape[-1] == path.wanted
 
@@ -90,17 +91,17 @@ def test_a_change_that_is_never_reached():
 def test_cost_in_flops_and_memory():
     preset = load_preset("shapes32")
     model, process = build_model(preset), build_process(preset)
-    costs = cost.path_costs(model, process, 3, classes=8)
+    costs = flops.path_costs(model, process, 3, classes=8)
     parameters = sum(weight.numel() for weight in model.parameters())
-    assert cost.training_bytes(model, costs, 4) > 20 * parameters
-    assert cost.training_flops(costs) == pytest.approx(3 * cost.mean_flops(costs))
+    assert flops.training_bytes(model, costs, 4) > 20 * parameters
+    assert flops.training_flops(costs) == pytest.approx(3 * flops.mean_flops(costs))
 
 
 def test_activation_memory_is_that_of_the_saved_tensors():
     """Against a count by autograd's own bookkeeping on the CPU, batch by batch: it is linear in the batch."""
     preset = load_preset("shapes32")
-    (full, *_) = cost.path_costs(build_model(preset), build_process(preset), 3, classes=8)
-    (meta, *_) = cost.path_costs(outline(preset), build_process(preset), 3, classes=8)
+    (full, *_) = flops.path_costs(build_model(preset), build_process(preset), 3, classes=8)
+    (meta, *_) = flops.path_costs(outline(preset), build_process(preset), 3, classes=8)
     assert full.flops == meta.flops
     assert full.activation_bytes == pytest.approx(meta.activation_bytes, rel=0.05)
 
@@ -148,6 +149,8 @@ def test_every_schedule_builds(resolution, noise):
 
 
 def test_partial_matching_lies_between():
-    processes = [build_process(load_preset("celeba64", {"process.match": m})) for m in (0.0, 0.5, 1.0)]
+    processes = [
+        build_process(load_preset("celeba64", {"process.snr_preserving": m})) for m in (0.0, 0.5, 1.0)
+    ]
     at_the_middle = [process.states[800].sigma / process.states[800].signal for process in processes]
     assert at_the_middle == sorted(at_the_middle, reverse=True) and len(set(at_the_middle)) == 3

@@ -6,9 +6,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from ssdiff.build import build_process
+from ssdiff.config.load import load_preset
 from ssdiff.errors import ProcessError, UsageError
 from ssdiff.pipeline import Pipeline
-from ssdiff.presets import load_preset
 
 SETS = {
     "data.size": 16,
@@ -47,7 +47,7 @@ def test_defaults_come_from_the_preset():
     assert pipeline().plan(sampler="ddim", eta=0.7).eta == 0.7
     second = pipeline().plan(sampler="dpm++")
     assert second.sampler == "dpm++" and second.eta == 0.0
-    assert second.severities != plan.severities and second.severities[0] == 40
+    assert second.timesteps != plan.timesteps and second.timesteps[0] == 40
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,12 @@ def test_guidance_extrapolates_from_no_class():
 
 def test_noise_predictions_become_images():
     pipe = pipeline(
-        **{"process.kind": "ddpm", "process.levels": 1, "process.predict": "eps", "sampling.clip": False}
+        **{
+            "process.kind": "ddpm",
+            "process.levels": 1,
+            "process.predict": "eps",
+            "sampling.clip_denoised": False,
+        }
     )
     x0, t = torch.rand(2, 3, 16, 16), 30
     x_t = pipe.process.marginal(x0, t, torch.full_like(x0, 0.5))

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from ssdiff.build import build_model, build_process
-from ssdiff.presets import load_preset
+from ssdiff.config.load import load_preset
 from ssdiff.training.batches import Batches, Place
 from ssdiff.training.trainer import Trainer
 
-TINY = Path(__file__).parent / "data" / "tiny.toml"
+TINY = Path(__file__).parent / "assets" / "tiny.toml"
 IMAGES = np.random.RandomState(0).randint(0, 256, (10, 3, 16, 16), dtype=np.uint8)
 LABELS = np.arange(10) % 8
 

@@ -30,7 +30,7 @@ def variance_exploding(side: int, T: int = 1000, first: float = 0.01, last: floa
 
     Args:
         side: pixels a side.
-        T: severities.
+        T: timesteps.
         first: sigma at t = 1, in units of the [-1, 1] image.
         last: sigma at t = T.
     """
@@ -39,8 +39,9 @@ def variance_exploding(side: int, T: int = 1000, first: float = 0.01, last: floa
     return GaussianProcess([State(size, 1.0, 0.0), *(State(size, 1.0, sigma) for sigma in sigmas)])
 
 
-def severities(process: NoisyProcess, points: int) -> list[int]:
-    """About ``points`` severities from 0 to T, evenly spaced, and those on both sides of a change of size.
+def timesteps(process: NoisyProcess, points: int) -> list[int]:
+    """About ``points`` timesteps from 0 to T, evenly spaced, and those on both sides of a
+    resolution transition.
 
     Raises:
         UsageError: fewer than 2 points.
@@ -54,7 +55,7 @@ def severities(process: NoisyProcess, points: int) -> list[int]:
 
 
 class NoisyCurves:
-    """The quantities of one process at one severity after the other.
+    """The quantities of one process at one timestep after the other.
 
     Args:
         name: of the process, in the points.
@@ -74,7 +75,7 @@ class NoisyCurves:
             self._spread = _Coloured(process, data)
 
     def at(self, t: int) -> list[Point]:
-        """Everything that is finite at a severity: entropies are not at t = 0."""
+        """Everything that is finite at a timestep: entropies are not at t = 0."""
         return [
             Point(self._name, t, t / self._process.T, quantity, value)
             for quantity, value in self._values(t).items()
@@ -112,7 +113,7 @@ class NoisyCurves:
 
 
 class _Spread(NamedTuple):
-    """What a severity makes of the covariance.
+    """What a timestep makes of the covariance.
 
     Small images are seen at the full grid by repeating their pixels.
     """
@@ -123,7 +124,7 @@ class _Spread(NamedTuple):
 
 
 class _Isotropic:
-    """Covariances a^2 R S R^T + sigma^2 I: one eigendecomposition for each size does for all severities."""
+    """Covariances a^2 R S R^T + sigma^2 I: one eigendecomposition for each size does for all timesteps."""
 
     def __init__(self, process: GaussianProcess, data: Moments) -> None:
         self._process, self._data = process, data
@@ -204,7 +205,7 @@ def pixel_deviations(process: NoisyProcess, t: int) -> Tensor:
 
 
 def jumps(process: NoisyProcess, points: list[Point], quantity: str) -> list[float]:
-    """What a quantity gains at each change of size, from the points on both sides of it."""
+    """What a quantity gains at each resolution transition, from the points on both sides of it."""
     values = {int(point.t): point.value for point in points if point.quantity == quantity}
     return [
         values[t] - values[s]

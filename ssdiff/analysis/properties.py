@@ -51,7 +51,7 @@ def check_process(name: str, process: NoisyProcess, images: Tensor, points: Sequ
 
 
 def _some(process: NoisyProcess) -> list[int]:
-    """A few severities from 1 to T."""
+    """A few timesteps from 1 to T."""
     return sorted({max(1, round(share * process.T)) for share in (0, 0.25, 0.5, 0.75, 1)})
 
 
@@ -59,10 +59,10 @@ def _semigroup(name: str, process: NoisyProcess) -> Check:
     """Whether s -> u -> t is s -> t, for means and covariances."""
     label, T = "semigroup", process.T
     if T < 3:
-        return Check(name, label, math.nan, EXACT, f"needs 3 severities, the process has {T}")
+        return Check(name, label, math.nan, EXACT, f"needs 3 timesteps, the process has {T}")
     s, t = max(1, round(0.2 * T)), max(3, round(0.9 * T))
     u = min(max(s + 1, T // 2), t - 1)
-    return Check(name, label, semigroup_deviation(process, s, u, t), EXACT, f"severities {s}, {u}, {t}")
+    return Check(name, label, semigroup_deviation(process, s, u, t), EXACT, f"timesteps {s}, {u}, {t}")
 
 
 def semigroup_deviation(process: NoisyProcess, s: int, u: int, t: int) -> float:
@@ -73,7 +73,7 @@ def semigroup_deviation(process: NoisyProcess, s: int, u: int, t: int) -> float:
 
     Args:
         process: for grey images.
-        s: severity, at least 1.
+        s: timestep, at least 1.
         u: above s.
         t: above u.
     """
@@ -92,7 +92,7 @@ def semigroup_deviation(process: NoisyProcess, s: int, u: int, t: int) -> float:
 def _transition(process: NoisyProcess, s: int, t: int) -> tuple[Tensor, Tensor, float]:
     """M (e_t, e_s) and Q (e_t, e_t) of x_t given x_s, and how far the posterior is from Bayes' rule."""
     noise_s, noise_t = _noise_matrix(process, s), _noise_matrix(process, t)
-    eye_s, eye_t = (_basis(process, severity) for severity in (s, t))
+    eye_s, eye_t = (_basis(process, timestep) for timestep in (s, t))
     size_s = process.states[s].size
     back = process.posterior(eye_t, eye_t.new_zeros(len(eye_t), 1, *size_s), t, s)
     gain = back.mean.flatten(1).mT  # (e_s, e_t): B of x_s = mu_s + B (x_t - A_t x_0) + C^{1/2} eps

@@ -12,7 +12,7 @@ class Point:
 
     Attributes:
         process: name.
-        t: severity, 0..T; diffusion time in squared pixels for image filters.
+        t: timestep, 0..T; diffusion time in squared pixels for image filters.
         time: position along the process, 0 (clean) to 1.
         quantity: what the value is, e.g. ``"information"``.
         value: finite; entropies and information in nats per pixel of the full grid, grey in [-1, 1].

@@ -5,7 +5,7 @@ A checkpoint is a folder ``step-00001000`` with one ``NAME.safetensors`` for eac
 name, flushed to the disk, and renamed into place; older ones are deleted only after that. So a crash at any
 moment leaves every published checkpoint as it was, and what is damaged later is noticed before it is used.
 
-The store allows one writer at a time; the lock of :class:`ssdiff.rundir.RunFolder` sees to that.
+The store allows one writer at a time; the lock of :class:`ssdiff.runs.RunFolder` sees to that.
 """
 
 from ssdiff.checkpoints.manifest import FORMAT

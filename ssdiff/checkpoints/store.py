@@ -270,10 +270,10 @@ def _rotate(root: Path, written: Path, keep: int, milestones: int) -> None:
         if path == written or (milestones and step % milestones == 0):
             continue
         # Renamed first: whoever looks while the files go must not take the rest for a checkpoint.
-        doomed = root / _staging_name(step)
+        to_delete = root / _staging_name(step)
         try:
-            os.rename(path, doomed)
-            shutil.rmtree(doomed)
+            os.rename(path, to_delete)
+            shutil.rmtree(to_delete)
         except OSError as error:
             _log.warning("cannot delete the old checkpoint %s: %s", path, error)
 

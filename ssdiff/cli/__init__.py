@@ -156,7 +156,7 @@ def _keep_traceback() -> str:
     import tempfile
     import time
 
-    from ssdiff.rundir import default_home
+    from ssdiff.runs import default_home
 
     name = f"bug-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     for folder in (default_home() / "logs", Path(tempfile.gettempdir())):

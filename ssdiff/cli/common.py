@@ -38,7 +38,10 @@ Sets = Annotated[
     typer.Option("--set", metavar="a.b=c", help="Change a setting of the preset; repeatable."),
 ]
 
-MEMORY_HINT = "lower --batch or training.batch, raise training.accumulate, or set model.checkpointing = true"
+MEMORY_HINT = (
+    "lower --batch or training.batch, raise "
+    "training.grad_accum_steps, or set model.activation_checkpointing = true"
+)
 
 
 class Terminal:
@@ -127,7 +130,7 @@ class StopRequest:
 
 def parse_sets(sets: list[str] | None) -> dict[str, object]:
     """Overrides of ``--set a.b=c`` options."""
-    from ssdiff.presets import parse_override
+    from ssdiff.config.load import parse_override
 
     return dict(parse_override(text) for text in sets or [])
 
@@ -216,7 +219,7 @@ def naming_the_kind(path: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         if path.is_file():
-            from ssdiff.importing import read_weights
+            from ssdiff.weights.untrusted import read_weights
 
             read_weights(path)
         raise

@@ -23,7 +23,7 @@ _Op = Annotated[
     ),
 ]
 _Severity = Annotated[
-    int | None, typer.Option(help="Severity, 0 (the image itself) to T. With --strip: its end.")
+    int | None, typer.Option(help="Timestep, 0 (the image itself) to T. With --strip: its end.")
 ]
 _Preset = Annotated[
     str | None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssdiff.operators.base import Size
-    from ssdiff.process.families import Degradation, Other
+    from ssdiff.process.degradations.base import Degradation, Other
 
 _DEFAULT_T = 1000
 _MOST_T = 100_000  # as in a preset
@@ -72,7 +72,7 @@ def named(op: str, top: int | None, seed: int, options: dict[str, object], other
     Raises:
         UsageError: for those.
     """
-    from ssdiff.process.degradations import build_degradation
+    from ssdiff.process.degradations.registry import build_degradation
 
     if other is not None:
         if op != "animorph":
@@ -98,7 +98,7 @@ def of_preset(name: str, noise: bool, seed: int, other: Other | None) -> Family:
         UsageError: for a preset that cannot be had, or options that it has no use for.
     """
     from ssdiff.build import build_degradation_of
-    from ssdiff.presets import load_preset
+    from ssdiff.config.load import load_preset
 
     settings = load_preset(name)
     cold = settings.process.degradation
@@ -184,7 +184,7 @@ def _one(job: Job, task: Task, overwrite: bool) -> dict[str, Any]:
 
 def _psnr(clean: Tensor, degraded: Tensor) -> float | None:
     """Decibels, what lies outside [-1, 1] clipped; None for equal images."""
-    from ssdiff.metrics.likeness import psnr
+    from ssdiff.evaluation.image_quality import psnr
 
     value = float(psnr(clean[None], degraded.clamp(-1, 1)[None])[0])
     return round(value, 3) if math.isfinite(value) else None

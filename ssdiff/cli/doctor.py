@@ -100,7 +100,7 @@ def _torchvision(values: dict[str, Any], lines: list[str], problems: list[str]) 
 
 def _folders(values: dict[str, Any], lines: list[str], problems: list[str]) -> None:
     from ssdiff.data import cache_root
-    from ssdiff.rundir import default_home
+    from ssdiff.runs import default_home
 
     for name, folder in (("runs", default_home()), ("cache", cache_root())):
         there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -116,10 +116,10 @@ def _folders(values: dict[str, Any], lines: list[str], problems: list[str]) -> N
 
 
 def _model(values: dict[str, Any], lines: list[str], problems: list[str]) -> None:
-    from ssdiff import storage
+    from ssdiff.weights import single_file
 
     try:
-        stored = storage.read(storage.bundled())
+        stored = single_file.read(single_file.bundled())
     except CheckpointError as error:
         problems.append(f"the model that ships with ssdiff: {error.args[0]}; reinstall ssdiff")
         return

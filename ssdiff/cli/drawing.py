@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from ssdiff.distributed import World
     from ssdiff.pipeline import Pipeline
-    from ssdiff.planning import Plan
+    from ssdiff.sampling.plan import Plan
 
 Advance = Callable[[int], None]  # told of so many images a step further
 
 _FRAMES = 40  # of an animation, at most
-_STRIP = 10  # severities of a film strip
+_STRIP = 10  # timesteps of a film strip
 _FRAME_TIME, _HOLD = 80, 1500  # milliseconds a frame, and that an animation rests on its last one
 _FILES = 8  # written at once: most of the time goes into waiting for the disk
 _ARRAY = ".npz"
@@ -74,7 +74,7 @@ class Job:
         return torch.tensor(self.classes)[numbers % len(self.classes)]
 
     def states(self, positions: range, advance: Advance, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
-        """(severity, (len(positions), C, r, r) uint8 on the CPU) for the wanted severities, noisiest first.
+        """(timestep, (len(positions), C, r, r) uint8 on the CPU) for the wanted timesteps, noisiest first.
 
         As bytes, because of many images one state is much.
         """
@@ -82,11 +82,11 @@ class Job:
 
         from ssdiff.images import to_uint8
 
-        pipeline, severities = self.pipeline, self.plan.severities
+        pipeline, timesteps = self.pipeline, self.plan.timesteps
         channels, states = pipeline.preset.data.channels, pipeline.process.states
         kept: dict[int, list[Tensor]] = {
             t: [torch.empty(0, channels, *states[t].size, dtype=torch.uint8)]
-            for t in severities
+            for t in timesteps
             if t in wanted
         }
         labels, device = self.labels(positions), pipeline.device
@@ -96,7 +96,7 @@ class Job:
             size = states[0].resolution
             with memory_for(f"{len(part)} images of {size} px at once", "lower --batch"):
                 for t, x in pipeline.walk(self._numbers(part).to(device), self.plan, self.seed, given):
-                    if t < severities[0]:
+                    if t < timesteps[0]:
                         advance(len(part))
                     if t in kept:
                         kept[t].append(to_uint8(x).cpu())
@@ -140,7 +140,7 @@ def check_target(
     return Target(kind, path, overwrite, columns)
 
 
-def write(target: Target, job: Job, here: World, advance: Advance) -> None:
+def write(target: Target, job: Job, world: World, advance: Advance) -> None:
     """Draw this process's share of the images; all of them end up at the target.
 
     Args:
@@ -149,7 +149,7 @@ def write(target: Target, job: Job, here: World, advance: Advance) -> None:
         here: this process among all.
         advance: called after each step with the number of images.
     """
-    _WRITERS[target.kind](target, job, here, advance)
+    _WRITERS[target.kind](target, job, world, advance)
 
 
 def _check_folder(path: Path, numbers: range, overwrite: bool) -> None:
@@ -168,21 +168,21 @@ def _file(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.png"
 
 
-def _write_grid(target: Target, job: Job, here: World, advance: Advance) -> None:
+def _write_grid(target: Target, job: Job, world: World, advance: Advance) -> None:
     from ssdiff import images
 
-    drawn = here.gather(job.draw(here.share(job.n), advance))
+    drawn = world.gather(job.draw(world.shard(job.n), advance))
     if drawn is not None:
         images.save_image(images.grid(drawn, target.columns), target.path, overwrite=target.overwrite)
 
 
-def _write_folder(target: Target, job: Job, here: World, advance: Advance) -> None:
+def _write_folder(target: Target, job: Job, world: World, advance: Advance) -> None:
     """A batch is written while the next one is drawn."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from ssdiff import images
 
-    share = here.share(job.n)
+    share = world.shard(job.n)
     pending: list[Future[Path]] = []
     with ThreadPoolExecutor(_FILES) as pool:
         for start in range(share.start, share.stop, job.batch):
@@ -198,13 +198,13 @@ def _write_folder(target: Target, job: Job, here: World, advance: Advance) -> No
             file.result()
 
 
-def _write_array(target: Target, job: Job, here: World, advance: Advance) -> None:
+def _write_array(target: Target, job: Job, world: World, advance: Advance) -> None:
     """``arr_0``: (N, H, W, C) uint8, as guided-diffusion names it; ``labels`` of a conditional model."""
     import numpy as np
 
     from ssdiff import images
 
-    drawn = here.gather(job.draw(here.share(job.n), advance))
+    drawn = world.gather(job.draw(world.shard(job.n), advance))
     if drawn is None:
         return
     arrays: dict[str, Any] = {
@@ -221,42 +221,42 @@ def _write_array(target: Target, job: Job, here: World, advance: Advance) -> Non
     )
 
 
-def _write_strip(target: Target, job: Job, here: World, advance: Advance) -> None:
+def _write_strip(target: Target, job: Job, world: World, advance: Advance) -> None:
     """A row an image: from noise to the result, each state as coarse as it is."""
     import torch
 
     from ssdiff import images
 
-    shown = _trajectory(job, here, advance, _STRIP)
+    shown = _trajectory(job, world, advance, _STRIP)
     if shown:
         picture = images.grid(torch.stack(shown, dim=1).flatten(0, 1), len(shown))
         images.save_image(picture, target.path, overwrite=target.overwrite)
 
 
-def _write_gif(target: Target, job: Job, here: World, advance: Advance) -> None:
+def _write_gif(target: Target, job: Job, world: World, advance: Advance) -> None:
     """The whole grid on its way from noise."""
     from ssdiff import images
 
-    frames = [images.grid(x, target.columns) for x in _trajectory(job, here, advance, _FRAMES)]
+    frames = [images.grid(x, target.columns) for x in _trajectory(job, world, advance, _FRAMES)]
     if frames:
         times = [_FRAME_TIME] * (len(frames) - 1) + [_HOLD]
         images.save_gif(frames, target.path, times, overwrite=target.overwrite)
 
 
-def _trajectory(job: Job, here: World, advance: Advance, count: int) -> list[Tensor]:
+def _trajectory(job: Job, world: World, advance: Advance, count: int) -> list[Tensor]:
     """``count`` states of all images, each (n, C, R, R) uint8 at full size by repeating pixels; [] but on
     process 0."""
     from ssdiff import images
 
-    wanted, size = _spread(job.plan.severities, count), job.pipeline.process.states[0].size
-    states = [here.gather(x) for _, x in job.states(here.share(job.n), advance, wanted)]
+    wanted, size = _spread(job.plan.timesteps, count), job.pipeline.process.states[0].size
+    states = [world.gather(x) for _, x in job.states(world.shard(job.n), advance, wanted)]
     return [images.upscale_nearest(x, size) for x in states if x is not None]
 
 
-def _spread(severities: list[int], count: int) -> set[int]:
-    """Up to ``count`` severities, evenly from the list, both ends among them."""
-    last, count = len(severities) - 1, min(count, len(severities))
-    return {severities[round(i * last / (count - 1))] for i in range(count)}
+def _spread(timesteps: list[int], count: int) -> set[int]:
+    """Up to ``count`` timesteps, evenly from the list, both ends among them."""
+    last, count = len(timesteps) - 1, min(count, len(timesteps))
+    return {timesteps[round(i * last / (count - 1))] for i in range(count)}
 
 
 _WRITERS = {

@@ -13,8 +13,8 @@ from ssdiff.cli.common import Json, Terminal, human_bytes, naming_the_kind
 from ssdiff.errors import CheckpointError, SsdiffError
 
 if TYPE_CHECKING:
+    from ssdiff.config import Preset
     from ssdiff.process.kinds import Process
-    from ssdiff.settings import Preset
 
 
 def info(
@@ -28,21 +28,22 @@ def info(
     json: Json = False,
 ) -> None:
     """What a run or model is: settings, levels, checkpoints, state."""
-    from ssdiff import rundir, storage
+    from ssdiff import runs
+    from ssdiff.weights import single_file
 
-    source = path or rundir.newest_run() or storage.bundled()
+    source = path or runs.newest_run() or single_file.bundled()
     if not source.exists():
         raise CheckpointError(f"no run or model at {source}", path=source)
     values: dict[str, Any] = {"path": str(source)}
     lines = [str(source)]
-    if rundir.is_run(source):
-        _describe_run(rundir.RunFolder(source), values, lines)
-        from ssdiff.presets import load_preset
+    if runs.is_run(source):
+        _describe_run(runs.RunFolder(source), values, lines)
+        from ssdiff.config.load import load_preset
 
         preset = load_preset(source / "preset.toml")
     else:
         with naming_the_kind(source):
-            stored = storage.read(source)
+            stored = single_file.read(source)
         preset = stored.preset
         values |= {"step": stored.step, "class_names": list(stored.class_names), "origin": stored.origin}
         lines += [
@@ -102,7 +103,7 @@ def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -
     levels = _levels(build_process(preset))
     values |= {"preset": preset.name, "summary": preset.summary, "parameters": count, "levels": levels}
     lines += [f"preset {preset.name}: {preset.summary}", f"{count / 1e6:.2f} M parameters"]
-    lines += ["resolution   severities     log SNR"]
+    lines += ["resolution   timesteps     log SNR"]
     for level in levels:
         first, last = level["log_snr"]
         noise = "no noise" if first is None else f"{first:6.2f} .. {last:.2f}"
@@ -110,7 +111,7 @@ def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -
 
 
 def _levels(process: Process) -> list[dict[str, Any]]:
-    """Severities and log-SNR of each resolution."""
+    """TimestepSampler and log-SNR of each resolution."""
     import math
 
     result: list[dict[str, Any]] = []

@@ -14,7 +14,7 @@ from ssdiff.errors import DataError, PartialFailure, SsdiffError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdiff.process.families import Other
+    from ssdiff.process.degradations.base import Other
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ app = typer.Typer(help="The settings that ship with ssdiff.", no_args_is_help=Tr
 @app.command("list")
 def list_presets(json: Json = False) -> None:
     """Names and one line about each."""
-    from ssdiff.presets import load_preset, preset_names
+    from ssdiff.config.load import load_preset, preset_names
 
     summaries = {name: load_preset(name).summary for name in preset_names()}
     width = max(map(len, summaries))
@@ -32,7 +32,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Every setting of a preset, as TOML."""
-    from ssdiff.presets import load_preset, shipped_preset
+    from ssdiff.config.load import load_preset, shipped_preset
 
     if source:
         text = shipped_preset(name)

@@ -40,7 +40,7 @@ _Op = Annotated[
         "super-resolve, deblur, inpaint or colourise, with an unconditional ssd or ddpm model."
     ),
 ]
-_Severity = Annotated[int | None, typer.Option(help="Severity of the images, 1..T. Default: T.")]
+_Timestep = Annotated[int | None, typer.Option(help="Timestep of the images, 1..T. Default: T.")]
 _Sampler = Annotated[
     str | None, typer.Option(help="alg1, alg2, direct; with noise: posterior, ddim, dpm++. Default: best.")
 ]
@@ -79,7 +79,7 @@ def restore(
     images: _Images,
     ckpt: _Checkpoint = None,
     op: _Op = None,
-    t: _Severity = None,
+    t: _Timestep = None,
     sampler: _Sampler = None,
     degrade: _Degrade = False,
     compare: _Compare = False,

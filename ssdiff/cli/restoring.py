@@ -14,8 +14,8 @@ from ssdiff.errors import DataError, SsdiffError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ssdiff.config import Preset
     from ssdiff.restoration import Method
-    from ssdiff.settings import Preset
 
 Row = dict[str, float | None]
 
@@ -126,7 +126,7 @@ def _read(job: Job, work: Work, truth: str | None) -> _Image:
         height, width = work.method.size
         raise DataError(
             f"{job.source} has {given.shape[-1]} x {given.shape[-2]} pixels, the model restores images of "
-            f"{width} x {height} at this severity",
+            f"{width} x {height} at this timestep",
             path=job.source,
             hint="crop and resize it; with --degrade, ssdiff does that to clean images",
         )
@@ -139,7 +139,7 @@ def _restore(part: list[_Image], work: Work, overwrite: bool) -> list[dict[str, 
     import torch
 
     from ssdiff import images
-    from ssdiff.metrics.likeness import compare
+    from ssdiff.evaluation.image_quality import compare
 
     numbers = torch.tensor([item.job.number for item in part])
     known = [item.clean for item in part if item.clean is not None]
@@ -182,13 +182,13 @@ def _report(
     table = _means([entry["likeness"] for entry in done if entry["likeness"]])
     lines = [entry["out"] for entry in done]
     if table:
-        lines.append(likeness_table(table, len(done)))
+        lines.append(image_quality_table(table, len(done)))
     values = {"images": done, "mean": table, "failures": failures(failed), "seconds": round(seconds, 3)}
     terminal.result("\n".join(lines), values)
     raise_failures(failed, len(done))
 
 
-def likeness_table(rows: dict[str, Row], count: int, distance: str | None = None) -> str:
+def image_quality_table(rows: dict[str, Row], count: int, distance: str | None = None) -> str:
     """PSNR, SSIM and RMSE for people, a line a row.
 
     Args:

@@ -42,7 +42,7 @@ _Out = Annotated[
     str, typer.Option(metavar="x.png|x.gif|x.npz|DIR/", help="Grid, animation, array, or a file an image.")
 ]
 _Steps = Annotated[
-    int | None, typer.Option(help="1..T; every change of resolution is kept besides. Default: the preset's.")
+    int | None, typer.Option(help="1..T; every resolution transition is kept besides. Default: the preset's.")
 ]
 _Sampler = Annotated[
     str | None, typer.Option(help="ancestral, ddim, dpm++; cold: alg1, alg2. Default: the preset's.")
@@ -62,7 +62,8 @@ _Set = Annotated[
     typer.Option(
         "--set",
         metavar="sampling.a=c",
-        help="Change a setting of sampling, e.g. sampling.start.noise=0 for perfect symmetry; repeatable.",
+        help="Change a setting of sampling, e.g. sampling.terminal_prior.noise=0 for perfect symmetry; "
+        "repeatable.",
     ),
 ]
 _First = Annotated[int, typer.Option(help="Number of the first image of the seed.")]
@@ -104,36 +105,38 @@ def sample(
             raise UsageError(f"{name} must be at least {least}, not {value}")
     target = check_target(out, range(first, first + n), trajectory, overwrite, columns)
     from ssdiff.devices import pick_device
-    from ssdiff.distributed import world
+    from ssdiff.distributed import join_world
 
-    with world(device) as here:
-        pipeline = load_pipeline(ckpt, weights, str(here.device(pick_device(device))), precision, terminal)
+    with join_world(device) as world:
+        pipeline = load_pipeline(ckpt, weights, str(world.device(pick_device(device))), precision, terminal)
         _adjust(pipeline, sets)
         plan = pipeline.plan(steps, sampler, eta, guidance)
         size = batch or pipeline.preset.sampling.batch
         job = Job(pipeline, plan, n, first, seed, size, _classes(class_, pipeline))
-        seconds = _draw(job, here, target, terminal)
+        seconds = _draw(job, world, target, terminal)
     if main:
         _report(job, target, sampler or pipeline.preset.sampling.sampler, seconds, terminal)
 
 
 def _adjust(pipeline: Pipeline, sets: list[str] | None) -> None:
     """Settings of sampling that differ from those of the training."""
-    from ssdiff.presets import override
+    from ssdiff.config.load import override
 
-    changes, before = parse_sets(sets), pipeline.preset.sampling.start
+    changes, before = parse_sets(sets), pipeline.preset.sampling.terminal_prior
     for name in changes:
         if not name.startswith("sampling."):
             hint = "only settings of sampling can change"
             raise UsageError(f"--set {name}: the model is trained", hint=hint)
     pipeline.preset = override(pipeline.preset, changes)
-    after = pipeline.preset.sampling.start
+    after = pipeline.preset.sampling.terminal_prior
     fitted = [part and part.model_copy(update={"noise": 0.0}) for part in (before, after)]
     if fitted[0] != fitted[1]:
-        raise UsageError("the start was fitted in training", hint="only sampling.start.noise can change")
+        raise UsageError(
+            "the start was fitted in training", hint="only sampling.terminal_prior.noise can change"
+        )
 
 
-def _draw(job: Job, here: World, target: Target, terminal: Terminal) -> float:
+def _draw(job: Job, world: World, target: Target, terminal: Terminal) -> float:
     """Draw and write; returns the seconds that it took."""
     began, walked = time.perf_counter(), 0
     with terminal.progress("img") as bar:
@@ -141,12 +144,12 @@ def _draw(job: Job, here: World, target: Target, terminal: Terminal) -> float:
 
         def advance(images: int) -> None:
             nonlocal walked
-            walked += images * here.size
+            walked += images * world.size
             done = walked / job.plan.evaluations
             bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - began):.3g}")
 
-        write(target, job, here, advance)
-    here.wait()
+        write(target, job, world, advance)
+    world.barrier()
     return time.perf_counter() - began
 
 
@@ -177,13 +180,14 @@ def load_pipeline(
     ckpt: Path | None, weights: str, device: str, precision: str, terminal: Terminal
 ) -> Pipeline:
     """The pipeline asked for, of the newest run, or the bundled one."""
-    from ssdiff import rundir, storage
-    from ssdiff.loading import load
+    from ssdiff import runs
+    from ssdiff.weights import single_file
+    from ssdiff.weights.load import load
 
     check_precision(precision)
-    source = ckpt or rundir.newest_run()
+    source = ckpt or runs.newest_run()
     if source is None:
-        source = storage.bundled()
+        source = single_file.bundled()
         if not source.is_file():
             message = "there is no run yet, and the model that should ship with ssdiff is missing"
             raise CheckpointError(message, path=source, hint="reinstall ssdiff, or name one with --ckpt")

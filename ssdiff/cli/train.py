@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ssdiff.cost import PathCost
-    from ssdiff.running import Event, Result
-    from ssdiff.settings import Preset
+    from ssdiff.config import Preset
+    from ssdiff.evaluation.flops import PathCost
+    from ssdiff.training.run import Event, Result
 
 _MEASURING = 10.0  # seconds that a dry run spends on it, about
 
@@ -84,15 +84,15 @@ def train(
     """
     main = is_main_process()
     terminal = Terminal(quiet or not main, json and main)
-    from ssdiff.presets import load_preset, override
+    from ssdiff.config.load import load_preset, override
 
     overrides = parse_sets(set_)
     settings = load_preset(preset, overrides) if preset else None
     if dry_run:
         _dry_run(settings or load_preset("shapes32", overrides), device, terminal)
         return
-    from ssdiff.resuming import Request
-    from ssdiff.running import train as run
+    from ssdiff.training.resume import Request
+    from ssdiff.training.run import train as run
 
     adjust = (lambda stored: override(stored, overrides)) if overrides else None
     request = Request(settings, data, out, resume, device, accept_data, accept_topology, with_, adjust)
@@ -176,25 +176,25 @@ def _dry_run(preset: Preset, device: str, terminal: Terminal) -> None:
     """Print what a run would cost; writes nothing."""
     import torch
 
-    from ssdiff import cost
     from ssdiff.build import build_model, build_process
     from ssdiff.devices import pick_device
+    from ssdiff.evaluation import flops
 
     place, process, settings = pick_device(device), build_process(preset), preset.training
     channels, classes = preset.data.channels, preset.model.classes
     with torch.device("meta"):
         outline = build_model(preset)
-    costs = cost.path_costs(outline, process, channels, classes, change_share=settings.change_share)
+    costs = flops.path_costs(outline, process, channels, classes, transition_share=settings.transition_share)
     times = _seconds_per_image(preset, costs, place)
-    images = settings.batch * settings.accumulate
+    images = settings.batch * settings.grad_accum_steps
     step = images * sum(path.share * times[path.path] for path in costs)
     values = {
         "preset": preset.name,
         "summary": preset.summary,
         "parameters": sum(weight.numel() for weight in outline.parameters()),
         "T": process.T,
-        "mean_gflops": cost.mean_flops(costs) / 1e9,
-        "training_bytes": cost.training_bytes(outline, costs, settings.batch),
+        "mean_gflops": flops.mean_flops(costs) / 1e9,
+        "training_bytes": flops.training_bytes(outline, costs, settings.batch),
         "batch": settings.batch,
         "images_per_step": images,
         "steps": settings.steps,
@@ -220,17 +220,17 @@ def _seconds_per_image(
     preset: Preset, costs: Sequence[PathCost], device: torch.device
 ) -> dict[tuple[int, int], float]:
     """Measured, of a training step that is not compiled, in the run's precision; by path."""
-    from ssdiff import benchmarking
+    from ssdiff.config.load import override
     from ssdiff.devices import pick_precision
-    from ssdiff.presets import override
+    from ssdiff.evaluation import timing
 
     dtype = pick_precision(preset.training.precision, device)
-    peak = benchmarking.matrix_peak(device, dtype, _MEASURING / 20)
-    batch = benchmarking.affordable_batch(costs, peak, _MEASURING, preset.training.batch)
-    pipeline = benchmarking.untrained(override(preset, {"training.compile": False}), device, dtype)
+    peak = timing.matrix_peak(device, dtype, _MEASURING / 20)
+    batch = timing.affordable_batch(costs, peak, _MEASURING, preset.training.batch)
+    pipeline = timing.untrained(override(preset, {"training.compile": False}), device, dtype)
     with memory_for(f"{batch} images of {preset.data.size} px at once", "lower training.batch"):
-        trainer = benchmarking.PathTrainer(pipeline, batch)
-        timings = benchmarking.time_training(trainer, device, _MEASURING, lambda: None)
+        trainer = timing.PathTrainer(pipeline, batch)
+        timings = timing.time_training(trainer, device, _MEASURING, lambda: None)
     return {path: timing.seconds / batch for path, timing in timings.items()}
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ssdiff.settings import Preset
+    from ssdiff.config import Preset
 
 _SUFFIX = (".safetensors",)
 
@@ -35,11 +35,11 @@ def import_weights(
 
     A .pt file is examined before anything in it is loaded, and only tensors are ever loaded.
     """
-    from ssdiff import storage
+    from ssdiff.config.load import load_preset
     from ssdiff.images import check_output
-    from ssdiff.importing import read_weights
-    from ssdiff.loading import import_official
-    from ssdiff.presets import load_preset
+    from ssdiff.weights import single_file
+    from ssdiff.weights.load import import_official
+    from ssdiff.weights.untrusted import read_weights
 
     check_output(out, overwrite, _SUFFIX)
     settings = load_preset(preset, parse_sets(set_))
@@ -51,7 +51,7 @@ def import_weights(
     settings, weights = pipeline.preset, pipeline.model.state_dict()
     kind = "Flexi-UNet" if any("adapters_in." in name for name in state) else "plain UNet"
     note = f"imported from {file.name}"
-    storage.export(out, settings, weights, note=note, overwrite=overwrite)
+    single_file.export(out, settings, weights, note=note, overwrite=overwrite)
     count = sum(weight.numel() for weight in weights.values())
     values = {
         "out": str(out),
@@ -72,7 +72,7 @@ def _with_differences(
     error: CheckpointError, file: Path, state: Mapping[str, Tensor], settings: Preset
 ) -> CheckpointError:
     """The error with the settings in which the file and the preset differ (row 21 of the fault table)."""
-    from ssdiff.models.outline import outline
+    from ssdiff.models.infer_config import outline
 
     found, wanted = outline(state), settings.model_dump()
     differing, sets = [], []
@@ -106,15 +106,16 @@ def export(
     """Write a run's weights as one file that needs nothing beside it."""
     import torch
 
-    from ssdiff import rundir, storage
+    from ssdiff import runs
     from ssdiff.images import check_output
+    from ssdiff.weights import single_file
 
     check_output(out, overwrite, _SUFFIX)
-    source = run or rundir.newest_run()
+    source = run or runs.newest_run()
     if source is None:
         raise CheckpointError("there is no run to export", hint="name one, or train one first")
-    stored = storage.read(source, weights)
-    storage.export(
+    stored = single_file.read(source, weights)
+    single_file.export(
         out,
         stored.preset,
         stored.weights,

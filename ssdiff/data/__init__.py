@@ -3,8 +3,8 @@
 `open_data` takes a folder, a zip file or a name; the result is prepared once and memory-mapped ever after.
 """
 
-from ssdiff.data.opening import DATA_NAMES, holds_jpeg, image_sizes, native_sizes, open_data
-from ssdiff.data.prepared import ImageSet, cache_root, evenly
+from ssdiff.data.cache import ImageSet, cache_root, evenly
+from ssdiff.data.open import DATA_NAMES, holds_jpeg, image_sizes, native_sizes, open_data
 
 __all__ = [
     "DATA_NAMES",

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from ssdiff.data.shapes import SHAPES, draw
 from ssdiff.data.sources import FileSource, Fit, FolderSource, Labels, Pixels, Source, stamp
 from ssdiff.errors import DataError, ResourceError
-from ssdiff.shapes import SHAPES, draw
 
 SHAPES_COUNT = 16_384
 """Images of the set "shapes"."""
@@ -37,7 +37,7 @@ _IDX_IMAGES = re.compile(r"(?P<split>.*?)images[-.]idx3[-.]ubyte(?P<gz>\.gz)?$")
 
 
 class ShapesSource(Source):
-    """The first images that `ssdiff.shapes` draws for seed 0."""
+    """The first images that `ssdiff.data.shapes` draws for seed 0."""
 
     name = "shapes"
     class_names = SHAPES

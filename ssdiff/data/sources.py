@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssdiff.errors import DataError
-from ssdiff.images.reading import IMAGE_SUFFIXES, MAX_PIXELS, fit, open_image, pixels
+from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, fit, open_image, pixels
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -35,7 +35,7 @@ _BOMB_RATIO, _BOMB_SIZE = 200, 2**25
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How any image becomes (channels, size, size) bytes: see `ssdiff.images.reading`."""
+    """How any image becomes (channels, size, size) bytes: see `ssdiff.images.read`."""
 
     size: int
     channels: int

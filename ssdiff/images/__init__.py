@@ -1,8 +1,8 @@
 """Image files and tensors in [-1, 1]: reading, laying out, writing."""
 
 from ssdiff.images.layout import film_strip, from_uint8, grid, to_uint8, upscale_nearest
-from ssdiff.images.reading import IMAGE_SUFFIXES, MAX_PIXELS, fit, image_size, open_image, read_image
-from ssdiff.images.writing import SAVE_SUFFIXES, check_output, save_gif, save_image, write_atomic
+from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, fit, image_size, open_image, read_image
+from ssdiff.images.write import SAVE_SUFFIXES, check_output, save_gif, save_image, write_atomic
 
 __all__ = [
     "IMAGE_SUFFIXES",

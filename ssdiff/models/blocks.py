@@ -35,7 +35,7 @@ def zeroed(module: _Module) -> _Module:
 
 
 def sinusoids(index: Tensor, width: int) -> Tensor:
-    """(B,) severities to (B, width): cosines, then sines, of geometric frequencies [Vaswani et al. 2017]."""
+    """(B,) timesteps to (B, width): cosines, then sines, of geometric frequencies [Vaswani et al. 2017]."""
     half = width // 2
     frequency = torch.exp(-math.log(_PERIOD) / half * torch.arange(half, device=index.device))
     angle = index.float()[:, None] * frequency
@@ -102,17 +102,17 @@ class Block(nn.Module):
 
     Args:
         parts: modules of (x, embedding), run in turn.
-        checkpointing: recompute activations in the backward pass instead of keeping them.
+        activation_checkpointing: recompute activations in the backward pass instead of keeping them.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], checkpointing: bool = False) -> None:
+    def __init__(self, parts: Sequence[nn.Module], activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        self.checkpointing = checkpointing
+        self.activation_checkpointing = activation_checkpointing
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, C, h, w) to (B, C', h, w)."""
-        if self.checkpointing and torch.is_grad_enabled():
+        if self.activation_checkpointing and torch.is_grad_enabled():
             recomputed: Tensor = checkpoint(self._run, x, emb, use_reentrant=False)
             return recomputed
         return self._run(x, emb)

@@ -56,7 +56,7 @@ class FlexiUNet(nn.Module):
         heads: attention heads.
         dropout: in the residual blocks.
         classes: 0 for an unconditional model; otherwise label ``classes`` stands for 'no class'.
-        checkpointing: recompute activations in the backward pass.
+        activation_checkpointing: recompute activations in the backward pass.
         full_decoder: run the last decoder block too. The plain ADM UNet of guided-diffusion does; the
             official Flexi-UNet leaves every level, the first one too, before its last block.
         residual: add the input to the output, which must have its size.
@@ -74,7 +74,7 @@ class FlexiUNet(nn.Module):
         heads: int = 4,
         dropout: float = 0.0,
         classes: int = 0,
-        checkpointing: bool = False,
+        activation_checkpointing: bool = False,
         full_decoder: bool = False,
         residual: bool = False,
     ) -> None:
@@ -84,7 +84,7 @@ class FlexiUNet(nn.Module):
         self._width, embedding = width, _EMBEDDING * width
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(classes + 1, embedding) if classes else None
-        block = partial(_block, embedding, dropout, heads, checkpointing)
+        block = partial(_block, embedding, dropout, heads, activation_checkpointing)
         widths = [width * multiplier for multiplier in multipliers]
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(Level() for _ in widths)
@@ -99,7 +99,7 @@ class FlexiUNet(nn.Module):
             level.down = nn.Identity() if last else nn.Conv2d(out, out, 3, stride=2, padding=1)
             skips += [] if last else [out]
         ends = [ResBlock(current, current, embedding, dropout) for _ in range(2)]
-        self.middle = Block([ends[0], Attention(current, heads), ends[1]], checkpointing)
+        self.middle = Block([ends[0], Attention(current, heads), ends[1]], activation_checkpointing)
         for level, resolution, out in reversed(list(zip(self._levels, self.sizes, widths, strict=True))):
             level.skips = [skips.pop() for _ in range(blocks + 1)]
             ins = [current, *[out] * blocks]
@@ -122,7 +122,7 @@ class FlexiUNet(nn.Module):
 
         Args:
             x: (B, channels, r, r); an r above the model's size runs at the first level.
-            index: (B,) severities counted from 0, i.e. t - 1.
+            index: (B,) timesteps counted from 0, i.e. t - 1.
             resolution: pixels a side of the result, r or more.
             labels: (B,) classes, needed if and only if the model has classes.
 
@@ -205,10 +205,16 @@ class FlexiUNet(nn.Module):
 
 
 def _block(
-    embedding: int, dropout: float, heads: int, checkpointing: bool, before: int, after: int, attends: bool
+    embedding: int,
+    dropout: float,
+    heads: int,
+    activation_checkpointing: bool,
+    before: int,
+    after: int,
+    attends: bool,
 ) -> Block:
     parts: list[nn.Module] = [ResBlock(before, after, embedding, dropout)]
-    return Block([*parts, Attention(after, heads)] if attends else parts, checkpointing)
+    return Block([*parts, Attention(after, heads)] if attends else parts, activation_checkpointing)
 
 
 def _adapters(shapes: Mapping[int, tuple[int, int]]) -> nn.ModuleDict:

@@ -43,7 +43,7 @@ def convert(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
 
     Returns:
         A state dict for ``model``. The row of 'no class', which the authors' models lack, is zero: the
-        embedding then is that of the severity alone. So are the adapters of a model with ``full_decoder``
+        embedding then is that of the timestep alone. So are the adapters of a model with ``full_decoder``
         that takes the weights of a plain UNet, which has none: it works at full resolution only.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssdiff.devices import send
+from ssdiff.devices import to_device
 from ssdiff.errors import ProcessError
 from ssdiff.operators.base import Constants, Operator, Scale
 from ssdiff.operators.pixelwise import ChannelMix, Mask
@@ -46,7 +46,7 @@ class Stacked:
             index: (B,) positions in the sequence of operators.
         """
         tables = self._tables.like(x)
-        chosen = {name: table[send(index, table.device)] for name, table in tables.items()}
+        chosen = {name: table[to_device(index, table.device)] for name, table in tables.items()}
         if self._kind is ChannelMix:
             return torch.einsum("bdc,bchw->bdhw", chosen["matrix"], x)
         if self._kind is Mask:

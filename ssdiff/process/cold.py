@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ssdiff.errors import ProcessError
-from ssdiff.process.families import Degradation, Mixture
-from ssdiff.process.gaussian import Severity, State
+from ssdiff.process.degradations.base import Degradation, Mixture
+from ssdiff.process.gaussian import State, Timestep
 
 
 class ColdProcess:
@@ -31,8 +31,8 @@ class ColdProcess:
         """The highest severity."""
         return self.degradation.T
 
-    def degrade(self, x0: Tensor, t: Severity, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t), as :meth:`ssdiff.process.families.Degradation.degrade`."""
+    def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
+        """D(x_0, t), as :meth:`ssdiff.process.degradations.base.Degradation.degrade`."""
         result = self.degradation.degrade(x0, t, images)
         if result.shape[-2:] != x0.shape[-2:]:
             raise ProcessError(

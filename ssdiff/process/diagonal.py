@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssdiff.devices import send
+from ssdiff.devices import to_device
 from ssdiff.errors import ProcessError
 from ssdiff.operators.base import Constants, Size
 from ssdiff.process.eta import gains
-from ssdiff.process.gaussian import Posterior, Severity, State
+from ssdiff.process.gaussian import Posterior, State, Timestep
 from ssdiff.process.spectra import Spectrum
 
 _SLACK = 1e-9  # relative rounding that the check of a transition forgives
@@ -55,7 +55,7 @@ class DiagonalProcess:
 
     @property
     def T(self) -> int:
-        """The highest severity."""
+        """The highest timestep."""
         return self.spectrum.T
 
     @property
@@ -63,28 +63,28 @@ class DiagonalProcess:
         """(H, W) of the images."""
         return self.spectrum.size
 
-    def degrade(self, x0: Tensor, t: Severity, images: Tensor | None = None) -> Tensor:
+    def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
         """D(x_0, t): signal of each coefficient relative to that of the best kept one; no noise.
 
         Args:
             x0: (B, C, H, W) clean images in [-1, 1].
-            t: one severity, or (B,) severities.
+            t: one timestep, or (B,) timesteps.
             images: (B,) image numbers; they do not matter.
         """
         signal, _ = self._coefficients(t, x0)
         scale = self.spectrum.scale[self._index(t)].to(x0)[:, None, None, None]
         return self.synthesis(signal / scale * self.analysis(x0))
 
-    def marginal(self, x0: Tensor, t: Severity, noise: Tensor) -> Tensor:
+    def marginal(self, x0: Tensor, t: Timestep, noise: Tensor) -> Tensor:
         """x_t from (B, C, H, W) clean images and standard normal noise (white, in pixels)."""
         signal, sigma = self._coefficients(t, x0)
         return self.synthesis(signal * self.analysis(x0) + sigma * self.analysis(noise))
 
-    def target(self, x0: Tensor, t: Severity) -> Tensor:
+    def target(self, x0: Tensor, t: Timestep) -> Tensor:
         """What a network learns to predict from x_t: the clean image itself."""
         return x0
 
-    def noised(self, target: Tensor, t: Severity, noise: Tensor) -> Tensor:
+    def noised(self, target: Tensor, t: Timestep, noise: Tensor) -> Tensor:
         """x_t of clean images, as from :meth:`target`."""
         return self.marginal(target, t, noise)
 
@@ -93,7 +93,7 @@ class DiagonalProcess:
         _, sigma = self._coefficients(t, noise)
         return self.synthesis(sigma * self.analysis(noise))
 
-    def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Severity) -> Tensor:
+    def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Timestep) -> Tensor:
         """x_0 from x_t and its white noise; coefficients of hardly any signal tend to zero."""
         signal, sigma = self._coefficients(t, x_t)
         kept = self.analysis(x_t) - sigma * self.analysis(noise)
@@ -109,9 +109,9 @@ class DiagonalProcess:
         Args:
             x_t: (B, C, H, W).
             x0_s: (B, C, H, W) clean image or prediction, about [-1, 1].
-            t: severity of ``x_t``.
-            s: severity wanted, 0 <= s < t; 0 returns ``x0_s``.
-            eta: 1 is the exact posterior, 0 keeps every known noise component. Where the noise of severities
+            t: timestep of ``x_t``.
+            s: timestep wanted, 0 <= s < t; 0 returns ``x0_s``.
+            eta: 1 is the exact posterior, 0 keeps every known noise component. Where the noise of timesteps
                 is independent, 1 draws all noise anew [IHDM] and 0 is Algorithm 2 of cold diffusion.
 
         Raises:
@@ -149,15 +149,15 @@ class DiagonalProcess:
         bases = self._bases.like(coefficients)
         return bases["rows"].mT @ coefficients @ bases["columns"]
 
-    def _coefficients(self, t: Severity, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and noise as (B, C, H, W), or (1, C, H, W) for one severity; 1 broadcasts."""
+    def _coefficients(self, t: Timestep, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise as (B, C, H, W), or (1, C, H, W) for one timestep; 1 broadcasts."""
         signal, sigma = self.spectrum.coefficients(self._index(t))
-        return send(signal.to(like.dtype), like.device), send(sigma.to(like.dtype), like.device)
+        return to_device(signal.to(like.dtype), like.device), to_device(sigma.to(like.dtype), like.device)
 
-    def _index(self, t: Severity) -> Tensor:
+    def _index(self, t: Timestep) -> Tensor:
         index = torch.tensor([t]) if isinstance(t, int) else t.cpu()
         if not 0 <= int(index.min()) <= int(index.max()) <= self.T:
-            raise ProcessError(f"severity {t} is outside 0..{self.T}")
+            raise ProcessError(f"timestep {t} is outside 0..{self.T}")
         return index
 
     def _check_transitions(self) -> None:
@@ -167,7 +167,7 @@ class DiagonalProcess:
             if bool(shrinks.any()):
                 s = first + int(shrinks.flatten(1).any(1).nonzero()[0])
                 raise ProcessError(
-                    f"no transition from severity {s} to {s + 1}: some coefficient's noise would have to "
+                    f"no transition from timestep {s} to {s + 1}: some coefficient's noise would have to "
                     "shrink",
                     hint="use a noise schedule that rises faster",
                 )

@@ -1,4 +1,4 @@
-"""The generalized linear Gaussian process: noise and changes of resolution, with exact posteriors.
+"""The generalized linear Gaussian process: noise and resolution transitions, with exact posteriors.
 
 x_t = a_t R_t x_0 + sigma_t eps, R_t the cumulative resize [MATH.md, section 2; SSD, section 3]. DDPM is the
 case in which the resolution never changes.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssdiff.devices import send
+from ssdiff.devices import to_device
 from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Constants, Size
@@ -21,13 +21,13 @@ from ssdiff.operators.separable import Separable
 from ssdiff.process.eta import Gains, gains
 
 ResizeMatrix = Callable[[int, int], Tensor]
-Severity = int | Tensor
+Timestep = int | Tensor
 _SLACK = 1e-9  # relative rounding that the check of a transition forgives
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The process at one severity: x_t = signal * R x_0 + sigma * eps."""
+    """The process at one timestep: x_t = signal * R x_0 + sigma * eps."""
 
     size: Size  # (height, width), pixels
     signal: float  # a_t, no unit
@@ -60,8 +60,8 @@ class GaussianProcess:
     """A chain of states with exact marginals, transitions and posteriors between any two of them.
 
     Args:
-        states: severity 0 (clean: signal 1, sigma 0) to T.
-        resize: (n_in, n_out) to the 1-D matrix of one change of size; kept as ``resize_matrix``.
+        states: timestep 0 (clean: signal 1, sigma 0) to T.
+        resize: (n_in, n_out) to the 1-D matrix of one resolution transition; kept as ``resize_matrix``.
 
     Raises:
         ProcessError: if state 0 is not clean, a size grows with t, or a transition would need negative
@@ -86,7 +86,7 @@ class GaussianProcess:
 
     @property
     def T(self) -> int:
-        """The highest severity."""
+        """The highest timestep."""
         return len(self.states) - 1
 
     def resize(self, x: Tensor, s: int, t: int) -> Tensor:
@@ -98,11 +98,11 @@ class GaussianProcess:
         """R from full size to a smaller one of the process.
 
         Raises:
-            ProcessError: no severity has that size.
+            ProcessError: no timestep has that size.
         """
         found = self._resizes.get((self.states[0].size, size))
         if found is None:
-            raise ProcessError(f"no severity has {size} pixels by a change of size")
+            raise ProcessError(f"no timestep has {size} pixels by a resolution transition")
         return found
 
     def lift(self, x: Tensor, s: int, t: int) -> Tensor:
@@ -113,45 +113,45 @@ class GaussianProcess:
         operator = self._resize(s, t)
         return operator.adjoint(x) / operator.norm() ** 2 if operator else x
 
-    def lost(self, x: Tensor, s: int, t: int) -> Tensor:
+    def high_frequencies(self, x: Tensor, s: int, t: int) -> Tensor:
         """x - R_{s:t}^+ R_{s:t} x: the details of (B, C, h_s, w_s) images that are not seen at the size of
         t."""
         operator = self._resize(s, t)
         return x - operator.pseudo_inverse(operator.apply(x)) if operator else torch.zeros_like(x)
 
-    def degrade(self, x0: Tensor, t: Severity) -> Tensor:
+    def degrade(self, x0: Tensor, t: Timestep) -> Tensor:
         """D(x_0, t) = R_t x_0, without noise and signal scale.
 
         Args:
             x0: (B, C, H, W) clean images in [-1, 1].
-            t: one severity, or (B,) severities of one size.
+            t: one timestep, or (B,) timesteps of one size.
         """
         return self.resize(x0, 0, self._one_size(t))
 
-    def marginal(self, x0: Tensor, t: Severity, noise: Tensor) -> Tensor:
+    def marginal(self, x0: Tensor, t: Timestep, noise: Tensor) -> Tensor:
         """x_t = a_t R_t x_0 + sigma_t noise.
 
         Args:
             x0: (B, C, H, W) clean images in [-1, 1].
-            t: one severity, or (B,) severities of one size.
+            t: one timestep, or (B,) timesteps of one size.
             noise: (B, C, h_t, w_t) standard normal.
         """
         return self.scale(self.degrade(x0, t), t, noise)
 
-    def scale(self, reduced: Tensor, t: Severity, noise: Tensor) -> Tensor:
+    def scale(self, reduced: Tensor, t: Timestep, noise: Tensor) -> Tensor:
         """a_t * reduced + sigma_t * noise, for images that are already at the size of t."""
         return self._lookup("signal", t, reduced) * reduced + self._lookup("sigma", t, reduced) * noise
 
-    def target(self, x0: Tensor, t: Severity) -> Tensor:
+    def target(self, x0: Tensor, t: Timestep) -> Tensor:
         """What a network learns to predict from x_t: the clean image at the size of t - 1 [SSD, section 4].
 
         Args:
             x0: (B, C, H, W).
-            t: one severity, or (B,) severities with one size now and one size next.
+            t: one timestep, or (B,) timesteps with one size now and one size next.
         """
         return self.resize(x0, 0, self._one_size(t) - 1)
 
-    def noised(self, target: Tensor, t: Severity, noise: Tensor) -> Tensor:
+    def noised(self, target: Tensor, t: Timestep, noise: Tensor) -> Tensor:
         """x_t of images that are already at the size of t - 1, as from :meth:`target`."""
         now = self._one_size(t)
         return self.scale(self.resize(target, now - 1, now), t, noise)
@@ -160,12 +160,12 @@ class GaussianProcess:
         """x_t of nothing but noise, (B, C, h_t, w_t): where sampling begins."""
         return self.states[t].sigma * noise
 
-    def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Severity) -> Tensor:
+    def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Timestep) -> Tensor:
         """R_t x_0 from x_t and its noise: (x_t - sigma_t noise) / a_t."""
         return (x_t - self._lookup("sigma", t, x_t) * noise) / self._lookup("signal", t, x_t)
 
     def snr(self, t: Tensor) -> Tensor:
-        """(a_t / sigma_t)^2 of (B,) severities, float32, on the device of ``t``."""
+        """(a_t / sigma_t)^2 of (B,) timesteps, float32, on the device of ``t``."""
         like = torch.empty(0, device=t.device)
         signal, sigma = (self._tables.like(like)[name][t] for name in ("signal", "sigma"))
         return (signal / sigma).square()
@@ -176,13 +176,13 @@ class GaussianProcess:
         Args:
             x_t: (B, C, h_t, w_t).
             x0_s: (B, C, h_s, w_s) clean image (or prediction) at the size of s, unscaled, about [-1, 1].
-            t: severity of ``x_t``.
-            s: severity wanted, 0 <= s < t; 0 returns ``x0_s`` without noise.
+            t: timestep of ``x_t``.
+            s: timestep wanted, 0 <= s < t; 0 returns ``x0_s`` without noise.
             eta: 1 is the exact posterior; 0 keeps every known noise component and draws fresh noise only for
                 the dimensions that the larger size adds (DDIM at equal size). Every eta keeps the marginals.
 
         Raises:
-            ProcessError: if s, t or eta is out of range, or a size does not fit its severity.
+            ProcessError: if s, t or eta is out of range, or a size does not fit its timestep.
         """
         if not 0 <= s < t <= self.T or not 0 <= eta <= 1:
             raise ProcessError(
@@ -190,7 +190,7 @@ class GaussianProcess:
             )
         for name, x, state in (("x_t", x_t, self.states[t]), ("x0_s", x0_s, self.states[s])):
             if tuple(x.shape[-2:]) != state.size:
-                raise ProcessError(f"{name} is {tuple(x.shape[-2:])} pixels, its severity has {state.size}")
+                raise ProcessError(f"{name} is {tuple(x.shape[-2:])} pixels, its timestep has {state.size}")
         resize, mu = self._resize(s, t), self.states[s].signal * x0_s
         if resize is None:
             gain, spread = map(float, self._gains(torch.ones((), dtype=torch.float64), t, s, eta))
@@ -206,7 +206,8 @@ class GaussianProcess:
     def log_noise(self) -> Tensor:
         """(T,) log(sigma_t / a_t) - log ||R_t||: how noisy the content is that every size has; never falls.
 
-        It is what log(sigma / a) would be at full size, so it knows no jump where matched noise changes size.
+        It is what log(sigma / a) would be at full size, so it knows no jump where SNR-preserving noise
+        changes size.
         """
         nu = (self._tables["sigma"][1:] / self._tables["signal"][1:]).log()
         norms = {
@@ -234,18 +235,18 @@ class GaussianProcess:
         """R_{s:t}, None where the size stays."""
         return self._resizes.get((self.states[s].size, self.states[t].size))
 
-    def _one_size(self, t: Severity) -> int:
+    def _one_size(self, t: Timestep) -> int:
         if isinstance(t, int):
             if not 0 <= t <= self.T:
-                raise ProcessError(f"severity {t} is outside 0..{self.T}")
+                raise ProcessError(f"timestep {t} is outside 0..{self.T}")
             return t
         return int(t[0])
 
-    def _lookup(self, name: str, t: Severity, like: Tensor) -> Tensor | float:
+    def _lookup(self, name: str, t: Timestep, like: Tensor) -> Tensor | float:
         if isinstance(t, int):
             return float(self._tables[name][t])
         table = self._tables.like(like)[name]
-        return table[send(t, table.device)][:, None, None, None]
+        return table[to_device(t, table.device)][:, None, None, None]
 
     def _check_transition(self, s: int, t: int) -> None:
         state_s, state_t, resize = self.states[s], self.states[t], self._resize(s, t)
@@ -253,9 +254,9 @@ class GaussianProcess:
         floor = state_s.sigma * norm
         if state_t.sigma < floor * (1 - _SLACK):
             raise ProcessError(
-                f"no transition from severity {s} to {t}: sigma_t = {state_t.sigma:.4g} is below "
+                f"no transition from timestep {s} to {t}: sigma_t = {state_t.sigma:.4g} is below "
                 f"sigma_s * ||M|| = {floor:.4g}",
-                hint="raise the noise at the later severity or lower process.match",
+                hint="raise the noise at the later timestep or lower process.snr_preserving",
             )
 
 

@@ -1,4 +1,4 @@
-"""What a diagonal process does to each coefficient of its basis: signal and noise at every severity.
+"""What a diagonal process does to each coefficient of its basis: signal and noise at every timestep.
 
 Three published ones: blurring diffusion [BDM], inverse heat dissipation [IHDM] and blur diffusion [BD].
 """
@@ -21,7 +21,7 @@ _LARGEST_SIDE = 4096  # pixels, above which an eigenbasis takes minutes
 
 
 class Coefficients(NamedTuple):
-    """(n, C, H, W) float64 factors of x_0 and of the noise, for n severities; 1 broadcasts."""
+    """(n, C, H, W) float64 factors of x_0 and of the noise, for n timesteps; 1 broadcasts."""
 
     signal: Tensor
     sigma: Tensor
@@ -32,12 +32,12 @@ class Spectrum(Protocol):
 
     Attributes:
         size: (H, W) of the images.
-        T: the highest severity.
+        T: the highest timestep.
         rows: (H, H) orthonormal analysis matrix of the columns of pixels.
         columns: (W, W) likewise of the rows.
         scale: (T + 1,) factor of the coefficient that is degraded least, 1 at t = 0.
         sigma: (T + 1,) noise of that coefficient, 0 at t = 0.
-        independent: whether the noise of two severities is two draws, not a chain.
+        independent: whether the noise of two timesteps is two draws, not a chain.
     """
 
     size: Size
@@ -49,7 +49,7 @@ class Spectrum(Protocol):
     independent: bool
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """Signal and noise of (n,) severities, 0..T; t = 0 is (1, 0)."""
+        """Signal and noise of (n,) timesteps, 0..T; t = 0 is (1, 0)."""
 
 
 class Blurring:
@@ -84,11 +84,11 @@ class Blurring:
 
 
 class Heat:
-    """Heat dissipation with little noise, the same at every severity [IHDM, section 2].
+    """Heat dissipation with little noise, the same at every timestep [IHDM, section 2].
 
     Args:
         size: (H, W).
-        T: severities.
+        T: timesteps.
         sigma_min: blur at t = 1, pixels; rises geometrically.
         sigma_max: blur at T, pixels.
         noise: standard deviation.

@@ -1,1 +1,1 @@
-"""Schedules: how much noise and which resolution each severity has."""
+"""Schedules: how much noise and which resolution each timestep has."""

@@ -1,7 +1,7 @@
 """Noise schedules: nu_t = sigma_t / a_t for t = 1..T, float64, increasing.
 
 A process needs only nu, the noise relative to the signal: a = 1 / sqrt(1 + nu^2), sigma = nu a. The
-full-resolution log-SNR of a severity is -2 log nu.
+full-resolution log-SNR of a timestep is -2 log nu.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def log_snr(steps: int, first: float = 9.2, last: float = -12.0) -> Tensor:
     return torch.exp(-torch.linspace(first, last, steps, dtype=torch.float64) / 2)
 
 
-def matched(nu: Tensor, gain: Tensor, match: float, final_snr: float) -> Tensor:
-    """Resolution-matched noise nu_t g_t^m [MATH.md, section 3]: what shrinks the image shrinks the noise.
+def snr_preserving(nu: Tensor, gain: Tensor, match: float, final_snr: float) -> Tensor:
+    """SNR-preserving noise nu_t g_t^m [MATH.md, section 3]: what shrinks the image shrinks the noise.
 
     Args:
         nu: (T,) schedule of the full-resolution process.
         gain: (T,) g_t = ||R_{1:t}||_2, 1 at full resolution, decreasing.
         match: m in [0, 1]; 0 is the published process, 1 keeps the SNR of the coarse content.
         final_snr: where the last state keeps a larger SNR than this, the noise at the smallest resolution is
-            raised along t, log-linearly from the last change of resolution on, to end at it.
+            raised along t, log-linearly from the last resolution transition on, to end at it.
 
     Returns:
         (T,) matched schedule; ``nu`` itself for m = 0.

@@ -1,4 +1,4 @@
-"""Resolution schedules: which level (0 is the full resolution) each severity t = 1..T has, and respacing.
+"""Resolution schedules: which level (0 is the full resolution) each timestep t = 1..T has, and respacing.
 
 A schedule is an int64 tensor (T,), non-decreasing, of levels. The decays take tau = (t - 1) / (T - 1).
 Facts of the decays: the official code of [SSD]; golden tables in the tests.
@@ -102,11 +102,11 @@ def _mirrored(curve: Tensor, levels: int) -> Tensor:
 
 
 def explicit(steps: int, changes: Sequence[int]) -> Tensor:
-    """Level k + 1 begins at severity ``changes[k]``, in 1..T, increasing."""
+    """Level k + 1 begins at timestep ``changes[k]``, in 1..T, increasing."""
     if list(changes) != sorted(set(changes)) or (changes and not 1 < changes[0] <= changes[-1] <= steps):
-        raise ProcessError(f"changes of resolution must increase within 2..{steps}, not {list(changes)}")
-    severities = torch.arange(1, steps + 1)
-    return torch.bucketize(severities, torch.tensor(list(changes), dtype=torch.int64), right=True)
+        raise ProcessError(f"resolution transitions must increase within 2..{steps}, not {list(changes)}")
+    timesteps = torch.arange(1, steps + 1)
+    return torch.bucketize(timesteps, torch.tensor(list(changes), dtype=torch.int64), right=True)
 
 
 def by_log_snr(nu: Tensor, thresholds: Sequence[float]) -> Tensor:
@@ -115,48 +115,49 @@ def by_log_snr(nu: Tensor, thresholds: Sequence[float]) -> Tensor:
     return (log_snr[:, None] < torch.tensor(list(thresholds), dtype=torch.float64)).sum(dim=1)
 
 
-def batch_shares(counts: Mapping[Pair, int], change_share: float = 0.0) -> dict[Pair, float]:
+def batch_shares(counts: Mapping[Pair, int], transition_share: float = 0.0) -> dict[Pair, float]:
     """Share of the training batches of each pair (size at t, size at t - 1).
 
-    [SSD, section 4] gives a pair the share of its severities. A change of size has a single one, so with
+    [SSD, section 4] gives a pair the share of its timesteps. A resolution transition has a single one, so
+    with
     T = 1000 the layers that only a change needs would learn from one batch in a thousand.
 
     Args:
-        counts: severities of each pair.
-        change_share: least share of each change; what it takes, the other pairs give in proportion.
+        counts: timesteps of each pair.
+        transition_share: least share of each change; what it takes, the other pairs give in proportion.
 
     Raises:
         ProcessError: the changes would leave nothing for the rest.
     """
     total = sum(counts.values())
     raised = {
-        pair: change_share
+        pair: transition_share
         for pair, count in counts.items()
-        if pair[0] != pair[1] and count < change_share * total
+        if pair[0] != pair[1] and count < transition_share * total
     }
     rest = sum(count for pair, count in counts.items() if pair not in raised)
     left = 1 - sum(raised.values())
     if raised and (left <= 0 or not rest):
         raise ProcessError(
-            f"{len(raised)} changes of resolution with {change_share:g} of the batches each leave none for "
-            "others",
-            hint="lower training.change_share",
+            f"{len(raised)} resolution transitions with {transition_share:g} of the batches each leave "
+            "none for others",
+            hint="lower training.transition_share",
         )
     return {pair: raised.get(pair, left * count / max(rest, 1)) for pair, count in counts.items()}
 
 
 def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> list[int]:
-    """Severities of a chain of ``steps`` steps, from T down to 0, evenly spaced, every change of level kept.
+    """Timesteps of a chain of ``steps`` steps, from T down to 0, evenly spaced, every change of level kept.
 
     Args:
-        levels: (T,) level of each severity.
+        levels: (T,) level of each timestep.
         steps: wanted number of steps, 1..T; a change of level that falls between two of them adds one, so
             250 of 1000 with three changes gives up to 253.
         coordinate: (T,) non-decreasing, along which the steps are even between one change of level and the
             next; even in t itself, changes in between, where omitted.
 
     Returns:
-        Decreasing severities; the first is T, the last is 0. The first severity of each coarser level is
+        Decreasing timesteps; the first is T, the last is 0. The first timestep of each coarser level is
         among them, so two neighbours t > s satisfy level(s) == level(t - 1).
 
     Raises:
@@ -174,7 +175,8 @@ def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> lis
 
 
 def _even_between(coordinate: Tensor, steps: int, changes: Tensor) -> Tensor:
-    """Severities even along a (T,) coordinate from T to the last change, to the one before, ..., to 1."""
+    """TimestepSampler even along a (T,) coordinate from T to the last change, to the one before, ..., to
+    1."""
     total = len(coordinate)
     lowest = 1 if steps > 1 else total
     ends = torch.cat([torch.tensor([lowest, total]), changes]).unique()
@@ -198,7 +200,7 @@ def _apportioned(count: int, lengths: Sequence[float], most: Sequence[int]) -> l
 
 
 def _even_along(coordinate: Tensor, steps: int) -> Tensor:
-    """(steps,) distinct severities, T and 1 among them, as even along a (T,) coordinate as can be."""
+    """(steps,) distinct timesteps, T and 1 among them, as even along a (T,) coordinate as can be."""
     total, order = len(coordinate), torch.arange(steps)
     wanted = torch.linspace(float(coordinate[-1]), float(coordinate[0]), steps, dtype=torch.float64).flip(0)
     middles = (coordinate[1:] + coordinate[:-1]) / 2

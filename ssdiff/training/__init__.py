@@ -1,1 +1,1 @@
-"""Training: batches, losses, the optimiser's step; a whole run is :mod:`ssdiff.running`."""
+"""Training: batches, losses, the optimiser's step; a whole run is :mod:`ssdiff.training.run`."""

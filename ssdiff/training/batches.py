@@ -1,4 +1,4 @@
-"""What a training step sees: which images, which severities, which noise.
+"""What a training step sees: which images, which timesteps, which noise.
 
 All of it is a pure function of (seed, micro-batch, position in the global batch), so a resumed run sees what
 the uninterrupted one would have seen, and two processes see the two halves of one doubled batch.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import rng
-from ssdiff.devices import send
+from ssdiff.devices import to_device
 from ssdiff.operators.base import Size
 from ssdiff.schedules.resolution import batch_shares
 
@@ -38,16 +38,18 @@ class Place:
         return torch.arange(self.rank * self.batch, (self.rank + 1) * self.batch)
 
 
-class Severities:
-    """The batch rule of [SSD, section 4]: one change of resolution at a time, other severities mixed.
+class TimestepSampler:
+    """The batch rule of [SSD, section 4]: one resolution transition at a time, other timesteps mixed.
 
     The first draw of a batch decides the pair (size at t, size at t - 1). The whole batch is drawn from the
-    severities of that pair: many where the size stays, a single one at a change.
+    timesteps of that pair: many where the size stays, a single one at a change.
 
     Args:
         sizes: image size of t = 0..T.
         seed: of the run.
-        change_share: least share of the batches for each change of size; 0 draws the first t uniformly, as
+        transition_share: least share of the batches for each resolution transition; 0 draws the first t
+            uniformly,
+            as
             the paper does.
         accumulate: micro-batches a step. Their pairs are spread evenly over all (systematic sampling), so
             that the layers of every size learn in nearly every step; each alone is distributed as ever.
@@ -57,22 +59,22 @@ class Severities:
     """
 
     def __init__(
-        self, sizes: Sequence[Size], seed: int, change_share: float = 0.0, accumulate: int = 1
+        self, sizes: Sequence[Size], seed: int, transition_share: float = 0.0, grad_accum_steps: int = 1
     ) -> None:
         groups: dict[tuple[Size, Size], list[int]] = {}
         for t in range(1, len(sizes)):
             groups.setdefault((sizes[t], sizes[t - 1]), []).append(t)
-        shares = batch_shares({pair: len(members) for pair, members in groups.items()}, change_share)
+        shares = batch_shares({pair: len(members) for pair, members in groups.items()}, transition_share)
         self._groups = [torch.tensor(members) for members in groups.values()]
-        self._accumulate = accumulate
+        self._grad_accum_steps = grad_accum_steps
         self._bounds = torch.tensor(list(shares.values()), dtype=torch.float64).cumsum(0)
-        self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/severity")
+        self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/timestep")
 
     def draw(self, counter: int, positions: Tensor) -> Tensor:
-        """(B,) severities on the CPU, all with the same size now and the same size next."""
-        step, micro = divmod(counter, self._accumulate)
+        """(B,) timesteps on the CPU, all with the same size now and the same size next."""
+        step, micro = divmod(counter, self._grad_accum_steps)
         first = rng.uniform(self._first, torch.zeros(1, dtype=torch.int64), step, (), torch.float64)
-        first = (first + micro / self._accumulate) % 1.0
+        first = (first + micro / self._grad_accum_steps) % 1.0
         group = self._groups[min(int(torch.searchsorted(self._bounds, first)), len(self._groups) - 1)]
         return group[rng.integers(self._rest, positions, counter, 0, len(group))]
 
@@ -151,7 +153,7 @@ class Batches:
         images = self._bytes(numbers).float().mul_(2 / 255).sub_(1)
         if self._flip:
             mirrored = rng.uniform(self._flip_key, positions, counter % COUNTERS, (1, 1, 1)) < 0.5
-            images = torch.where(send(mirrored, self._device), images.flip(-1), images)
+            images = torch.where(to_device(mirrored, self._device), images.flip(-1), images)
         return images, self._classes_of(numbers, positions, counter)
 
     def _classes_of(self, numbers: Tensor, positions: Tensor, counter: int) -> Tensor | None:
@@ -160,12 +162,12 @@ class Batches:
         blank = torch.full_like(numbers, self._classes)
         labels = blank if self._labels is None else self._labels[numbers]
         hidden = rng.uniform(self._label_key, positions, counter % COUNTERS, ()) <= self._dropout
-        return send(torch.where(hidden, blank, labels), self._device)
+        return to_device(torch.where(hidden, blank, labels), self._device)
 
     def _bytes(self, numbers: Tensor) -> Tensor:
         if self._resident is not None:
-            return self._resident[send(numbers, self._device)]
-        return send(torch.from_numpy(self._host[numbers.numpy()]), self._device)
+            return self._resident[to_device(numbers, self._device)]
+        return to_device(torch.from_numpy(self._host[numbers.numpy()]), self._device)
 
     def _fits(self) -> bool:
         if self._device.type != "cuda":

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ssdiff import rng
-from ssdiff.devices import send
+from ssdiff.config import TrainingSettings
+from ssdiff.devices import to_device
 from ssdiff.process.cold import ColdProcess
 from ssdiff.process.kinds import NoisyProcess, Process
-from ssdiff.settings import TrainingSettings
 
 Network = Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
 
@@ -26,25 +26,26 @@ def gaussian_loss(
     labels: Tensor | None = None,
     *,
     predict: str = "x0",
-    min_snr: float = 5.0,
+    min_snr_gamma: float = 5.0,
     snr_floor: float = 0.0,
     size_power: float = 0.0,
     kind: str = "l2",
 ) -> Tensor:
     """Min-SNR-weighted squared error of each image [Hang et al. 2023; SSD, section 4].
 
-    The target is the clean image at the size of t - 1, its weight SNR_t cut to [snr_floor, min_snr]; or the
+    The target is the clean image at the size of t - 1, its weight SNR_t cut to [snr_floor, min_snr_gamma];
+    or the
     noise, with that weight divided by SNR_t, which is the same loss where both are defined.
 
     Args:
         network: (x_t, t - 1, resolution wanted, labels) to a prediction.
         process: the forward process.
         x0: (B, C, H, W) clean images in [-1, 1].
-        t: (B,) severities on the CPU, all with one size now and one size next.
+        t: (B,) timesteps on the CPU, all with one size now and one size next.
         noise: (B, C, h_t, w_t) standard normal.
         labels: (B,) classes.
         predict: ``x0`` or ``eps``.
-        min_snr: largest weight.
+        min_snr_gamma: largest weight.
         snr_floor: least weight; above 0 it makes a short training learn the coarse layout sooner.
         size_power: of the side of x_t as a share of the full one, by which the weight is multiplied. Matched
             noise has the higher SNR the smaller the image; 2 gives coarse content the weight that it has in a
@@ -58,10 +59,10 @@ def gaussian_loss(
     wanted = process.states[int(t[0]) - 1].resolution
     target = process.target(x0, t)
     x_t = process.noised(target, t, noise)
-    t = send(t, x0.device)
+    t = to_device(t, x0.device)
     output = network(x_t, t - 1, wanted, labels).float()
     snr = process.snr(t)
-    weight = snr.clamp(snr_floor, min_snr) * math.pow(now, size_power)
+    weight = snr.clamp(snr_floor, min_snr_gamma) * math.pow(now, size_power)
     if predict == "eps":
         target, weight = noise, weight / snr
     return weight * _distance(output, target, kind)
@@ -83,7 +84,7 @@ def cold_loss(
         network: (x_t, t - 1, resolution wanted, labels) to a clean image.
         process: the degradation.
         x0: (B, C, H, W) clean images in [-1, 1].
-        t: (B,) severities on the CPU.
+        t: (B,) timesteps on the CPU.
         images: (B,) numbers by which a random degradation draws.
         labels: (B,) classes.
         kind: ``l1`` or ``l2``.
@@ -92,7 +93,7 @@ def cold_loss(
         (B,) losses, float32.
     """
     x_t = process.degrade(x0, t, images)
-    output = network(x_t, send(t, x0.device) - 1, process.states[0].resolution, labels).float()
+    output = network(x_t, to_device(t, x0.device) - 1, process.states[0].resolution, labels).float()
     return _distance(output, x0, kind)
 
 
@@ -128,7 +129,7 @@ def objective(process: Process, settings: TrainingSettings, predict: str) -> Obj
 
     def of_noisy(network: Network, x0: Tensor, t: Tensor, visit: Visit, labels: Tensor | None) -> Tensor:
         shape = (x0.shape[1], *noisy.states[int(t[0])].size)
-        noise = rng.normal(key, send(visit.positions, x0.device), visit.counter, shape)
+        noise = rng.normal(key, to_device(visit.positions, x0.device), visit.counter, shape)
         return gaussian_loss(
             network,
             noisy,
@@ -137,7 +138,7 @@ def objective(process: Process, settings: TrainingSettings, predict: str) -> Obj
             noise,
             labels,
             predict=predict,
-            min_snr=settings.min_snr,
+            min_snr_gamma=settings.min_snr_gamma,
             snr_floor=settings.snr_floor,
             size_power=settings.size_power,
             kind=settings.loss,

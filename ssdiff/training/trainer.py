@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssdiff import rng
+from ssdiff.config import TrainingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import CheckpointError, NonFiniteError
 from ssdiff.process.kinds import Process
-from ssdiff.settings import TrainingSettings
-from ssdiff.training.batches import COUNTERS, Batches, Place, Severities
-from ssdiff.training.compiling import compiled, require_compiler
+from ssdiff.training.batches import COUNTERS, Batches, Place, TimestepSampler
+from ssdiff.training.compile import compiled, require_compiler
 from ssdiff.training.losses import Network, Visit, objective
 
 _BUCKET = 1 << 23  # numbers reduced between processes at a time
@@ -82,11 +82,11 @@ class Trainer:
         if settings.compile:
             require_compiler(self._device)
         self._run: Network = compiled(model) if settings.compile else model
-        self._severities = Severities(
+        self._timesteps = TimestepSampler(
             [state.size for state in process.states],
             settings.seed,
-            settings.change_share,
-            settings.accumulate,
+            settings.transition_share,
+            settings.grad_accum_steps,
         )
         self._optimizer = torch.optim.AdamW(
             self._weights,
@@ -112,8 +112,8 @@ class Trainer:
             ResourceError: the network cannot be compiled.
         """
         settings = self.settings
-        for micro in range(settings.accumulate):
-            self._backward(self.step * settings.accumulate + micro)
+        for micro in range(settings.grad_accum_steps):
+            self._backward(self.step * settings.grad_accum_steps + micro)
         used = [weight.grad for weight in self._weights if weight.grad is not None]
         if self._place.world > 1:
             _average(used, self._place.world)
@@ -195,28 +195,28 @@ class Trainer:
     def _backward(self, counter: int) -> None:
         """Gradients of one micro-batch are added to those that are there."""
         settings, positions = self.settings, self._place.positions
-        severities = self._severities.draw(counter % COUNTERS, positions)
-        size = self.process.states[int(severities[0])].size
+        timesteps = self._timesteps.draw(counter % COUNTERS, positions)
+        size = self.process.states[int(timesteps[0])].size
         x0, labels = self._batches(counter)
         x0 = x0.contiguous(memory_format=torch.channels_last)
         seen = counter * self._place.batch * self._place.world
         visit = Visit(positions, counter % COUNTERS, positions + seen)
         if self._drops:
             torch.manual_seed(rng.derive(settings.seed, f"train/dropout/{counter}/{self._place.rank}") >> 1)
-        losses = self._objective(self._network, x0, severities, visit, labels)
-        (losses.mean() / settings.accumulate).backward()
+        losses = self._objective(self._network, x0, timesteps, visit, labels)
+        (losses.mean() / settings.grad_accum_steps).backward()
         row = self._sums[self._resolutions.index(size[0])]
         row[0] += losses.detach().sum()
         row[1] += len(losses)
-        self._last = f"{size[0]} px, severities {int(severities.min())}..{int(severities.max())}"
+        self._last = f"{size[0]} px, timesteps {int(timesteps.min())}..{int(timesteps.max())}"
 
     def _hand_over(self, norm: Tensor, gradients: list[Tensor]) -> None:
         """Let the fused optimiser divide by what clipping asks for, and skip a gradient that is not finite;
         both as numbers on the device, which it reads under these names for mixed precision."""
         self._optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
-        if not self.settings.clip:
+        if not self.settings.grad_clip_norm:
             return
-        scale = (norm / self.settings.clip).clamp_min(1.0)
+        scale = (norm / self.settings.grad_clip_norm).clamp_min(1.0)
         if norm.device.type == "mps":  # its fused optimiser takes both numbers and ignores them
             torch._foreach_div_(gradients, scale)
         else:
@@ -242,14 +242,15 @@ class Trainer:
 def learning_rate(settings: TrainingSettings, step: int) -> float:
     """The rate of a step, counted from 0: a linear warm-up, then constant, then perhaps a fall towards 0.
 
-    With a ``decay_share`` below 1 runs of one warm-up are alike until theirs begins, however long they are.
+    With a ``lr_decay_share`` below 1 runs of one warm-up are alike until theirs begins, however long they
+    are.
     """
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    falling = settings.decay_share * (settings.steps - settings.warmup)
+    falling = settings.lr_decay_share * (settings.steps - settings.warmup)
     remaining = min(max(settings.steps - step, 0) / max(falling, 1.0), 1.0)
     factor = {"constant": 1.0, "linear": remaining, "cosine": 0.5 - 0.5 * math.cos(math.pi * remaining)}
-    return settings.lr * factor[settings.decay]
+    return settings.lr * factor[settings.lr_schedule]
 
 
 def _average(gradients: list[Tensor], world: int) -> None:

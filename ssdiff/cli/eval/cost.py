@@ -30,10 +30,10 @@ from ssdiff.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     import torch
 
-    from ssdiff.benchmarking import Measured, Timing
-    from ssdiff.cost import PathCost
-    from ssdiff.planning import Plan
-    from ssdiff.settings import Preset
+    from ssdiff.config import Preset
+    from ssdiff.evaluation.flops import PathCost
+    from ssdiff.evaluation.timing import Measured, Timing
+    from ssdiff.sampling.plan import Plan
 
 _Source = Annotated[
     str | None,
@@ -109,29 +109,29 @@ class Counted:
     def __init__(self, preset: Preset, steps: int | None) -> None:
         import torch
 
-        from ssdiff import cost
         from ssdiff.build import build_model, build_process
-        from ssdiff.planning import make_plan
+        from ssdiff.evaluation import flops
+        from ssdiff.sampling.plan import make_plan
 
         process = build_process(preset)
         self.preset = preset
         self.plan: Plan = make_plan(preset, process, steps)
         with torch.device("meta"):
             outline = build_model(preset)
-        self.costs: list[PathCost] = cost.path_costs(
+        self.costs: list[PathCost] = flops.path_costs(
             outline,
             process,
             preset.data.channels,
             preset.model.classes,
-            change_share=preset.training.change_share,
+            transition_share=preset.training.transition_share,
         )
-        self.visits = cost.paths_along(process, self.plan.severities[: self.plan.evaluations])
+        self.visits = flops.paths_along(process, self.plan.timesteps[: self.plan.evaluations])
         self.parameters = sum(weight.numel() for weight in outline.parameters())
         self.passes = 1 if self.plan.guidance == 1 else _GUIDED
 
     def values(self) -> dict[str, Any]:
         """The JSON result of `eval cost`, without times."""
-        from ssdiff.cost import mean_flops, training_flops, trajectory_flops
+        from ssdiff.evaluation.flops import mean_flops, training_flops, trajectory_flops
 
         preset, plan = self.preset, self.plan
         total = self.passes * trajectory_flops(self.costs, self.visits)
@@ -187,7 +187,7 @@ def timed(
     """
     import torch
 
-    from ssdiff.benchmarking import affordable_batch, matrix_peak, measure
+    from ssdiff.evaluation.timing import affordable_batch, matrix_peak, measure
 
     peak = matrix_peak(device, dtype, seconds / 20)
     size = batch or affordable_batch(counted.costs, peak, seconds, counted.preset.training.batch)
@@ -214,7 +214,7 @@ def timed(
 
 def _with_times(counted: Counted, found: Measured, batch: int, peak: float) -> dict[str, Any]:
     """``paths``, ``training`` and ``sampling`` with times, images a second and utilisation."""
-    from ssdiff.benchmarking import mean_seconds, trajectory_seconds
+    from ssdiff.evaluation.timing import mean_seconds, trajectory_seconds
 
     values = counted.values()
     for entry, path in zip(values["paths"], counted.costs, strict=True):
@@ -253,8 +253,9 @@ def _rates(timing: Timing, batch: int, flops: float, peak: float) -> dict[str, A
 
 def _preset(source: str | None, overrides: dict[str, object], terminal: Terminal) -> Preset:
     """The settings asked for; of a model or run only they are read, for time does not depend on weights."""
-    from ssdiff import rundir, storage
-    from ssdiff.presets import load_preset, override
+    from ssdiff import runs
+    from ssdiff.config.load import load_preset, override
+    from ssdiff.weights import single_file
 
     if source is not None and not Path(source).exists() and not source.endswith(".toml"):
         if Path(source).name != source or os.sep in source:
@@ -262,13 +263,13 @@ def _preset(source: str | None, overrides: dict[str, object], terminal: Terminal
         return load_preset(source, overrides)
     if source is not None and source.endswith(".toml"):
         return load_preset(source, overrides)
-    path = Path(source) if source is not None else rundir.newest_run() or storage.bundled()
+    path = Path(source) if source is not None else runs.newest_run() or single_file.bundled()
     if source is None:
         terminal.say(f"measuring {path}")
-    if rundir.is_run(path):
+    if runs.is_run(path):
         return load_preset(path / "preset.toml", overrides)
     with naming_the_kind(path):
-        return override(storage.read(path).preset, overrides)
+        return override(single_file.read(path).preset, overrides)
 
 
 def _text(values: dict[str, Any]) -> str:

@@ -64,7 +64,7 @@ def judge(
     """The command of a metric, which its name says."""
     from ssdiff.cli.common import Terminal
     from ssdiff.cli.eval.judging import Question, answer
-    from ssdiff.distributed import world
+    from ssdiff.distributed import join_world
 
     question = Question(
         metric=str(ctx.info_name),
@@ -84,8 +84,8 @@ def judge(
     )
     _check(question)
     main = is_main_process()
-    with world(device) as here:
-        answer(question, here, device, Terminal(quiet or not main, json and main))
+    with join_world(device) as world:
+        answer(question, world, device, Terminal(quiet or not main, json and main))
 
 
 def _check(question: Question) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ssdiff.cli.drawing import Job
     from ssdiff.distributed import World
-    from ssdiff.metrics.features import Extractor, Features
+    from ssdiff.evaluation.features import Extractor, Features
 
 _SUBSET = 1000  # images in a subset of kid
 _NAMES = {"prc": "precision and recall", "is": "inception score", "mind": "MIND"}
@@ -44,40 +44,40 @@ class Question:
     overwrite: bool
 
 
-def answer(question: Question, here: World, device: str, terminal: Terminal) -> None:
+def answer(question: Question, world: World, device: str, terminal: Terminal) -> None:
     """Measure, and report on process 0."""
     from ssdiff.devices import pick_device
+    from ssdiff.evaluation.distances import measure
+    from ssdiff.evaluation.features import open_extractor
     from ssdiff.images import check_output
-    from ssdiff.metrics.distances import measure
-    from ssdiff.metrics.features import open_extractor
 
     if question.out is not None:
         check_output(question.out, question.overwrite, (".json",))
-    place = here.device(pick_device(device))
-    extractor = here.first_alone(lambda: open_extractor(question.extractor, question.weights, place))
+    place = world.device(pick_device(device))
+    extractor = world.rank0_first(lambda: open_extractor(question.extractor, question.weights, place))
     began = time.perf_counter()
-    drawing = None if question.images else _draw(question, str(place), here, terminal)
+    drawing = None if question.images else _draw(question, str(place), world, terminal)
     size = _size(question, drawing)
     warnings: list[str] = []
     true, about_true = None, None
     if question.metric != "is":
         choice = _reference(question, drawing)
-        true, about_true = _judged(question, choice, size, extractor, here, terminal, warnings)
+        true, about_true = _judged(question, choice, size, extractor, world, terminal, warnings)
     if drawing is not None:
-        found, about = _of_model(question, drawing, extractor, here, terminal)
+        found, about = _of_model(question, drawing, extractor, world, terminal)
     else:
         choice = sets.Choice(str(question.images))
-        found, about = _judged(question, choice, size, extractor, here, terminal, warnings)
-    if here.rank == 0:
+        found, about = _judged(question, choice, size, extractor, world, terminal, warnings)
+    if world.rank == 0:
         assert found is not None, "process 0 has all features"
         values = measure(question.metric, found, true, question.subset or _SUBSET)
         warnings += _few(question.metric, found, true)
         seconds = time.perf_counter() - began
         _report(question, extractor, values, about, about_true, warnings, seconds, terminal)
-    here.wait()
+    world.barrier()
 
 
-def _draw(question: Question, device: str, here: World, terminal: Terminal) -> Job:
+def _draw(question: Question, device: str, world: World, terminal: Terminal) -> Job:
     """What the model is going to draw; all that can be wrong with it is found here.
 
     Raises:
@@ -85,15 +85,17 @@ def _draw(question: Question, device: str, here: World, terminal: Terminal) -> J
         UsageError: too few for the processes, or a model that only restores.
     """
     from ssdiff.cli.drawing import Job
-    from ssdiff.metrics.distances import require
+    from ssdiff.evaluation.distances import require
 
     pipeline = load_pipeline(question.ckpt, "ema", device, "auto", terminal)
     count = sets.ENOUGH if question.n is None else question.n
     require(question.metric, count, question.subset or _SUBSET)
-    if count < here.size:
-        raise UsageError(f"{here.size} processes need as many images, not {count}", hint="raise -n")
+    if count < world.size:
+        raise UsageError(f"{world.size} processes need as many images, not {count}", hint="raise -n")
     if not pipeline.preset.generates:
-        message = f"a model of {pipeline.preset.name} restores images and cannot invent them"
+        message = (
+            f"{pipeline.preset.name} is a restoration model and cannot sample unconditionally"
+        )
         raise UsageError(message, hint="use `ssdiff eval restore`")
     plan = pipeline.plan(*question.sampling)
     batch = question.batch or pipeline.preset.sampling.batch
@@ -121,34 +123,34 @@ def _judged(
     choice: sets.Choice,
     size: int,
     extractor: Extractor,
-    here: World,
+    world: World,
     terminal: Terminal,
     warnings: list[str],
 ) -> tuple[Features | None, dict[str, Any]]:
     """Features of a set, and what the result says about it."""
-    from ssdiff.metrics.distances import require
+    from ssdiff.evaluation.distances import require
 
-    data = sets.open_set(choice, size, here, terminal)
+    data = sets.open_set(choice, size, world, terminal)
     require(question.metric, len(data), question.subset or _SUBSET)
-    features, hit = sets.of_set(data, extractor, here, terminal)
+    features, hit = sets.of_set(data, extractor, world, terminal)
     return features, sets.described(choice, data, question.resize is not None, hit, warnings)
 
 
 def _of_model(
-    question: Question, job: Job, extractor: Extractor, here: World, terminal: Terminal
+    question: Question, job: Job, extractor: Extractor, world: World, terminal: Terminal
 ) -> tuple[Features | None, dict[str, Any]]:
     """Features of images that the model draws: each process its share, all of them on process 0."""
-    from ssdiff.metrics.distances import collect
+    from ssdiff.evaluation.distances import collect
 
     pipeline, plan, batch = job.pipeline, job.plan, job.batch
-    share = here.share(job.n)
+    share = world.shard(job.n)
     with terminal.progress("img") as bar:
         task = bar.add_task("generating", total=job.n, rate="-", note="")
         began, drawn = time.perf_counter(), 0
 
         def advance(images: int) -> None:
             nonlocal drawn
-            drawn += images * here.size
+            drawn += images * world.size
             done = drawn / plan.evaluations
             bar.update(task, completed=done, rate=f"{done / (time.perf_counter() - began):.3g}")
 
@@ -157,7 +159,7 @@ def _of_model(
                 with memory_for(f"{batch} images at once", "lower --batch"):
                     yield _fitted(job.draw(range(start, min(start + batch, share.stop)), advance), question)
 
-        found = sets.gathered(collect(extractor, parts()), here)
+        found = sets.gathered(collect(extractor, parts()), world)
     about = {
         "checkpoint": pipeline.origin,
         "step": pipeline.step,
@@ -178,7 +180,7 @@ def _fitted(images: Tensor, question: Question) -> Tensor:
     from PIL import Image
 
     from ssdiff.images import fit
-    from ssdiff.images.reading import pixels
+    from ssdiff.images.read import pixels
 
     if question.resize is None or images.shape[-1] == question.resize:
         return images

@@ -14,10 +14,10 @@ from ssdiff.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ssdiff.config import Preset
     from ssdiff.data import ImageSet
     from ssdiff.distributed import World
     from ssdiff.restoration import Trained
-    from ssdiff.settings import Preset
 
 _NAMED = 3  # files, in a message
 _KEYS = ("source", "count", "sha256", "size", "skipped")
@@ -89,7 +89,7 @@ class Paired:
 
 
 def open_images(
-    source: str, truth: str | None, preset: Preset, method: Trained, here: World, terminal: Terminal
+    source: str, truth: str | None, preset: Preset, method: Trained, world: World, terminal: Terminal
 ) -> Simulated | Paired:
     """The images of the command.
 
@@ -112,7 +112,7 @@ def open_images(
         # A file left out would shift the numbers of all after it.
         corrupt = settings.corrupt if partners is None else "error"
         choice = sets.Choice(name, None, settings.background, corrupt)
-        return Images(choice, sets.open_set(choice, size, here, terminal, settings.channels))
+        return Images(choice, sets.open_set(choice, size, world, terminal, settings.channels))
 
     if truth is None or partners is None:
         return Simulated(read(source, side))
@@ -137,13 +137,13 @@ def _partners(source: str, truth: str, size: Size, full: Size) -> list[int]:
 
     sizes, true_sizes = image_sizes(source), image_sizes(truth)
     given, clean = _numbers(source, list(sizes)), _numbers(truth, list(true_sizes))
-    if lone := [name for name in sizes if _stem(name) not in clean]:
-        raise _refusal(source, lone, len(sizes), f"have no clean image of their name in {truth}")
-    if lone := [name for name in true_sizes if _stem(name) not in given]:
-        raise _refusal(truth, lone, len(true_sizes), f"have no degraded image of their name in {source}")
+    if unmatched := [name for name in sizes if _stem(name) not in clean]:
+        raise _refusal(source, unmatched, len(sizes), f"have no clean image of their name in {truth}")
+    if unmatched := [name for name in true_sizes if _stem(name) not in given]:
+        raise _refusal(truth, unmatched, len(true_sizes), f"have no degraded image of their name in {source}")
     for where, found, wanted in ((source, sizes, size), (truth, true_sizes, full)):
         if wrong := [f"{name} ({w} x {h})" for name, (w, h) in found.items() if (w, h) != wanted]:
-            need = f"do not have the {wanted[0]} x {wanted[1]} pixels of this model and severity"
+            need = f"do not have the {wanted[0]} x {wanted[1]} pixels of this model and timestep"
             raise _refusal(where, wrong, len(found), need)
     return [clean[stem] for stem in given]
 
@@ -152,8 +152,8 @@ def _numbers(source: str, names: Sequence[str]) -> dict[str, int]:
     """Number of each image by its name without the ending, in their order."""
     numbers = {_stem(name): number for number, name in enumerate(names)}
     if len(numbers) < len(names):
-        twins = [name for number, name in enumerate(names) if numbers[_stem(name)] != number]
-        raise _refusal(source, twins, len(names), "share their name, endings apart, with another")
+        duplicates = [name for number, name in enumerate(names) if numbers[_stem(name)] != number]
+        raise _refusal(source, duplicates, len(names), "share their name, endings apart, with another")
     return numbers
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from ssdiff.cli.eval.reporting import Clock
     from ssdiff.pipeline import Pipeline
-    from ssdiff.planning import Plan
-    from ssdiff.report import Block, Section
-    from ssdiff.rundir import RunFolder
+    from ssdiff.reporting.html import Block, Section
+    from ssdiff.runs import RunFolder
+    from ssdiff.sampling.plan import Plan
 
 _Run = Annotated[Path | None, typer.Argument(metavar="RUN", help="Run folder. Default: the newest run.")]
 _Out = Annotated[Path, typer.Option(metavar="x.html", help="The report.")]
@@ -76,8 +76,8 @@ def report(
     from ssdiff.cli.sample import load_pipeline
     from ssdiff.devices import pick_device
     from ssdiff.images import check_output, write_atomic
-    from ssdiff.report import page
-    from ssdiff.storage import newest_checkpoint
+    from ssdiff.reporting.html import page
+    from ssdiff.weights.single_file import newest_checkpoint
 
     terminal, began = Terminal(quiet, json), time.perf_counter()
     if samples < 0:
@@ -137,17 +137,17 @@ def _folder(run: Path | None, terminal: Terminal) -> RunFolder:
     Raises:
         CheckpointError: it is none.
     """
-    from ssdiff import rundir
+    from ssdiff import runs
 
-    path = run or rundir.newest_run()
+    path = run or runs.newest_run()
     if path is None:
         raise CheckpointError("there is no run yet", hint="train one with `ssdiff train`, or name a folder")
-    if not rundir.is_run(path):
+    if not runs.is_run(path):
         what = "is no run folder: it has no preset.toml" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {what}", path=path, hint="name a folder that `ssdiff train` wrote")
     if run is None:
         terminal.say(f"using the newest run, {path}")
-    return rundir.RunFolder(path)
+    return runs.RunFolder(path)
 
 
 def _clock(device: torch.device, precision: str, terminal: Terminal) -> Clock:
@@ -164,7 +164,7 @@ def _pictures(
 ) -> list[Section]:
     """Samples and trajectory; of a model that cannot invent images, what its training drew last."""
     from ssdiff.cli.eval import reporting
-    from ssdiff.report import Section, Text
+    from ssdiff.reporting.html import Section, Text
 
     if pipeline.preset.generates and drawing.n:
         return _drawn(pipeline, plan, drawing, terminal)
@@ -172,8 +172,8 @@ def _pictures(
     if not pipeline.preset.generates:
         blocks.append(
             Text(
-                "The model restores images and cannot invent them, so there are no samples and no "
-                "trajectory here. "
+                "The model is a restoration model and cannot sample unconditionally, so there are no samples "
+                "and no trajectory here. "
                 "`ssdiff restore IMAGES --degrade --compare` shows restorations of images of your choice."
             )
         )
@@ -184,11 +184,11 @@ def _drawn(pipeline: Pipeline, plan: Plan, drawing: _Drawing, terminal: Terminal
     """Draw images once, and keep the states that the film shows."""
     from ssdiff import images
     from ssdiff.cli.drawing import Job
-    from ssdiff.report import Section, Strip, Text, pixels
+    from ssdiff.reporting.html import Section, Strip, Text, pixels
 
     states, preset = pipeline.process.states, pipeline.preset
     job = Job(pipeline, plan, drawing.n, 0, drawing.seed, preset.sampling.batch, None)
-    walked = plan.severities if plan.sampler != "direct" else [plan.severities[0], 0]
+    walked = plan.timesteps if plan.sampler != "direct" else [plan.timesteps[0], 0]
     shown = _shown(walked, [state.resolution for state in states])
     with terminal.progress("step") as bar:
         batches = -(-drawing.n // preset.sampling.batch)
@@ -205,7 +205,7 @@ def _drawn(pipeline: Pipeline, plan: Plan, drawing: _Drawing, terminal: Terminal
         pixels(
             images.grid(x[:_FILMED], 1),
             zoom,
-            f"{min(_FILMED, drawing.n)} images at severity {t}, {x.shape[-1]} pixels a side",
+            f"{min(_FILMED, drawing.n)} images at timestep {t}, {x.shape[-1]} pixels a side",
             f"t = {t}, {x.shape[-1]} px",
         )
         for t, x in film
@@ -220,8 +220,8 @@ def _drawn(pipeline: Pipeline, plan: Plan, drawing: _Drawing, terminal: Terminal
     return [Section("Samples", [grid]), Section("Trajectory", [Text(walk), Strip(frames)])]
 
 
-def _shown(severities: list[int], sides: list[int]) -> set[int]:
-    """Severities for a film: evenly from the chain, both ends, and each at which a resolution begins."""
-    last = len(severities) - 1
-    even = {severities[round(i * last / (_FRAMES - 1))] for i in range(_FRAMES)}
-    return even | {s for t, s in itertools.pairwise(severities) if sides[s] != sides[t]}
+def _shown(timesteps: list[int], sides: list[int]) -> set[int]:
+    """TimestepSampler for a film: evenly from the chain, both ends, and each at which a resolution begins."""
+    last = len(timesteps) - 1
+    even = {timesteps[round(i * last / (_FRAMES - 1))] for i in range(_FRAMES)}
+    return even | {s for t, s in itertools.pairwise(timesteps) if sides[s] != sides[t]}

@@ -18,11 +18,11 @@ from ssdiff.errors import DataError
 
 if TYPE_CHECKING:
     from ssdiff.cli.eval.cost import Counted
+    from ssdiff.config import Preset
     from ssdiff.pipeline import Pipeline
-    from ssdiff.plots import Panel
-    from ssdiff.report import Block, Section
-    from ssdiff.rundir import RunFolder
-    from ssdiff.settings import Preset
+    from ssdiff.reporting.html import Block, Section
+    from ssdiff.reporting.plots import Panel
+    from ssdiff.runs import RunFolder
 
     Clock = Callable[[Counted], dict[str, Any]]
 
@@ -68,7 +68,7 @@ def about(
     folder: RunFolder, pipeline: Pipeline, meta: Mapping[str, object], records: Sequence[Record], weights: str
 ) -> Section:
     """State and provenance."""
-    from ssdiff.report import Section, Table
+    from ssdiff.reporting.html import Section, Table
 
     preset, status = pipeline.preset, folder.read_status() or {}
     steps = preset.training.steps
@@ -98,7 +98,7 @@ def about(
 
 def curves(records: Sequence[Record], damaged: int) -> Section:
     """Loss in all and by resolution, gradient norm and speed along the training."""
-    from ssdiff.report import Section, Strip, Table, Text, plot
+    from ssdiff.reporting.html import Section, Strip, Table, Text, plot
 
     blocks: list[Block] = []
     if damaged:
@@ -135,7 +135,7 @@ def costs(preset: Preset, steps: int | None, clock: Clock | None) -> Section:
         clock: adds measured times to the values; None measures nothing.
     """
     from ssdiff.cli.eval.cost import Counted, machine, summary
-    from ssdiff.report import Section, Table, Text
+    from ssdiff.reporting.html import Section, Table, Text
 
     counted = Counted(preset, steps)
     values = counted.values()
@@ -164,7 +164,7 @@ def costs(preset: Preset, steps: int | None, clock: Clock | None) -> Section:
 
 def distances(results: Sequence[Record], unread: Sequence[str]) -> Section:
     """Results of evaluations, each with what it was measured on."""
-    from ssdiff.report import Section, Table, Text
+    from ssdiff.reporting.html import Section, Table, Text
 
     blocks: list[Block] = []
     if results:
@@ -174,7 +174,7 @@ def distances(results: Sequence[Record], unread: Sequence[str]) -> Section:
         blocks.append(
             Text(
                 "None yet. Results that `ssdiff eval` writes into the folder eval of the run with --out "
-                "appear here."
+                "appear world."
             )
         )
     for result in results:
@@ -188,8 +188,8 @@ def distances(results: Sequence[Record], unread: Sequence[str]) -> Section:
 
 def settings(preset: Preset) -> Section:
     """Every setting, what it means, and where it differs from the preset of that name."""
-    from ssdiff.presets import load_preset, preset_names
-    from ssdiff.report import Section, Table, Text
+    from ssdiff.config.load import load_preset, preset_names
+    from ssdiff.reporting.html import Section, Table, Text
 
     own = tomllib.loads(preset.to_toml())
     shipped = tomllib.loads(load_preset(preset.name).to_toml()) if preset.name in preset_names() else None
@@ -215,7 +215,7 @@ def settings(preset: Preset) -> Section:
 def last_grid(folder: RunFolder, preset: Preset) -> list[Block]:
     """The newest grid that the training drew; nothing if there is none, or it cannot be read."""
     from ssdiff.images import read_image
-    from ssdiff.report import Text, pixels
+    from ssdiff.reporting.html import Text, pixels
 
     found = [(int(m[1]), path) for path in folder.samples.glob("*.png") if (m := _GRID.fullmatch(path.name))]
     if not found:
@@ -252,7 +252,7 @@ def _series(records: Sequence[Record]) -> dict[str, list[float]]:
 def _panels(
     steps: Sequence[float], series: Mapping[str, Sequence[float]], records: Sequence[Record]
 ) -> list[Panel]:
-    from ssdiff.plots import Curve, Panel
+    from ssdiff.reporting.plots import Curve, Panel
 
     few = len(steps) < 30
     losses = [Curve(name, steps, ys, dashed=name == "total", markers=few) for name, ys in series.items()]

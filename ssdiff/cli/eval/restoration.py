@@ -25,7 +25,7 @@ from ssdiff.cli.common import (
 from ssdiff.cli.eval import sets
 from ssdiff.cli.eval.options import Batch, Checkpoint, Out, WeightsFile
 from ssdiff.cli.eval.pairs import Paired, Simulated, open_images
-from ssdiff.cli.restoring import Row, likeness_table
+from ssdiff.cli.restoring import Row, image_quality_table
 from ssdiff.cli.sample import load_pipeline
 from ssdiff.errors import DataError
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssdiff.distributed import World
-    from ssdiff.metrics.features import Extractor, Features
+    from ssdiff.evaluation.features import Extractor, Features
     from ssdiff.restoration import Trained
 
 _Images = Annotated[
@@ -47,11 +47,11 @@ _Truth = Annotated[
     str | None,
     typer.Option(
         metavar="PATH",
-        help="Folder or .zip of the clean images, of the names of IMAGES, which then are not degraded here.",
+        help="Folder or .zip of the clean images, of the names of IMAGES, which then are not degraded world.",
     ),
 ]
 _Count = Annotated[int | None, typer.Option("-n", "--count", help="The first images. Default: all.")]
-_Severity = Annotated[int | None, typer.Option(help="Severity, 1..T. Default: T.")]
+_Timestep = Annotated[int | None, typer.Option(help="Timestep, 1..T. Default: T.")]
 _Steps = Annotated[int | None, typer.Option(help="Sampling steps. Default: the preset's, at most T.")]
 _Extractor = Annotated[
     str | None,
@@ -82,7 +82,7 @@ def restore(
     truth: _Truth = None,
     ckpt: Checkpoint = None,
     n: _Count = None,
-    t: _Severity = None,
+    t: _Timestep = None,
     steps: _Steps = None,
     extractor: _Extractor = None,
     weights_file: WeightsFile = None,
@@ -98,7 +98,7 @@ def restore(
 
     With --truth the images are degraded already, and are compared with the clean ones of their names.
     """
-    from ssdiff.distributed import world
+    from ssdiff.distributed import join_world
     from ssdiff.images import check_output
 
     most, size = (None if v is None else positive(v, name) for name, v in (("-n", n), ("--batch", batch)))
@@ -107,32 +107,32 @@ def restore(
     question = _Question(images, truth, ckpt, most, t, steps, extractor, weights_file, size, seed)
     main = is_main_process()
     terminal = Terminal(quiet or not main, json and main)
-    with world(device) as here:
-        result = _answer(question, here, device, terminal)
+    with join_world(device) as world:
+        result = _answer(question, world, device, terminal)
         if result is not None:
-            text = likeness_table(result["rows"], result["count"], result["distance"])
+            text = image_quality_table(result["rows"], result["count"], result["distance"])
             sets.publish(result, text, out, overwrite, terminal)
-        here.wait()
+        world.barrier()
 
 
-def _answer(question: _Question, here: World, device: str, terminal: Terminal) -> dict[str, Any] | None:
+def _answer(question: _Question, world: World, device: str, terminal: Terminal) -> dict[str, Any] | None:
     """The result on process 0; None on the others."""
     from ssdiff.devices import pick_device
-    from ssdiff.metrics.features import open_extractor
+    from ssdiff.evaluation.features import open_extractor
     from ssdiff.restoration import Options, Trained
 
-    place, name, began = here.device(pick_device(device)), question.extractor, time.perf_counter()
-    network = here.first_alone(lambda: open_extractor(name, question.weights, place) if name else None)
+    place, name, began = world.device(pick_device(device)), question.extractor, time.perf_counter()
+    network = world.rank0_first(lambda: open_extractor(name, question.weights, place) if name else None)
     pipeline = load_pipeline(question.ckpt, "ema", str(place), "auto", terminal)
     method = Trained(pipeline, question.t, Options(steps=question.steps, seed=question.seed))
     # A wrong number of steps is found before any image is read.
     plans = {name: pipeline.plan(question.steps, name, t=question.t) for name in method.samplers}
-    data = open_images(question.images, question.truth, pipeline.preset, method, here, terminal)
+    data = open_images(question.images, question.truth, pipeline.preset, method, world, terminal)
     count = min(question.n or len(data), len(data))
-    if count < here.size:
-        raise DataError(f"{count} images for {here.size} processes", hint="start fewer processes")
+    if count < world.size:
+        raise DataError(f"{count} images for {world.size} processes", hint="start fewer processes")
     batch = question.batch or pipeline.preset.sampling.batch
-    rows = _measure(method, data, count, batch, network, here, terminal)
+    rows = _measure(method, data, count, batch, network, world, terminal)
     if rows is None:
         return None
     warnings: list[str] = []
@@ -149,7 +149,7 @@ def _answer(question: _Question, here: World, device: str, terminal: Terminal) -
         "extractor": {"name": network.name, "given": name, "sha256": network.identity} if network else None,
         "checkpoint": pipeline.origin,
         "step": pipeline.step,
-        "t": plans[best].severities[0],
+        "t": plans[best].timesteps[0],
         "steps": {name: plan.evaluations for name, plan in plans.items()},
         "seed": question.seed,
         "count": count,
@@ -166,19 +166,19 @@ def _measure(
     count: int,
     batch: int,
     network: Extractor | None,
-    here: World,
+    world: World,
     terminal: Terminal,
 ) -> dict[str, Row] | None:
     """Means over the first ``count`` images by row, on process 0; each process restores its share."""
     import torch
 
+    from ssdiff.evaluation.distances import collect, measure
+    from ssdiff.evaluation.image_quality import compare
     from ssdiff.images import to_uint8
-    from ssdiff.metrics.distances import collect, measure
-    from ssdiff.metrics.likeness import compare
 
     scores: dict[str, list[Tensor]] = {}
     seen: dict[str, list[Features]] = {}
-    share = here.share(count)
+    share = world.shard(count)
     with terminal.progress("img") as bar:
         task = bar.add_task("restoring", total=count, rate="-", note="")
         for start in range(share.start, share.stop, batch):
@@ -191,14 +191,14 @@ def _measure(
             if network is not None:
                 for name, x in {"clean": clean, **results}.items():
                     seen.setdefault(name, []).append(collect(network, iter([to_uint8(x)])))
-            bar.update(task, completed=min((int(numbers[-1]) + 1 - share.start) * here.size, count))
+            bar.update(task, completed=min((int(numbers[-1]) + 1 - share.start) * world.size, count))
     rows: dict[str, Row] = {}
     for name, parts in scores.items():
-        whole = here.gather(torch.cat(parts))
+        whole = world.gather(torch.cat(parts))
         if whole is not None:
             means = [value if math.isfinite(value) else None for value in whole.mean(0).tolist()]
             rows[name] = dict(zip(("psnr", "ssim", "rmse"), means, strict=True))
-    found = {name: sets.gathered(_joined(parts), here) for name, parts in seen.items()}
+    found = {name: sets.gathered(_joined(parts), world) for name, parts in seen.items()}
     for name, row in rows.items():
         if (features := found.get(name)) is not None:
             row["distance"] = measure("fid", features, found["clean"])["distance"]
@@ -208,7 +208,7 @@ def _measure(
 def _joined(parts: list[Features]) -> Features:
     import torch
 
-    from ssdiff.metrics.features import Features
+    from ssdiff.evaluation.features import Features
 
     return Features(torch.cat([part.pool for part in parts]), None)
 

@@ -46,7 +46,9 @@ _Presets = Annotated[
 _Data = Annotated[str, typer.Option(metavar="PATH|NAME", help="Folder, .zip or name; turned grey.")]
 _Size = Annotated[int, typer.Option(help="Pixels a side, 8..64; the time grows with its sixth power.")]
 _Images = Annotated[int, typer.Option(help="Images that the covariance is taken from, evenly from the set.")]
-_Points = Annotated[int, typer.Option(help="Points of a curve, at least 2; changes of resolution are added.")]
+_Points = Annotated[
+    int, typer.Option(help="Points of a curve, at least 2; resolution transitions are added.")
+]
 _Out = Annotated[Path, typer.Option(metavar="DIR/", help="Folder for tables and pictures.")]
 
 
@@ -114,7 +116,7 @@ def _processes(names: list[str], size: int) -> dict[str, NoisyProcess]:
     """
     from ssdiff.analysis.noisy import variance_exploding
     from ssdiff.build import build_process
-    from ssdiff.presets import load_preset
+    from ssdiff.config.load import load_preset
     from ssdiff.process.cold import ColdProcess
 
     processes: dict[str, NoisyProcess] = {}
@@ -150,8 +152,8 @@ def _open(source: str, size: int, count: int, terminal: Terminal) -> _Chosen:
     import torch
 
     from ssdiff import images
-    from ssdiff.colour import luma
     from ssdiff.data import evenly, open_data
+    from ssdiff.operators.colour import luma
 
     with terminal.preparing() as show:
         prepared = open_data(source, size=size, channels=3, progress=show)
@@ -170,12 +172,12 @@ def _measure(
     terminal: Terminal,
 ) -> Findings:
     from ssdiff.analysis.covariance import moments
-    from ssdiff.analysis.noisy import NoisyCurves, severities
+    from ssdiff.analysis.noisy import NoisyCurves, timesteps
     from ssdiff.analysis.properties import check_process
 
     data, followed = moments(chosen.grey), chosen.grey[:: max(1, len(chosen.grey) // _FOLLOWED)][:_FOLLOWED]
     findings = Findings()
-    walks = {name: severities(process, count) for name, process in processes.items()}
+    walks = {name: timesteps(process, count) for name, process in processes.items()}
     with terminal.progress("points") as bar:
         task = bar.add_task("", total=sum(map(len, walks.values())) + len(flows) * count, rate="-", note="")
         began = time.perf_counter()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssdiff.analysis.records import Check, Point
-    from ssdiff.plots import Panel
+    from ssdiff.reporting.plots import Panel
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Findings:
 def write(findings: Findings, files: dict[str, Path], overwrite: bool) -> None:
     """Write every file, each whole or not at all."""
     from ssdiff import images
-    from ssdiff.plots import save_panels
+    from ssdiff.reporting.plots import save_panels
 
     rows = [
         (point.process, f"{point.t:.10g}", f"{point.time:.6f}", point.quantity, f"{point.value:.10g}")
@@ -88,9 +88,10 @@ _PANELS = (  # title, unit, quantity, logarithmic
 def _panels(points: Sequence[Point]) -> list[Panel]:
     """One for each quantity that some process has.
 
-    Every other process is dashed, because several run together for long: SSD and DDPM up to a change of size.
+    Every other process is dashed, because several run together for long: SSD and DDPM up to a resolution
+    transition.
     """
-    from ssdiff.plots import Curve, Panel
+    from ssdiff.reporting.plots import Curve, Panel
 
     series: dict[tuple[str, str], list[Point]] = {}
     for point in points:

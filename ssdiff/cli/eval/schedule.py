@@ -13,8 +13,8 @@ from ssdiff.cli.common import Json, Overwrite, Quiet, Sets, Terminal, memory_for
 from ssdiff.errors import UsageError
 
 if TYPE_CHECKING:
-    from ssdiff.planner.search import Setting
-    from ssdiff.settings import Preset
+    from ssdiff.analysis.schedule_search import Setting
+    from ssdiff.config import Preset
 
 _EXACT_SIDE, _MOST_EXACT = 32, 64  # pixels a side up to which the covariance is kept unasked, and at all
 
@@ -57,11 +57,11 @@ def schedule(
 ) -> None:
     """Plan a schedule before training: distance to the data and cost of DDPM, published and matched SSD.
 
-    Normal data with the spectrum of yours, and the best denoiser: the distance is that of the sampler alone.
+    Normal data with the spectrum of yours, and the MMSE denoiser: the distance is that of the sampler alone.
     Writes schedule.csv, schedule.png and planned.toml, a preset with the best transition points.
     """
     from ssdiff.cli.eval.scheduling import Report, compare, read_models, write
-    from ssdiff.presets import load_preset
+    from ssdiff.config.load import load_preset
 
     terminal = Terminal(quiet, json)
     chosen = load_preset(preset, parse_sets(sets))
@@ -85,12 +85,12 @@ def schedule(
 
 def _settings(steps: str, eta: str, preset: Preset) -> Sequence[Setting]:
     """Every number of steps with every eta."""
-    from ssdiff.planner.search import Setting
+    from ssdiff.analysis.schedule_search import Setting
 
     process = preset.process
     if process.kind != "ssd" or process.levels < 2:
         raise UsageError(
-            f"preset {preset.name!r} has no changes of resolution to plan",
+            f"preset {preset.name!r} has no resolution transitions to plan",
             hint="choose one of kind ssd with 2 levels or more",
         )
     counts, shares = _numbers("--steps", steps), _numbers("--eta", eta)

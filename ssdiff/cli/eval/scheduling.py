@@ -15,17 +15,17 @@ from ssdiff.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdiff.planner.search import Outcome, Setting, Thresholds
-    from ssdiff.planner.statistics import DataModel
+    from ssdiff.analysis.data_moments import DataModel
+    from ssdiff.analysis.schedule_search import Outcome, Setting, Thresholds
+    from ssdiff.config import Preset
     from ssdiff.process.gaussian import State
-    from ssdiff.settings import Preset
 
 _PART = 500  # images at once
 _PLANNED = "matched, planned"
 _PUBLISHED: dict[str, Any] = {
     "process.resolution": {"kind": "convex_decay"},
     "process.resize": "bilinear",
-    "sampling.details": "predicted",
+    "sampling.renoise": "none",
 }
 _MATCHED_RESIZE = "area"  # keeps noise white
 _FILES = ("schedule.csv", "schedule.png", "planned.toml")
@@ -38,7 +38,7 @@ class Row:
     Attributes:
         name: what it is called.
         at: thresholds; empty where it has none.
-        flops: of a step, mean over the severities.
+        flops: of a step, mean over the timesteps.
         settings: for each setting its chain's length, FLOPs an image, spectral and (or None) exact distance.
         details: what its changes add.
     """
@@ -92,10 +92,10 @@ def read_models(
     """
     import numpy as np
 
+    from ssdiff.analysis.data_moments import measure
     from ssdiff.build import RESIZES, level_sizes
     from ssdiff.data import evenly
-    from ssdiff.planner.statistics import measure
-    from ssdiff.preparing import open_as, to_float
+    from ssdiff.training.dataset import open_as, to_float
 
     wanted = source or preset.data.source
     if wanted is None:
@@ -120,21 +120,21 @@ def read_models(
 
 def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal) -> None:
     """Fill in the rows: DDPM, published SSD, the preset's own matched schedule, and the planned one."""
+    from ssdiff.analysis.schedule_search import Search, front
     from ssdiff.build import build_states
-    from ssdiff.planner.search import Search, front
-    from ssdiff.presets import override
+    from ssdiff.config.load import override
 
     preset, levels = report.preset, report.preset.process.levels
     paths = _paths(preset)
     trials: dict[str, dict[str, object]] = {
-        "DDPM": {"process.kind": "ddpm", "process.levels": 1, "process.match": 0.0},
+        "DDPM": {"process.kind": "ddpm", "process.levels": 1, "process.snr_preserving": 0.0},
         **{
-            f"published, {count} levels": {"process.levels": count, "process.match": 0.0}
+            f"published, {count} levels": {"process.levels": count, "process.snr_preserving": 0.0}
             for count in range(2, levels + 1)
         },
     }
     presets = {name: override(preset, {**_PUBLISHED, **changes}) for name, changes in trials.items()}
-    if preset.process.match > 0:
+    if preset.process.snr_preserving > 0:
         presets[f"matched, {preset.name}"] = preset
 
     # What is wrong with the preset for other reasons than its thresholds is told before the search.
@@ -160,7 +160,7 @@ def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal)
 def write(report: Report, models: Mapping[str, DataModel], seconds: float, terminal: Terminal) -> None:
     """The files, and the table on stdout."""
     from ssdiff.images import write_atomic
-    from ssdiff.plots import save_panels
+    from ssdiff.reporting.plots import save_panels
 
     assert report.planned is not None, "compare came first"
     model = models[_PUBLISHED["process.resize"]]  # which folds little of an octave into the next
@@ -186,11 +186,11 @@ def write(report: Report, models: Mapping[str, DataModel], seconds: float, termi
 
 
 def _matched(preset: Preset, at: Thresholds) -> Preset:
-    """The preset with lossless changes of resolution at log-SNRs."""
-    from ssdiff.presets import override
+    """The preset with lossless resolution transitions at log-SNRs."""
+    from ssdiff.config.load import override
 
     process = {
-        "process.match": 1.0,
+        "process.snr_preserving": 1.0,
         "process.resize": _MATCHED_RESIZE,
         "process.resolution": {"kind": "log_snr", "at": list(at)},
     }
@@ -202,10 +202,10 @@ def _paths(preset: Preset) -> dict[tuple[int, int], int]:
     import torch
 
     from ssdiff.build import build_model, build_process
-    from ssdiff.cost import path_costs
-    from ssdiff.presets import override
+    from ssdiff.config.load import override
+    from ssdiff.evaluation.flops import path_costs
 
-    published = override(preset, {"process.match": 0.0, "process.resolution": {"kind": "equal"}})
+    published = override(preset, {"process.snr_preserving": 0.0, "process.resolution": {"kind": "equal"}})
     process = build_process(published)
     with torch.device("meta"):
         model = build_model(preset)
@@ -220,13 +220,13 @@ def _row(
     settings: Sequence[Setting],
     paths: Mapping[tuple[int, int], int],
 ) -> Row:
+    from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
+    from ssdiff.analysis.schedule_search import chain_flops, chain_of, mean_flops
     from ssdiff.build import build_states
-    from ssdiff.planner.chains import ExactChains, spectral_distance
-    from ssdiff.planner.search import chain_flops, chain_of, mean_flops
+    from ssdiff.config import LogSnrTransitions
     from ssdiff.process.gaussian import GaussianProcess
-    from ssdiff.settings import LogSnrChanges
 
-    states, details = build_states(preset), preset.sampling.details == "spectral"
+    states, details = build_states(preset), preset.sampling.renoise == "spectral"
     exact = ExactChains(model) if model.covariance is not None else None
     found = []
     for setting in settings:
@@ -236,8 +236,8 @@ def _row(
         true = exact.distance(process, chain, setting.eta, details=details) if exact else None
         found.append((setting, len(chain) - 1, chain_flops(states, chain, paths), spectral, true))
     rule = preset.process.resolution
-    at = rule.at if isinstance(rule, LogSnrChanges) and preset.process.levels > 1 else ()
-    return Row(name, tuple(at), mean_flops(states, paths), found, preset.sampling.details)
+    at = rule.at if isinstance(rule, LogSnrTransitions) and preset.process.levels > 1 else ()
+    return Row(name, tuple(at), mean_flops(states, paths), found, preset.sampling.renoise)
 
 
 def _json(row: Row) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def _table(report: Report, model: DataModel) -> str:
         lines.append(f"with added details, which the search leaves out: {'; '.join(added)}")
     at = ", ".join(f"{value:g}" for value in report.rows[-1].at)
     lines += [
-        f"planned: changes of resolution at full-resolution log-SNR {at}",
+        f"planned: resolution transitions at full-resolution log-SNR {at}",
         f"files    {', '.join(str(report.out / name) for name in _FILES)}",
         f"next     ssdiff train --preset {report.out / _FILES[2]}",
     ]
@@ -303,7 +303,7 @@ def _table(report: Report, model: DataModel) -> str:
 
 def _panels(report: Report) -> list[Any]:
     """Distance against the cost of an image for each eta, and the best distances by the cost of a step."""
-    from ssdiff.plots import Curve, Panel
+    from ssdiff.reporting.plots import Curve, Panel
 
     panels = []
     for eta in dict.fromkeys(one.eta for one in report.settings):

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssdiff.data import ImageSet
-    from ssdiff.data.prepared import Corrupt
+    from ssdiff.data.cache import Corrupt
     from ssdiff.distributed import World
-    from ssdiff.metrics.features import Extractor, Features
+    from ssdiff.evaluation.features import Extractor, Features
     from ssdiff.pipeline import Pipeline
 
 _PART = 64
@@ -49,12 +49,13 @@ def trained_on(ckpt: Path | None, pipeline: Pipeline) -> Choice:
     Raises:
         UsageError: it does not say.
     """
-    from ssdiff import checkpoints, rundir, storage
+    from ssdiff import checkpoints, runs
+    from ssdiff.weights import single_file
 
-    path, settings = ckpt or rundir.newest_run(), pipeline.preset.data
+    path, settings = ckpt or runs.newest_run(), pipeline.preset.data
     source, fingerprint = settings.source, None
     if path is not None and path.is_dir():  # a run or one of its checkpoints; a file has its preset alone
-        folder = storage.newest_checkpoint(path) if rundir.is_run(path) else path
+        folder = single_file.newest_checkpoint(path) if runs.is_run(path) else path
         meta = checkpoints.load(folder, ()).meta
         source = str(meta.get("source") or "") or source
         fingerprint = str(meta["data"]) if meta.get("data") and settings.channels == 3 else None
@@ -92,7 +93,7 @@ def common_size(sources: list[str], model: int | None) -> int:
     return every.pop()[0]
 
 
-def open_set(choice: Choice, size: int, here: World, terminal: Terminal, channels: int = 3) -> ImageSet:
+def open_set(choice: Choice, size: int, world: World, terminal: Terminal, channels: int = 3) -> ImageSet:
     """The set at a size: process 0 prepares it, the others then find it."""
     from ssdiff.data import open_data
 
@@ -107,27 +108,27 @@ def open_set(choice: Choice, size: int, here: World, terminal: Terminal, channel
                 progress=show,
             )
 
-    return here.first_alone(read)
+    return world.rank0_first(read)
 
 
 def of_set(
-    data: ImageSet, extractor: Extractor, here: World, terminal: Terminal
+    data: ImageSet, extractor: Extractor, world: World, terminal: Terminal
 ) -> tuple[Features | None, bool]:
     """Features on process 0, and whether the cache had them; otherwise each process computes its share."""
     import torch
 
     from ssdiff.data import cache_root
-    from ssdiff.metrics.distances import Cache, collect
+    from ssdiff.evaluation.distances import Cache, collect
 
     cache = Cache(cache_root() / "features", data.fingerprint, extractor)
-    kept = cache.find(len(data)) if here.rank == 0 else None
-    if here.any(kept is not None):
+    kept = cache.find(len(data)) if world.rank == 0 else None
+    if world.any(kept is not None):
         return kept, True
-    if len(data) < here.size:
+    if len(data) < world.size:
         raise DataError(
-            f"{len(data)} images of {data.source} for {here.size} processes", hint="start fewer processes"
+            f"{len(data)} images of {data.source} for {world.size} processes", hint="start fewer processes"
         )
-    share, began = here.share(len(data)), time.perf_counter()
+    share, began = world.shard(len(data)), time.perf_counter()
     with terminal.progress("img") as bar:
         task = bar.add_task("features", total=len(data), rate="-", note="")
 
@@ -135,22 +136,22 @@ def of_set(
             for start in range(share.start, share.stop, _PART):
                 stop = min(start + _PART, share.stop)
                 yield data.batch(torch.arange(start, stop))
-                done = (stop - share.start) * here.size
+                done = (stop - share.start) * world.size
                 rate = f"{done / (time.perf_counter() - began):.3g}"
                 bar.update(task, completed=min(done, len(data)), rate=rate)
 
-        found = gathered(collect(extractor, parts()), here)
+        found = gathered(collect(extractor, parts()), world)
     if found is not None:
         cache.keep(found)
     return found, False
 
 
-def gathered(own: Features, here: World) -> Features | None:
+def gathered(own: Features, world: World) -> Features | None:
     """The features of all processes on process 0, in their order; None on the others."""
-    from ssdiff.metrics.features import Features
+    from ssdiff.evaluation.features import Features
 
-    pool = here.gather(own.pool)
-    logits = None if own.logits is None else here.gather(own.logits)
+    pool = world.gather(own.pool)
+    logits = None if own.logits is None else world.gather(own.logits)
     return None if pool is None else Features(pool, logits)
 
 

@@ -1,0 +1,66 @@
+"""Preset keys by their former names: still read, under the names of today.
+
+A preset that a user wrote gets one warning for each former key; one that ssdiff wrote into a run or a model
+gets none, because nobody could change it there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from ssdiff.errors import PresetError
+
+RENAMED: Mapping[tuple[str, ...], str] = {
+    ("process", "match"): "snr_preserving",
+    ("process", "resolution", "changes"): "transitions",
+    ("model", "checkpointing"): "activation_checkpointing",
+    ("training", "accumulate"): "grad_accum_steps",
+    ("training", "change_share"): "transition_share",
+    ("training", "clip"): "grad_clip_norm",
+    ("training", "decay"): "lr_schedule",
+    ("training", "decay_share"): "lr_decay_share",
+    ("training", "keep"): "max_checkpoints",
+    ("training", "min_snr"): "min_snr_gamma",
+    ("sampling", "clip"): "clip_denoised",
+    ("sampling", "details"): "renoise",
+    ("sampling", "start"): "terminal_prior",
+}
+"""Former key to its name of today, in the same table."""
+
+_VALUES: Mapping[tuple[str, ...], Mapping[object, object]] = {("sampling", "renoise"): {"predicted": "none"}}
+_told: set[tuple[str, ...]] = set()
+
+
+def today(values: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
+    """Return nested settings with every former key and value under its name of today.
+
+    Args:
+        values: tables of a preset, from one file or one set of overrides.
+        warn: issue a FutureWarning for each former key, once a process.
+
+    Raises:
+        PresetError: a former key stands beside its new name.
+    """
+    return _today(values, (), warn)
+
+
+def _today(values: Mapping[str, Any], path: tuple[str, ...], warn: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        place = (*path, key)
+        name = RENAMED.get(place, key)
+        if name != key:
+            old, new = ".".join(place), ".".join((*path, name))
+            if name in values:
+                raise PresetError(f"{old} and {new} are one setting, given twice", hint=f"leave {old} out")
+            if warn and place not in _told:
+                _told.add(place)
+                warnings.warn(f"{old} is now called {new}", FutureWarning, stacklevel=4)
+        if isinstance(value, Mapping):
+            value = _today(value, (*path, name), warn)
+        elif isinstance(value, str):
+            value = _VALUES.get((*path, name), {}).get(value, value)
+        result[name] = value
+    return result

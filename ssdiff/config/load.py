@@ -1,0 +1,332 @@
+"""Presets: TOML files with the settings of a run, read by name or by path; no torch.
+
+A preset may build on another with ``extends = "NAME"`` (a shipped preset) or ``extends = "FILE.toml"`` (a
+path seen from the file itself): tables are merged, other values replaced. Errors are one line that names
+every wrong field, its allowed range and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from functools import reduce
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from ssdiff.config import Preset
+from ssdiff.config.aliases import today
+from ssdiff.errors import PresetError
+
+__all__ = [
+    "Preset",
+    "compare",
+    "load_preset",
+    "override",
+    "parse_override",
+    "parse_preset",
+    "preset_names",
+    "shipped_preset",
+]
+
+# Tables whose `kind` decides which fields exist, with the kind that is meant when none is given.
+_UNIONS: dict[tuple[str, ...], str] = {
+    ("process", "resolution"): "convex_decay",
+    ("process", "noise"): "linear",
+}
+_STEPS = 250  # of sampling, unless the preset says otherwise or T is smaller
+
+
+def load_preset(name_or_path: str | Path, overrides: Mapping[str, object] | None = None) -> Preset:
+    """The preset of a name or TOML file, with some fields replaced.
+
+    Args:
+        name_or_path: a name of `preset_names`, or a path; a string is a path when it ends in ``.toml`` or
+            holds a separator.
+        overrides: new values by dotted field, ``{"model.width": 64}``, or by nested tables.
+
+    Raises:
+        PresetError: no such preset, not TOML, or fields that are unknown, out of range or at odds.
+    """
+    values = _resolve(name_or_path, ())
+    return _validate(_merge(values, today(_nest(overrides or {}))), f"preset {values['name']!r}")
+
+
+def parse_preset(text: str, where: str = "preset") -> Preset:
+    """The preset of a TOML text, for example one stored in a checkpoint; it must give a name.
+
+    Args:
+        text: TOML, as `Preset.to_toml` writes it; ``extends`` is not allowed, so no other file is read.
+        where: what to call the text in an error.
+
+    Raises:
+        PresetError: as `load_preset`.
+    """
+    return _validate(today(_parse(text, where), warn=False), where)
+
+
+def override(preset: Preset, overrides: Mapping[str, object]) -> Preset:
+    """The preset with some fields replaced and every rule checked again.
+
+    Args:
+        preset: left as it is.
+        overrides: as for `load_preset`.
+
+    Raises:
+        PresetError: as `load_preset`.
+    """
+    values = preset.model_dump(exclude_none=True)
+    return _validate(_merge(values, today(_nest(overrides))), f"preset {preset.name!r}")
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """Field and value of ``section.field=value``, as given to ``--set``.
+
+    The value is read as TOML (``3e-4``, ``true``, ``[16, 8]``, ``{ kind = "equal" }``); what is not TOML is a
+    string, so that quotes are not needed.
+
+    Raises:
+        PresetError: no ``=`` or no field before it.
+    """
+    field, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not field:
+        raise PresetError(f"{text!r} sets nothing", hint="write section.field=value, e.g. training.lr=3e-4")
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return field, value
+    return field, parsed["value"] if parsed.keys() == {"value"} else value
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets, sorted."""
+    return sorted(
+        file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml")
+    )
+
+
+def shipped_preset(name: str) -> str:
+    """The text of a shipped preset's file, with its comments and published numbers.
+
+    Raises:
+        PresetError: no such preset; names the nearest ones.
+    """
+    if name not in (names := preset_names()):
+        nearest = get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"choose from {', '.join(names)}"
+        raise PresetError(f"unknown preset {name!r}", hint=f"{hint} (a file ends in .toml)")
+    return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def compare(a: Preset, b: Preset, sections: Collection[str] | None = None) -> list[str]:
+    """Fields in which two presets differ, as ``"model.width: 128 != 64"``; those that only b has come last.
+
+    Args:
+        a: left of ``!=``.
+        b: right of ``!=``.
+        sections: look only at these, e.g. ``("data", "process", "model")``; everything by default.
+    """
+    left, right = (dict(_flatten(preset.model_dump())) for preset in (a, b))
+    return [
+        f"{path}: {_show(left.get(path))} != {_show(right.get(path))}"
+        for path in dict.fromkeys((*left, *right))
+        if (sections is None or path.split(".")[0] in sections) and left.get(path) != right.get(path)
+    ]
+
+
+def _folder() -> Traversable:
+    packaged = resources.files("ssdiff") / "_presets"
+    # An editable installation has no copy in the package: the files lie beside it.
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "presets"
+
+
+def _resolve(name_or_path: str | Path, seen: tuple[str, ...], base: Path | None = None) -> dict[str, Any]:
+    """Values of a preset with everything it extends merged in; `seen` are the files on the way here."""
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text:
+        path = (base or Path()) / Path(text).expanduser()
+        key, name, source = str(path.resolve()), path.stem, _read(path)
+        base = path.parent
+    else:
+        key = name = text
+        path, base, source = Path(f"{text}.toml"), None, shipped_preset(text)
+    if key in seen:
+        raise PresetError(f"presets extend each other: {' -> '.join((*seen, key))}", path=path)
+    return {"name": name, **_extend(today(_parse(source, str(path), path)), base, (*seen, key))}
+
+
+def _extend(values: dict[str, Any], base: Path | None, seen: tuple[str, ...]) -> dict[str, Any]:
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str) or not parent:
+        raise PresetError(f"extends: must be the name or file of a preset, not {parent!r}")
+    inherited = _resolve(parent, seen, base)
+    # A name or summary says what this file is, so they are not handed on.
+    return _merge({key: value for key, value in inherited.items() if key not in ("name", "summary")}, values)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        names = get_close_matches(path.stem, preset_names(), n=1)
+        hint = f"did you mean the preset {names[0]}?" if names else "give the name of a preset or a TOML file"
+        raise PresetError(f"no preset file {path}", path=path, hint=hint) from None
+    except UnicodeDecodeError as error:
+        raise PresetError(f"{path} is not UTF-8 text (byte {error.start})", path=path) from None
+    except OSError as error:
+        raise PresetError(f"cannot read preset file {path}: {error.strerror}", path=path) from None
+
+
+def _parse(text: str, where: str, path: Path | None = None) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise PresetError(f"{where} is not TOML: {error}", path=path) from None
+
+
+def _nest(overrides: Mapping[str, object]) -> dict[str, Any]:
+    """``{"a.b": 1}`` as ``{"a": {"b": 1}}``; later entries win."""
+    nested: dict[str, Any] = {}
+    for field, value in overrides.items():
+        inner: Any = _nest(value) if isinstance(value, Mapping) else value
+        for part in reversed(field.split(".")):
+            inner = {part: inner}
+        # A path outside the preset: parts of one override belong together whatever their kind.
+        nested = _merge(nested, inner, ("overrides",))
+    return nested
+
+
+def _merge(old: dict[str, Any], new: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`new` over `old`, table by table; a union's table of a new kind replaces the old one."""
+    merged = dict(old)
+    for key, value in new.items():
+        here = (*path, key)
+        before = merged.get(key)
+        if isinstance(before, dict) and isinstance(value, dict) and not _other_kind(before, value, here):
+            merged[key] = _merge(before, value, here)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _other_kind(before: dict[str, Any], value: dict[str, Any], path: tuple[str, ...]) -> bool:
+    kind = before.get("kind", _UNIONS.get(path))
+    return path in _UNIONS and value.get("kind", kind) != kind
+
+
+def _validate(values: dict[str, Any], where: str) -> Preset:
+    try:
+        return Preset.model_validate(_complete(values))
+    except ValidationError as error:
+        problems = "; ".join(map(_explain, error.errors(include_url=False)))
+        raise PresetError(f"{where}: {problems}") from None
+
+
+def _complete(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with those defaults that depend on other values."""
+    defaults: dict[str, Any] = {}
+    process = values.get("process")
+    if isinstance(process, dict):
+        if type(steps := process.get("T")) is int and 0 < steps < _STEPS:
+            defaults["sampling"] = {"steps": steps}
+        given = {path[-1]: kind for path, kind in _UNIONS.items() if isinstance(process.get(path[-1]), dict)}
+        defaults["process"] = {key: {"kind": process[key].get("kind", kind)} for key, kind in given.items()}
+    return _merge(defaults, values)
+
+
+def _explain(error: ErrorDetails) -> str:
+    """One wrong field in words: where it is, what is allowed, what was found."""
+    path, field, siblings = _locate(error["loc"])
+    kind, found, context = error["type"], error.get("input"), error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "missing":
+        return f"{path}: must be given"
+    if kind == "extra_forbidden":
+        table, _, name = path.rpartition(".")
+        nearest = get_close_matches(name, siblings, n=1, cutoff=0.5)
+        meant = ".".join(filter(None, (table, *nearest)))
+        hint = f"did you mean {meant}?" if nearest else f"choose from {', '.join(siblings)}"
+        return f"{path}: unknown field; {hint}"
+    if kind in ("union_tag_invalid", "literal_error"):
+        choices = str(context.get("expected_tags") or context.get("expected"))
+        found, path = context.get("tag", found), f"{path}.kind" if "tag" in context else path
+        options = [item.strip(" '") for item in choices.replace(" or ", ", ").split(",")]
+        nearest = get_close_matches(str(found), options, n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        return f"{path}: must be {choices}, not {_show(found)}{hint}"
+    allowed = _allowed(kind, field) or error["msg"].removeprefix("Input should be ")
+    return f"{path}: must be {allowed}, not {_show(found)}"
+
+
+def _locate(location: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, list[str]]:
+    """A pydantic location as dotted path, its field (None inside a list) and the valid names there."""
+    path, field, siblings = "", None, []
+    model: Any = Preset
+    for part in location:
+        if isinstance(part, int):
+            path, field, model = f"{path}[{part}]", None, None
+        elif isinstance(model, dict):
+            model = model.get(part)
+        else:
+            fields = model.model_fields if model is not None else {}
+            # A key may hold anything; an error is one line all the same.
+            name = part if part.isprintable() else repr(part)
+            path, field, siblings = f"{path}.{name}" if path else name, fields.get(part), list(fields)
+            model = _inside(field)
+    return path, field, siblings
+
+
+def _inside(field: FieldInfo | None) -> Any:
+    """The model of a table's field, or the models by kind of a union's."""
+    if field is None:
+        return None
+    if field.discriminator:
+        variants = get_args(field.annotation)
+        return {variant.model_fields["kind"].default: variant for variant in variants}
+    for annotation in (field.annotation, *get_args(field.annotation)):
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return annotation
+    return None
+
+
+def _allowed(kind: str, field: FieldInfo | None) -> str:
+    """What a field takes, in words; empty where pydantic's own words serve."""
+    if kind.startswith("model_"):
+        return "a table"
+    if kind == "tuple_type":
+        return "a list"
+    if kind in ("string_pattern_mismatch", "string_too_long") and field is not None and field.description:
+        return field.description
+    if field is None or field.annotation not in (int, float):
+        return ""
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    bounds = [
+        f"{sign} {getattr(item, name):g}"
+        for item in field.metadata
+        for name, sign in signs.items()
+        if getattr(item, name, None) is not None
+    ]
+    noun = "a whole number" if field.annotation is int else "a finite number"
+    return " ".join((noun, " and ".join(bounds))).strip()
+
+
+def _flatten(values: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    items = [
+        _flatten(value, f"{path}{key}.") if isinstance(value, dict) else [(f"{path}{key}", value)]
+        for key, value in values.items()
+    ]
+    return reduce(list.__add__, items, [])
+
+
+def _show(value: object) -> str:
+    text = "unset" if value is None else repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,136 @@
+"""A whole preset, and the rules that tie its fields together."""
+
+from __future__ import annotations
+
+import json
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ssdiff.config.base import Strict
+from ssdiff.config.process import ProcessSettings, process_problems
+from ssdiff.config.sections import DataSettings, ModelSettings, SamplingSettings, TrainingSettings
+
+
+class Preset(Strict):
+    """A whole run: data, process, model, training and sampling."""
+
+    name: str = Field(
+        max_length=100, pattern=r"^\w[\w .+-]*$", description="up to 100 letters, digits, spaces, . + - _"
+    )
+    summary: str = Field(
+        "", max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$", description="one line of at most 300 letters"
+    )
+    data: DataSettings = DataSettings()
+    process: ProcessSettings = ProcessSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    sampling: SamplingSettings = SamplingSettings()
+
+    @property
+    def model_resolutions(self) -> tuple[int, ...]:
+        """Pixels a side of every level of the U-Net, largest first."""
+        return tuple(self.data.size >> level for level in range(len(self.model.multipliers)))
+
+    @property
+    def generates(self) -> bool:
+        """Whether a model draws images from nothing: its process ends in noise, or has a fitted start."""
+        cold = self.process.degradation
+        return cold is None or cold.kind == "noise" or self.sampling.terminal_prior is not None
+
+    def to_toml(self) -> str:
+        """Every field as TOML; loading that text gives an equal preset."""
+        values = self.model_dump(exclude_none=True)
+        lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
+        for section, fields in values.items():
+            if isinstance(fields, dict):
+                lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
+        return "\n".join(lines) + "\n"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = _size_problems(self) or (
+            _model_problems(self) + process_problems(self.process) + _sampling_and_training_problems(self)
+        )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON strings are TOML basic strings, but for one control character that JSON lets through.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)
+
+
+def _size_problems(preset: Preset) -> list[str]:
+    size, levels, depth = preset.data.size, preset.process.levels, len(preset.model.multipliers)
+    if preset.process.factor == 2 and levels > depth:
+        return [
+            f"process.levels: {levels} levels need as many model.multipliers, not {depth}; "
+            "use fewer levels or more multipliers"
+        ]
+    # Levels of another factor are rounded to sizes that the U-Net can halve, so only its own depth counts.
+    unit = 2 ** (depth - 1)
+    if size % unit == 0:
+        return []
+    below = size // unit * unit
+    valid = ", ".join(str(n) for n in (below, below + unit) if 0 < n <= 4096)
+    return [
+        f"data.size: {size} cannot be halved {depth - 1} times ({levels} process.levels, {depth} "
+        f"model.multipliers); it must be a multiple of {unit}, nearest: {valid}"
+    ]
+
+
+def _model_problems(preset: Preset) -> list[str]:
+    model, sizes = preset.model, preset.model_resolutions
+    problems = []
+    if unknown := [size for size in model.attention if size not in sizes]:
+        names = ", ".join(map(str, sizes))
+        problems.append(
+            f"model.attention: {unknown[0]} is not a resolution of the U-Net; choose from {names}"
+        )
+    for size, multiplier in zip(sizes, model.multipliers, strict=True):
+        if size in model.attention and model.width * multiplier % model.heads:
+            problems.append(
+                f"model.heads: {model.heads} does not divide the {model.width * multiplier} channels at "
+                f"{size} px; choose a divisor"
+            )
+            break
+    return problems
+
+
+def _sampling_and_training_problems(preset: Preset) -> list[str]:
+    process, sampling, problems = preset.process, preset.sampling, []
+    if sampling.steps > process.T:
+        problems.append(f"sampling.steps: must be 1..{process.T} (process.T), not {sampling.steps}")
+    cold = ("alg1", "alg2", "direct", "ddim")
+    choices = cold if process.kind == "cold" else ("ancestral", "ddim", "dpm++")
+    if sampling.sampler not in choices:
+        problems.append(
+            f"sampling.sampler: kind {process.kind!r} has {', '.join(choices)}, not {sampling.sampler!r}"
+        )
+    own = {"ddim": sampling.eta, "ancestral": 1.0}.get(sampling.sampler, 0.0)
+    if sampling.eta not in (None, own):
+        problems.append(f"sampling.eta: sampler {sampling.sampler!r} has {own:g}; set it for 'ddim' only")
+    if sampling.renoise == "spectral" and process.levels == 1:
+        problems.append("sampling.renoise: one level never changes resolution; leave it 'predicted'")
+    if sampling.guidance != 1 and not preset.model.classes:
+        problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")
+    if (share := preset.training.transition_share) * (changes := process.levels - 1) >= 1:
+        problems.append(
+            f"training.transition_share: {share:g} for each of {changes} transitions leaves no batches for "
+            f"the rest; it must be below {1 / changes:.3g}"
+        )
+    if preset.training.lr_schedule == "constant" and preset.training.lr_decay_share != 1:
+        problems.append("training.lr_decay_share: nothing falls with training.lr_schedule = 'constant'")
+    if preset.model.residual and process.levels > 1:
+        problems.append("model.residual: needs process.levels = 1, for input and output of one size")
+    return problems

@@ -1,0 +1,219 @@
+"""The fields of ``[process]``: kind, noise, resolution, and what belongs to one kind only."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from ssdiff.config.base import Positive, Strict
+
+
+class ConvexDecay(Strict):
+    """Level min(int((1 - (1 - tau)^gamma) n), n - 1) at tau = (t - 1) / (T - 1) [SSD, section 4]."""
+
+    kind: Literal["convex_decay"] = "convex_decay"
+    gamma: float = Field(0.5, gt=0, description="1 gives equal shares, below 1 stays longer at full size")
+
+
+class Equal(Strict):
+    """Every resolution for the same number of steps [SSD, section 4]."""
+
+    kind: Literal["equal"] = "equal"
+
+
+class SigmoidLike(Strict):
+    """Long at the largest and the smallest resolution, quick in between [SSD, section 4]."""
+
+    kind: Literal["sigmoid_like"] = "sigmoid_like"
+    gamma: float = Field(2.0, gt=0, description="1 gives equal shares, more exaggerates")
+
+
+class TanhLike(Strict):
+    """Quick at the largest and the smallest resolution, long in between [SSD, section 4]."""
+
+    kind: Literal["tanh_like"] = "tanh_like"
+    gamma: float = Field(2.0, gt=0, description="1 gives equal shares, more exaggerates")
+
+
+class LogSnrTransitions(Strict):
+    """Changes where the full-resolution process passes given values of log(a^2 / sigma^2)."""
+
+    kind: Literal["log_snr"] = "log_snr"
+    at: tuple[float, ...] = Field(strict=False, description="levels - 1 values, strictly decreasing")
+
+
+class ExplicitTransitions(Strict):
+    """Changes at given timesteps: state t is the first of its resolution."""
+
+    kind: Literal["explicit"] = "explicit"
+    transitions: tuple[Positive, ...] = Field(
+        strict=False, description="levels - 1 values, strictly increasing, 2..T"
+    )
+
+
+Resolution = Annotated[
+    ConvexDecay | Equal | SigmoidLike | TanhLike | LogSnrTransitions | ExplicitTransitions,
+    Field(discriminator="kind", description="when the resolution changes"),
+]
+
+
+class LinearNoise(Strict):
+    """Linear betas, scaled by 1000 / T (Ho et al., 2020)."""
+
+    kind: Literal["linear"] = "linear"
+    beta_start: float = Field(1e-4, gt=0, lt=1, description="first beta at T = 1000")
+    beta_end: float = Field(0.02, gt=0, lt=1, description="last beta at T = 1000")
+
+
+class CosineNoise(Strict):
+    """Squared cosine of the timestep (Nichol & Dhariwal, 2021)."""
+
+    kind: Literal["cosine"] = "cosine"
+    offset: float = Field(0.008, gt=0, lt=1, description="keeps the first betas away from zero")
+
+
+class LogSnrNoise(Strict):
+    """log(a^2 / sigma^2) linear in t."""
+
+    kind: Literal["log_snr"] = "log_snr"
+    first: float = Field(9.2, ge=-60, le=60, description="log SNR at t = 1")
+    last: float = Field(-12.0, ge=-60, le=60, description="log SNR at t = T, below first")
+
+
+Noise = Annotated[
+    LinearNoise | CosineNoise | LogSnrNoise,
+    Field(discriminator="kind", description="signal and noise of the full-resolution process"),
+]
+
+
+class BlurringSettings(Strict):
+    """Blurring diffusion: DCT coefficients fade with their frequency [BDM, section 4]."""
+
+    sigma_max: float = Field(20.0, gt=0, description="blur at T, pixels")
+    floor: float = Field(0.001, gt=0, lt=1, description="share of every frequency that is never lost")
+
+
+class HeatSettings(Strict):
+    """Inverse heat dissipation [IHDM, sections 2 and 3]."""
+
+    sigma_min: float = Field(0.5, gt=0, description="blur at t = 1, pixels; rises geometrically")
+    sigma_max: float = Field(24.0, gt=0, description="blur at T, pixels")
+    noise: float = Field(0.01, gt=0, description="standard deviation of the noise in training")
+    sampling_noise: float = Field(0.0125, ge=0, description="standard deviation of the noise in sampling")
+
+
+class BlurNoiseSettings(Strict):
+    """Blur diffusion: coloured noise, frequencies at different speeds [BD, section 3]."""
+
+    rate: Literal["linear", "quadratic", "cubic", "quartic", "log", "triangular"] = Field(
+        "quartic", description="how the blur of a step grows with t"
+    )
+    kernel_std: float = Field(0.4, gt=0, description="of the blur whose powers are taken, pixels")
+    sigma_min: float = Field(0.0, ge=0, description="std of the blur of the first step, pixels")
+    sigma_max: float = Field(0.15, gt=0, description="std of the blur of the last step, pixels")
+    interleaved: bool = Field(
+        False, description="order of the factors as in the published code, not the paper"
+    )
+
+
+class DegradationSettings(Strict):
+    """D(x, t) of cold diffusion: its name in the registry of degradations, and that one's options."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, bool | int | float | str] = Field(init=False)
+
+    kind: str = Field(description="e.g. blur, mask, downsample, snow, desaturate, noise, animorph")
+
+    @property
+    def options(self) -> dict[str, bool | int | float | str]:
+        """Everything but the kind."""
+        return dict(self.__pydantic_extra__)
+
+
+class ProcessSettings(Strict):
+    """The forward process."""
+
+    kind: Literal["ssd", "ddpm", "blurring", "heat", "blur-noise", "cold"] = Field(
+        "ssd", description="ddpm is ssd with one level"
+    )
+    T: int = Field(1000, ge=1, le=100_000, description="number of timesteps")
+    levels: int = Field(1, ge=1, le=12, description="number of resolutions, the full one included")
+    factor: float = Field(2.0, gt=1, le=64, description="ratio of neighbouring resolutions")
+    resolution: Resolution = ConvexDecay()
+    noise: Noise = LinearNoise()
+    snr_preserving: float = Field(
+        0.0, ge=0, le=1, description="0 keeps sigma at a change [SSD], 1 the coarse SNR"
+    )
+    final_snr: float = Field(
+        1e-3, gt=0, lt=1, description="with SNR-preserving noise: SNR that the last state is below"
+    )
+    predict: Literal["x0", "eps"] = Field("x0", description="what the network predicts")
+    resize: Literal["bilinear", "area"] = Field(
+        "bilinear", description="filter of a resolution transition; area leaves white noise white"
+    )
+    blurring: BlurringSettings | None = Field(None, description="for kind blurring")
+    heat: HeatSettings | None = Field(None, description="for kind heat")
+    blur_noise: BlurNoiseSettings | None = Field(None, description="for kind blur-noise")
+    degradation: DegradationSettings | None = Field(None, description="for kind cold")
+
+
+def process_problems(process: ProcessSettings) -> list[str]:
+    """What does not go together within the section, one line each."""
+    kind, problems = process.kind, []
+    if kind != "ssd" and process.levels != 1:
+        problems.append(
+            f"process.levels: kind {kind!r} has 1 level, not {process.levels}; set levels = 1 or kind = 'ssd'"
+        )
+    if process.levels > process.T:
+        problems.append(f"process.levels: {process.levels} levels need T of at least that, not {process.T}")
+    if process.predict == "eps" and process.levels > 1:
+        problems.append(
+            f"process.predict: 'eps' needs levels = 1, not {process.levels}, because noise has no meaning at "
+            "a finer grid; use 'x0'"
+        )
+    if process.predict == "eps" and kind in ("heat", "cold"):
+        problems.append(f"process.predict: kind {kind!r} has hardly any noise to predict; use 'x0'")
+    problems += _table_problems(process) + _change_problems(process)
+    noise = process.noise
+    if isinstance(noise, LinearNoise) and noise.beta_end < noise.beta_start:
+        problems.append(
+            f"process.noise.beta_end: {noise.beta_end:g} is below beta_start {noise.beta_start:g}"
+        )
+    if isinstance(noise, LogSnrNoise) and noise.last >= noise.first:
+        problems.append(f"process.noise.last: {noise.last:g} must be below first, {noise.first:g}")
+    return problems
+
+
+def _table_problems(process: ProcessSettings) -> list[str]:
+    """Tables of other kinds, a cold process without a degradation, blurs that shrink."""
+    own = {"cold": "degradation", "blur-noise": "blur_noise"}.get(process.kind, process.kind)
+    problems = [
+        f"process.{name}: is for another kind than {process.kind!r}; leave it out"
+        for name in ("blurring", "heat", "blur_noise", "degradation")
+        if name != own and getattr(process, name) is not None
+    ]
+    if process.kind == "cold" and process.degradation is None:
+        problems.append("process.degradation: kind 'cold' needs one, e.g. { kind = 'mask' }")
+    for name in ("heat", "blur_noise"):
+        table = getattr(process, name)
+        if table is not None and table.sigma_max < table.sigma_min:
+            problems.append(f"process.{name}.sigma_max: {table.sigma_max:g} is below sigma_min")
+    return problems
+
+
+def _change_problems(process: ProcessSettings) -> list[str]:
+    schedule, wanted = process.resolution, process.levels - 1
+    if isinstance(schedule, LogSnrTransitions):
+        field, values, order = "at", schedule.at, "decreasing"
+        ordered = all(a > b for a, b in pairwise(values))
+    elif isinstance(schedule, ExplicitTransitions):
+        field, values, order = "transitions", schedule.transitions, f"increasing within 2..{process.T}"
+        ordered = all(a < b for a, b in pairwise((1, *values, process.T + 1)))
+    else:
+        return []
+    path = f"process.resolution.{field}"
+    if len(values) != wanted:
+        return [f"{path}: process.levels = {process.levels} needs {wanted} values, not {len(values)}"]
+    return [] if ordered else [f"{path}: must be strictly {order}, not {list(values)}"]

@@ -1,0 +1,122 @@
+"""The fields of ``[data]``, ``[model]``, ``[training]`` and ``[sampling]``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ssdiff.config.base import Positive, Strict
+
+# TOML has no null, so an empty string is how a preset undoes a source that it inherits.
+Source = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataSettings(Strict):
+    """What the images are."""
+
+    size: int = Field(64, ge=2, le=4096, description="pixels a side at full resolution")
+    channels: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
+    source: Source = Field(None, description="data set used when --data is not given, empty for none")
+    other: Source = Field(None, description="second data set, that animorphosis turns images into")
+    flip: bool = Field(True, description="mirror half of the training images, left to right")
+    background: float = Field(1.0, ge=0, le=1, description="grey behind transparent pixels, 1 is white")
+    corrupt: Literal["error", "skip"] = Field("error", description="what to do with an unreadable file")
+
+
+class ModelSettings(Strict):
+    """The Flexi-UNet."""
+
+    width: int = Field(128, ge=1, le=4096, description="channels at full resolution")
+    multipliers: tuple[Positive, ...] = Field(
+        (1, 2, 3, 4), strict=False, min_length=1, max_length=12, description="channels of each level / width"
+    )
+    blocks: int = Field(2, ge=1, le=64, description="residual blocks a level")
+    attention: tuple[Positive, ...] = Field((16, 8), strict=False, description="resolutions with attention")
+    heads: int = Field(4, ge=1, le=1024, description="attention heads")
+    dropout: float = Field(0.0, ge=0, lt=1, description="probability")
+    classes: int = Field(0, ge=0, le=1_000_000, description="0 is unconditional")
+    activation_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+    residual: bool = Field(False, description="predict the difference from the input; one level only")
+    full_decoder: bool = Field(False, description="run the last decoder block too, as guided-diffusion does")
+
+
+class TrainingSettings(Strict):
+    """The optimiser and its loop."""
+
+    batch: int = Field(64, ge=1, description="images per process and micro-batch")
+    grad_accum_steps: int = Field(
+        1, ge=1, description="micro-batches a step, spread evenly over the resolutions"
+    )
+    lr: float = Field(1e-4, gt=0, le=10, description="learning rate of AdamW")
+    betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), strict=False, description="moments of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    warmup: int = Field(0, ge=0, description="steps in which lr rises from 0")
+    lr_schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="lr after the warm-up"
+    )
+    lr_decay_share: float = Field(
+        1.0, gt=0, le=1, description="the last share of the steps after the warm-up, in which lr falls"
+    )
+    grad_clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient, 0 is off")
+    ema: float = Field(
+        0.9999, ge=0, lt=1, description="decay of the averaged weights; step / (step + 9) while that is less"
+    )
+    loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")
+    min_snr_gamma: float = Field(5.0, gt=0, description="cap of the loss weight a^2 / sigma^2")
+    snr_floor: float = Field(0.0, ge=0, description="least loss weight, for the noisiest timesteps")
+    size_power: float = Field(
+        0.0,
+        ge=0,
+        le=4,
+        description="smaller images weigh less by this power of their side; -matched: 2",
+    )
+    transition_share: float = Field(
+        0.0, ge=0, lt=1, description="least share of the batches for each resolution transition"
+    )
+    label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
+    steps: int = Field(1_000_000, ge=1, description="steps of the optimiser")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 where it is fast")
+    compile: bool = Field(
+        False,
+        description="compile the network for each pair of resolutions: minutes at the start, for long runs "
+        "on a GPU; a run resumed with another choice goes on, but not bit for bit",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and noise")
+    checkpoint_every: int = Field(5_000, ge=1, description="steps between checkpoints")
+    max_checkpoints: int = Field(3, ge=1, description="checkpoints kept, newest first")
+    sample_every: int = Field(10_000, ge=0, description="steps between sample grids, 0 is only at the end")
+    sample_count: int = Field(64, ge=1, description="images of a sample grid")
+    sample_steps: int = Field(50, ge=1, description="sampling steps of a sample grid, at most T")
+    log_every: int = Field(50, ge=1, description="steps between lines of metrics.jsonl")
+
+
+class TerminalPriorSettings(Strict):
+    """Where generation begins if a process does not end in noise: a mixture fitted to the training set."""
+
+    grid: int = Field(1, ge=1, le=8, description="numbers a side that describe the most degraded image")
+    basis: Literal["blocks", "cosines"] = Field("blocks", description="what the numbers are factors of")
+    components: int = Field(1, ge=1, le=64, description="Gaussians in the mixture")
+    noise: float = Field(0.0, ge=0, description="std added to each pixel: 'broken symmetry', 0 is 'perfect'")
+
+
+class SamplingSettings(Strict):
+    """How images are drawn."""
+
+    steps: int = Field(250, ge=1, description="at most T; every resolution transition is kept")
+    sampler: Literal["ancestral", "ddim", "dpm++", "alg1", "alg2", "direct"] = Field(
+        "ancestral", description="the rule of a step; alg1, alg2 and direct for kind cold"
+    )
+    eta: float | None = Field(None, ge=0, le=1, description="share of fresh noise of ddim; unset is 0")
+    batch: int = Field(64, ge=1, description="images drawn at once")
+    guidance: float = Field(1.0, ge=0, description="classifier-free guidance, 1 is off")
+    clip_denoised: bool = Field(True, description="keep predicted images within [-1, 1]")
+    renoise: Literal["none", "spectral"] = Field(
+        "none",
+        description="high-frequency renoising at a resolution transition: none, or random details with the "
+        "power spectrum of the training set",
+    )
+    terminal_prior: TerminalPriorSettings | None = Field(
+        None, description="fitted start, for kinds cold and heat"
+    )

@@ -1,0 +1,330 @@
+"""The prepared array: every image decoded once, kept as bytes in one memory-mapped file.
+
+A prepared set is a folder in the cache: `images.npy` (N, C, size, size) uint8, `labels.npy` (N,) int64 if
+there are classes, and `manifest.json`, which is written last. The folder is named by a hash of the source's
+listing and of the settings; it is staged beside its place and renamed, so that it is complete or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from platformdirs import user_cache_dir
+from torch import Tensor
+
+from ssdiff.data.sources import Fit, Labels, Pixels, Source
+from ssdiff.errors import DataError, ResourceError
+
+FORMAT = 1
+"""Version of the layout and of what decoding does; another number prepares everything anew."""
+
+Progress = Callable[[int, int], None]
+Corrupt = Literal["error", "skip"]
+
+_BLOCK = 128  # images a task
+_SKIP_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images ready for training.
+
+    Attributes:
+        images: (N, C, size, size) uint8, memory-mapped, read-only.
+        labels: (N,) int64 positions in class_names, or None.
+        class_names: names of the classes, empty if there are none.
+        fingerprint: SHA-256 of images and labels; equal for equal content, wherever it came from.
+        source: the folder, file or name that it was made from.
+        skipped: (name, reason) of every file left out.
+    """
+
+    images: NDArray[np.uint8]
+    labels: Labels | None
+    class_names: tuple[str, ...]
+    fingerprint: str
+    source: str
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Images by number.
+
+        Args:
+            indices: (B,) int64, in any order, repeats allowed.
+
+        Returns:
+            (B, C, size, size) uint8, a copy in memory.
+        """
+        return torch.from_numpy(np.asarray(self.images[indices.cpu().numpy()]))
+
+
+def evenly(total: int, count: int) -> NDArray[np.int64]:
+    """Numbers spread evenly over 0..total - 1, both ends among them.
+
+    Args:
+        total: at least 1.
+        count: at least 1; as many numbers, or total where that is less.
+
+    Returns:
+        (min(count, total),) int64, ascending, none twice; 0 alone for a count of 1.
+    """
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+
+
+def cache_root() -> Path:
+    """Where prepared and downloaded data are kept: SSDIFF_HOME/cache, or the platform's cache folder."""
+    home = os.environ.get("SSDIFF_HOME")
+    return Path(home).expanduser() / "cache" if home else Path(user_cache_dir("ssdiff", appauthor=False))
+
+
+def prepare(
+    source: Source,
+    fit: Fit,
+    *,
+    corrupt: Corrupt = "error",
+    cache: Path,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """The prepared set of a source; made now if the cache does not hold it.
+
+    Args:
+        source: the images.
+        fit: what they become.
+        corrupt: whether an unreadable file is an error or is left out (at most 1 %, or one file).
+        cache: root of the cache.
+        progress: called with (done, total) while it is made.
+
+    Raises:
+        DataError: unreadable images.
+        ResourceError: the cache cannot be written or the disk is full.
+    """
+    folder = cache / "prepared" / _key(source, fit)
+    try:
+        if (found := _load(folder, source, fit, corrupt)) is not None:
+            return found
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(folder) as alone:
+            # Another process may have built it while this one waited.
+            found = _load(folder, source, fit, corrupt)
+            if found is None:
+                _build(folder, source, fit, corrupt, alone, progress)
+                found = _load(folder, source, fit, corrupt)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot prepare data in {folder.parent}: {error.strerror or error}",
+            path=folder.parent,
+            hint="free some space, or set SSDIFF_HOME to a folder that can be written",
+        ) from error
+    finally:
+        source.close()
+    if found is None:
+        raise ResourceError(f"prepared data in {folder} cannot be read back", path=folder)
+    return found
+
+
+def _key(source: Source, fit: Fit) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {fit.size} {fit.channels} {fit.background!r}\n".encode())
+    for line in source.identity():
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet | None:
+    """The set in a folder; None if it is absent, damaged, or lacks images that a higher limit allows."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / "labels.npy", allow_pickle=False) if manifest["classes"] else None
+        skipped = tuple((str(name), str(reason)) for name, reason in manifest["skipped"])
+        fingerprint, max_pixels = str(manifest["fingerprint"]), int(manifest["max_pixels"])
+        class_names = tuple(map(str, manifest["classes"]))
+        shape = (manifest["count"], fit.channels, fit.size, fit.size)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    sound = images.shape == shape and images.dtype == np.uint8 and (labels is None or len(labels) == shape[0])
+    if not sound or (skipped and max_pixels < fit.max_pixels):
+        return None
+    if skipped and corrupt == "error":
+        name, reason = skipped[0]
+        raise _corrupt(DataError(reason, path=name))
+    return ImageSet(images, labels, class_names, fingerprint, source.name, skipped)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Let one process build while others wait; yields False where the file system has no locks."""
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        # Then several may build at once, which costs time but nothing else: each stages its own folder.
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _build(
+    folder: Path, source: Source, fit: Fit, corrupt: Corrupt, alone: bool, progress: Progress | None
+) -> None:
+    staging_prefix = f".{folder.name[:16]}-"
+    if alone:
+        for leftover in folder.parent.glob(f"{staging_prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    needed = len(source) * fit.channels * fit.size**2
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise ResourceError(
+            f"preparing {source.name} needs {needed:,} bytes in {folder.parent}, {free:,} are free",
+            path=folder.parent,
+            hint="free some space, or set SSDIFF_HOME to a larger disk",
+        )
+    staging = folder.with_name(staging_prefix + secrets.token_hex(8))
+    staging.mkdir()
+    try:
+        _fill(staging, source, fit, corrupt, progress)
+        if alone:
+            shutil.rmtree(folder, ignore_errors=True)  # only a damaged one can be here
+        os.replace(staging, folder)
+    except OSError:
+        if _load(folder, source, fit, "skip") is None:
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Progress | None) -> None:
+    """Decode everything into a staging folder, the manifest last."""
+    digest = hashlib.sha256(repr((fit.channels, fit.size, fit.size)).encode())
+    with (folder / "images.npy").open("wb") as stream:
+        kept, skipped = _write_images(stream, digest, source, fit, corrupt, progress)
+        _sync(stream)
+    if source.labels is not None:
+        labels = source.labels[kept]
+        digest.update(labels.astype("<i8").tobytes())
+        with (folder / "labels.npy").open("wb") as stream:
+            np.save(stream, labels, allow_pickle=False)
+            _sync(stream)
+    manifest = {
+        "format": FORMAT,
+        "source": source.name,
+        "count": len(kept),
+        "classes": list(source.class_names) if source.labels is not None else [],
+        "fingerprint": digest.hexdigest(),
+        "max_pixels": fit.max_pixels,
+        "skipped": skipped,
+    }
+    with (folder / "manifest.json").open("wb") as stream:
+        stream.write(json.dumps(manifest, indent=1).encode())
+        _sync(stream)
+
+
+def _write_images(
+    stream: BinaryIO,
+    digest: hashlib._Hash,
+    source: Source,
+    fit: Fit,
+    corrupt: Corrupt,
+    progress: Progress | None,
+) -> tuple[list[int], list[tuple[str, str]]]:
+    """Write an .npy file, through the file because a map on a full disk would kill the process.
+
+    Returns:
+        The numbers of the images in it, and (name, reason) of those left out.
+    """
+    total, shape = len(source), (fit.channels, fit.size, fit.size)
+    kept: list[int] = []
+    skipped: list[tuple[str, str]] = []
+    body = _write_header(stream, (total, *shape))
+    for start, block in _blocks(source, fit):
+        good: list[Pixels] = []
+        for number, item in enumerate(block, start):
+            if not isinstance(item, DataError):
+                good.append(item)
+                kept.append(number)
+            elif corrupt == "skip":
+                skipped.append((item.path or source.name, _reason(item)))
+            else:
+                raise _corrupt(item)
+        _check_skipped(source, skipped, total)
+        data = b"".join(item.tobytes() for item in good)
+        digest.update(data)
+        stream.write(data)
+        if progress:
+            progress(start + len(block), total)
+    if not kept:
+        raise DataError(f"no readable image in {source.name}: {skipped[0][1]}", path=source.name)
+    stream.seek(0)
+    # numpy pads its header for longer numbers, so the true count fits where the expected one was.
+    rewritten = _write_header(stream, (len(kept), *shape))
+    assert rewritten == body, "the header grew over the images"
+    return kept, skipped
+
+
+def _blocks(source: Source, fit: Fit) -> Iterator[tuple[int, Sequence[Pixels | DataError]]]:
+    """(first number, images) in order, decoded by a few threads that run a bounded way ahead."""
+    workers = min(4, os.cpu_count() or 1)
+    pending: deque[tuple[int, Future[Sequence[Pixels | DataError]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
+        try:
+            for start in range(0, len(source), _BLOCK):
+                stop = min(start + _BLOCK, len(source))
+                pending.append((start, pool.submit(source.load, start, stop, fit)))
+                if len(pending) > 3 * workers:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+            while pending:
+                first, future = pending.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check_skipped(source: Source, skipped: Sequence[tuple[str, str]], total: int) -> None:
+    if len(skipped) > max(1, _SKIP_SHARE * total):
+        first = "; ".join(reason for _, reason in skipped[:3])
+        raise DataError(
+            f"{len(skipped)} of {total} files in {source.name} cannot be used, more than {_SKIP_SHARE:.0%}: "
+            f"{first}",
+            path=source.name,
+            hint="fix or remove them",
+        )
+
+
+def _corrupt(error: DataError) -> DataError:
+    skip = 'data.corrupt = "skip" leaves out up to 1 % of the files'
+    return DataError(_reason(error), path=error.path, hint=f"{error.hint}; {skip}" if error.hint else skip)
+
+
+def _reason(error: DataError) -> str:
+    return str(error.args[0])
+
+
+def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> int:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.tell()
+
+
+def _sync(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())

@@ -1,0 +1,161 @@
+"""From what the user asked for to a prepared set."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from pathlib import Path
+
+from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source
+from ssdiff.data.cache import Corrupt, ImageSet, Progress, cache_root, prepare
+from ssdiff.data.sources import FileSource, Fit, FolderSource, Source, ZipSource
+from ssdiff.errors import DataError, UsageError
+from ssdiff.images.read import MAX_PIXELS, image_size
+
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+
+__all__ = ["DATA_NAMES", "holds_jpeg", "image_sizes", "native_sizes", "open_data"]
+
+
+def open_data(
+    source: str | Path,
+    *,
+    size: int,
+    channels: int,
+    background: float = 1.0,
+    corrupt: Corrupt = "error",
+    max_pixels: int = MAX_PIXELS,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """Open a training set, preparing it on first use.
+
+    Images are cut to the central square and resized; see `ssdiff.images.read` for what happens to depth,
+    orientation, transparency and colour. Two or more sub-folders that hold all images are classes.
+
+    Args:
+        source: a folder (with all its sub-folders; or one with the idx files of MNIST), a zip file, or one of
+            DATA_NAMES. A folder called like a name is written with a path, as in "./shapes".
+        size: pixels a side.
+        channels: 1 (grey) or 3 (RGB).
+        background: grey behind transparent pixels, from 0 (black) to 1 (white).
+        corrupt: "error" stops at an unreadable file; "skip" leaves out up to 1 % (or one) and lists them.
+        max_pixels: an image with more is not decoded and counts as unreadable.
+        cache: root of the cache; by default `cache_root()`.
+        progress: called with (done, total) while the set is prepared.
+
+    Returns:
+        The set; `.images` is memory-mapped.
+
+    Raises:
+        DataError: the source is missing, empty, damaged or unsafe.
+        ResourceError: the cache cannot be written, or a download or a package is not available.
+        UsageError: a setting is out of range.
+    """
+    if size < 1 or channels not in (1, 3) or not 0 <= background <= 1 or corrupt not in ("error", "skip"):
+        raise UsageError(
+            "data need size >= 1, channels 1 or 3, background 0..1 and corrupt 'error' or 'skip', "
+            f"not {size}, {channels}, {background} and {corrupt!r}"
+        )
+    root = cache_root() if cache is None else cache
+    images = _find(source, root, max_pixels)
+    fit = Fit(size, channels, background, max_pixels)
+    return prepare(images, fit, corrupt=corrupt, cache=root, progress=progress)
+
+
+def _find(source: str | Path, root: Path, max_pixels: int) -> Source:
+    if isinstance(source, str) and source in DATA_NAMES:
+        return named_source(source, root / "torchvision")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return find_idx(path, str(path)) or FolderSource(path)
+    if path.is_file():
+        if zipfile.is_zipfile(path):
+            return ZipSource(path, max_pixels)
+        raise DataError(f"{path} is a file but no zip", path=path, hint="pass a folder, a zip file or a name")
+    near = difflib.get_close_matches(str(source), DATA_NAMES, n=1, cutoff=0.5)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise DataError(
+        f"there is no data set, folder or zip file {str(source)!r}",
+        path=path,
+        hint=f"{meant}names are {', '.join(DATA_NAMES)}",
+    )
+
+
+def native_sizes(source: str | Path) -> set[tuple[int, int]]:
+    """(width, height) of the images of a source as they are, unprepared.
+
+    Args:
+        source: as for :func:`open_data`.
+
+    Returns:
+        One size if all images agree, the first two met if they do not, none for images that are drawn at any
+        size.
+
+    Raises:
+        DataError: the source or the header of an image cannot be used.
+        ResourceError: a download or a package is not available.
+    """
+    found, sizes = _find(source, cache_root(), MAX_PIXELS), set[tuple[int, int]]()
+    try:
+        if isinstance(found, ArraySource):
+            height, width = found.arrays[0].shape[1:3]
+            return {(width, height)}
+        if not isinstance(found, FileSource):
+            return sizes
+        for index in range(len(found)):
+            sizes.add(_stated_size(found, index))
+            if len(sizes) > 1:
+                break
+        return sizes
+    finally:
+        found.close()
+
+
+def image_sizes(source: str | Path) -> dict[str, tuple[int, int]]:
+    """(width, height) of every image file as it is, unprepared.
+
+    Args:
+        source: as for :func:`open_data`, but with names: a folder or a zip file.
+
+    Returns:
+        By name relative to the folder, or in the zip file; in the order of the prepared set.
+
+    Raises:
+        DataError: the source or the header of an image cannot be used, or the images have no names.
+        ResourceError: a download or a package is not available.
+    """
+    found = _find(source, cache_root(), MAX_PIXELS)
+    try:
+        if not isinstance(found, FileSource):
+            message = f"the images of {source} are no files with names"
+            raise DataError(message, path=source, hint="give a folder or a zip file of images")
+        return {member: _stated_size(found, index) for index, member in enumerate(found.members)}
+    finally:
+        found.close()
+
+
+def _stated_size(source: FileSource, index: int) -> tuple[int, int]:
+    """(width, height) in the header of one image."""
+    name = f"{source.name}: {source.members[index]}"
+    try:
+        with source.open(index) as stream:
+            return image_size(stream, name)
+    except DataError:
+        raise
+    except Exception as error:  # an archive can raise anything on hostile bytes
+        reason = str(error) or type(error).__name__
+        raise DataError(f"cannot read {name}: {reason}", path=name) from error
+
+
+def holds_jpeg(source: str | Path) -> bool:
+    """Whether a file of the source is called JPEG, whose artefacts count in any distance.
+
+    Raises:
+        DataError: the source is missing, empty, damaged or unsafe.
+    """
+    found = _find(source, cache_root(), MAX_PIXELS)
+    try:
+        return isinstance(found, FileSource) and any(m.lower().endswith(_JPEG) for m in found.members)
+    finally:
+        found.close()

@@ -1,0 +1,1 @@
+"""How good images are: see :mod:`ssdiff.evaluation.image_quality`."""

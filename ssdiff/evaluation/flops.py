@@ -1,0 +1,145 @@
+"""What a model costs before it is trained: FLOPs, memory and time of each path through the network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from ssdiff.process.kinds import Process
+from ssdiff.schedules.resolution import batch_shares
+
+Path = tuple[int, int]
+"""Pixels a side of the network's input and of its output."""
+
+_BACKWARD = 2  # FLOPs of the backward pass relative to the forward pass
+_STATE_BYTES = 20  # float32 weight, gradient, two Adam moments and average, for each parameter
+
+
+@dataclass(frozen=True, slots=True)
+class PathCost:
+    """One image along one path: in at ``resolution``, out at ``wanted``.
+
+    Attributes:
+        share: part of the training batches that take this path.
+        flops: of the forward pass, 2 for a multiplication and addition.
+        activation_bytes: kept for the backward pass.
+        parameters: numbers in the weights that take part.
+    """
+
+    resolution: int
+    wanted: int
+    share: float
+    flops: int
+    activation_bytes: int
+    parameters: int
+
+    @property
+    def path(self) -> Path:
+        """In and out, pixels a side."""
+        return self.resolution, self.wanted
+
+    @property
+    def training_flops(self) -> int:
+        """Of the forward and the backward pass."""
+        return (1 + _BACKWARD) * self.flops
+
+
+def path_costs(
+    model: nn.Module, process: Process, channels: int, classes: int = 0, *, transition_share: float = 0.0
+) -> list[PathCost]:
+    """Costs of all paths, largest resolution first; nothing is computed when the model is on the meta device.
+
+    Args:
+        model: a Flexi-UNet, its weights requiring gradients.
+        process: says which paths occur.
+        channels: of the images.
+        classes: of the model.
+        transition_share: of the training, see :func:`ssdiff.schedules.resolution.batch_shares`.
+    """
+    shares = batch_shares(paths_of(process), transition_share)
+    return [
+        PathCost(*path, share, *_forward(model, *path, channels, classes)) for path, share in shares.items()
+    ]
+
+
+def paths_of(process: Process) -> Counter[Path]:
+    """How many timesteps take each path, largest resolution first."""
+    sides = [state.resolution for state in process.states]
+    return Counter((sides[t], sides[t - 1]) for t in range(1, len(sides)))
+
+
+def paths_along(process: Process, timesteps: Sequence[int]) -> Counter[Path]:
+    """How often a trajectory takes each path.
+
+    Args:
+        process: gives the resolutions.
+        timesteps: at which the network is evaluated, 1..T each.
+    """
+    sides = [state.resolution for state in process.states]
+    return Counter((sides[t], sides[t - 1]) for t in timesteps)
+
+
+def mean_flops(costs: list[PathCost]) -> float:
+    """Forward FLOPs of one image averaged over the training batches, the papers' cost of a step."""
+    return sum(cost.share * cost.flops for cost in costs)
+
+
+def trajectory_flops(costs: list[PathCost], visits: Mapping[Path, int]) -> int:
+    """FLOPs of one image along a trajectory.
+
+    Args:
+        costs: of every path.
+        visits: evaluations of each, from :func:`paths_along`.
+    """
+    return sum(visits.get(cost.path, 0) * cost.flops for cost in costs)
+
+
+def training_bytes(model: nn.Module, costs: list[PathCost], batch: int) -> int:
+    """Estimate of the memory that training needs: weights and their companions, and the largest path's
+    activations."""
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return parameters * _STATE_BYTES + batch * max(cost.activation_bytes for cost in costs)
+
+
+def training_flops(costs: list[PathCost]) -> float:
+    """FLOPs of one image in training, averaged over the batches."""
+    return sum(cost.share * cost.training_flops for cost in costs)
+
+
+def _forward(model: nn.Module, now: int, then: int, channels: int, classes: int) -> tuple[int, int, int]:
+    x, index, labels = _inputs(model, now, channels, classes)
+    kept: dict[int, int] = {}
+    weights = {id(weight) for weight in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in weights:
+            kept[id(tensor)] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    used: dict[int, int] = {}
+
+    def note(module: nn.Module, _: object) -> None:
+        used.update((id(weight), weight.numel()) for weight in module.parameters(recurse=False))
+
+    handles = [module.register_forward_pre_hook(note) for module in model.modules()]
+    try:
+        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = model(x, index, then, labels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert output.shape[-1] == then, "the network gives the wanted resolution"
+    return counter.get_total_flops(), sum(kept.values()), sum(used.values())
+
+
+def _inputs(model: nn.Module, side: int, channels: int, classes: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    device = next(model.parameters()).device
+    x = torch.zeros(1, channels, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(1, dtype=torch.int64, device=device) if classes else None
+    return x, torch.zeros(1, dtype=torch.int64, device=device), labels

@@ -1,0 +1,74 @@
+"""How near a restored image is to the true one: PSNR, SSIM and RMSE of each image."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssdiff.errors import DataError
+
+_RANGE = 2.0  # of pixels in [-1, 1]
+_TAPS, _STD = 11, 1.5  # of the window [Wang et al. 2004, section III.C]
+_K = (0.01, 0.03)
+
+
+class ImageQuality(NamedTuple):
+    """(B,) float64 each.
+
+    Attributes:
+        psnr: decibels; infinite for equal images.
+        ssim: at most 1.
+        rmse: of pixels in 0..1.
+    """
+
+    psnr: Tensor
+    ssim: Tensor
+    rmse: Tensor
+
+
+def compare(x: Tensor, y: Tensor) -> ImageQuality:
+    """ImageQuality of (B, C, H, W) images in [-1, 1], image by image; what lies outside is clipped.
+
+    Raises:
+        DataError: the shapes differ.
+    """
+    if x.shape != y.shape:
+        raise DataError(f"images of shape {tuple(x.shape[1:])} cannot be compared with {tuple(y.shape[1:])}")
+    x, y = (z.double().clamp(-1, 1) for z in (x, y))
+    return ImageQuality(psnr(x, y), ssim(x, y), (x - y).square().mean(dim=(1, 2, 3)).sqrt() / _RANGE)
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """(B,) decibels between (B, C, H, W) images in [-1, 1]; infinite for equal ones."""
+    return 10 * torch.log10(_RANGE**2 / (x - y).square().mean(dim=(1, 2, 3)))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """(B,) structural similarity, mean over pixels and channels [Wang et al. 2004].
+
+    A Gaussian window of 11 px, std 1.5 (smaller for smaller images), only where it lies within the image.
+
+    Args:
+        x: (B, C, H, W) in [-1, 1].
+        y: likewise.
+    """
+    taps = min(_TAPS, *x.shape[-2:])
+    offset = torch.arange(taps, dtype=x.dtype, device=x.device) - (taps - 1) / 2
+    window = torch.exp(-0.5 * (offset / _STD).square())
+    window = window / window.sum()
+
+    def local(z: Tensor) -> Tensor:
+        planes = z.flatten(0, 1)[:, None]
+        return F.conv2d(F.conv2d(planes, window[None, None, :, None]), window[None, None, None, :])
+
+    x, y = (z * 0.5 + 0.5 for z in (x, y))  # it is defined for pixels that are not negative
+    c1, c2 = (k**2 for k in _K)
+    mean_x, mean_y = local(x), local(y)
+    var_x, var_y = local(x * x) - mean_x.square(), local(y * y) - mean_y.square()
+    covariance = local(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return (luminance * structure).flatten(1).mean(1).view(len(x), -1).mean(1)

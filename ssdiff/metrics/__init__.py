@@ -1,1 +1,0 @@
-"""How good images are: see :mod:`ssdiff.metrics.likeness`."""

@@ -1,1 +1,0 @@
-"""What a schedule costs and how far its samples are from the data, before anything is trained."""

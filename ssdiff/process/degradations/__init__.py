@@ -1,0 +1,1 @@
+"""Degradations D(x, t): what they promise, and one file a family."""

@@ -1,0 +1,214 @@
+"""What a degradation D(x, t) promises, and the two kinds that most of them are: linear, and a mixture.
+
+TimestepSampler run from t = 0, the image itself, to T, the most degraded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ssdiff import rng
+from ssdiff.devices import to_device
+from ssdiff.errors import ProcessError
+from ssdiff.operators.base import Constants, Operator, Scale, Size
+from ssdiff.operators.stacked import Stacked
+from ssdiff.process.gaussian import Timestep
+
+_HELD_VALUES = (
+    2**25
+)  # numbers that the cached operators of one degradation may hold, about; 256 MB in float64
+
+
+class Degradation(Protocol):
+    """A family of degradations of images of one size, ordered by severity."""
+
+    @property
+    def size(self) -> Size:
+        """(H, W) of the images that it takes."""
+
+    @property
+    def T(self) -> int:
+        """The highest severity."""
+
+    def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
+        """D(x_0, t).
+
+        Args:
+            x0: (B, C, H, W) clean images in [-1, 1].
+            t: one severity, 0..T, where 0 returns ``x0``; or (B,) severities on the CPU, 1..T.
+            images: (B,) image numbers, by which a random degradation draws; 0..B-1 where omitted.
+
+        Returns:
+            (B, C, h, w), not clipped.
+
+        Raises:
+            ProcessError: for a severity out of range or images of another size.
+        """
+
+
+class LinearDegradation:
+    """A degradation that is one linear operator a severity, so that its cost does not grow with t.
+
+    Operators are made when first used; the last few are kept, as many as fit into about 256 MB.
+
+    Args:
+        size: (H, W) of the clean images.
+        T: the highest severity.
+        operator: t in 1..T to the operator of D(., t).
+    """
+
+    def __init__(self, size: Size, T: int, operator: Callable[[int], Operator]) -> None:
+        self.size, self._top = size, T
+        held = max(1, _HELD_VALUES // (size[0] ** 2 + size[1] ** 2))
+        self._make = lru_cache(maxsize=held)(operator)
+
+    @property
+    def T(self) -> int:
+        """The highest severity."""
+        return self._top
+
+    def operator(self, t: int) -> Operator:
+        """The operator of D(., t); the identity for t = 0."""
+        check_severity(t, self.T)
+        return self._make(t) if t else Scale()
+
+    def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
+        """D(x_0, t), as :meth:`Degradation.degrade`; the image numbers do not matter."""
+        check_size(x0, self.size)
+        if isinstance(t, int):
+            return self.operator(t).apply(x0)
+        check_severity(t, self.T)
+        return self._stacked.apply(x0, t - 1)
+
+    @cached_property
+    def _stacked(self) -> Stacked:
+        return Stacked([self._make(t) for t in range(1, self.T + 1)])
+
+
+Other = Callable[[Tensor, tuple[int, ...]], Tensor]
+"""Image numbers (B,) and (C, h, w) to (B, C, h, w): what an image is mixed with."""
+
+
+class Mixture:
+    """x_t = a_t D(x_0, t) + sigma_t z with one z for each image, the same at every severity of a size.
+
+    z is noise [CD, section 5.1, fixed noise] or an image of another kind (animorphosis) [CD, section 5.2].
+
+    Args:
+        inner: D, what happens to the image apart from the mixing.
+        signal: (T + 1,) a_t, 1 at t = 0.
+        sigma: (T + 1,) sigma_t, 0 at t = 0, in units of the [-1, 1] image.
+        other: gives z by image number.
+    """
+
+    def __init__(
+        self, inner: Degradation, signal: Sequence[float], sigma: Sequence[float], other: Other
+    ) -> None:
+        self.size, self._inner, self._other = inner.size, inner, other
+        self._tables = Constants(
+            signal=torch.tensor(signal, dtype=torch.float64), sigma=torch.tensor(sigma, dtype=torch.float64)
+        )
+
+    @property
+    def T(self) -> int:
+        """The highest severity."""
+        return self._inner.T
+
+    def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
+        """D(x_0, t) mixed with z, as :meth:`Degradation.degrade`."""
+        reduced = self._inner.degrade(x0, t, images)
+        if isinstance(t, int) and t == 0:
+            return reduced
+        z = self._other(image_numbers(x0, images), tuple(reduced.shape[1:])).to(reduced)
+        return self._value("signal", t, x0) * reduced + self._value("sigma", t, x0) * z
+
+    def redegrade(self, x_t: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
+        """D(x_0, s) with the z that explains x_t: 'estimated noise' [CD, section 5.1], which is DDIM.
+
+        Args:
+            x_t: (B, C, h, w) at severity ``t``, 1..T.
+            x0: (B, C, H, W) the image that is believed to be behind it.
+            t: severity of ``x_t``.
+            s: severity wanted, 0..t.
+        """
+        z_t = x_t - self._value("signal", t, x0) * self._inner.degrade(x0, t)
+        ratio = self._value("sigma", s, x0) / self._value("sigma", t, x0)
+        return self._value("signal", s, x0) * self._inner.degrade(x0, s) + ratio * z_t
+
+    def _value(self, name: str, t: Timestep, like: Tensor) -> Tensor:
+        table = self._tables.like(like)[name]
+        return table[t] if isinstance(t, int) else table[to_device(t, table.device)][:, None, None, None]
+
+
+class NoisyProcess(Protocol):
+    """A process whose states carry noise."""
+
+    @property
+    def T(self) -> int:
+        """The highest severity."""
+
+    def marginal(self, x0: Tensor, t: Timestep, noise: Tensor) -> Tensor:
+        """x_t of clean images and standard normal noise."""
+
+
+class FixedNoise:
+    """A process of one size as a degradation: one draw of noise an image, the same at every severity.
+
+    Args:
+        process: gives x_t.
+        size: (H, W) of its images.
+        noise: by image number.
+    """
+
+    def __init__(self, process: NoisyProcess, size: Size, noise: Other) -> None:
+        self.size, self._process, self._noise = size, process, noise
+
+    @property
+    def T(self) -> int:
+        """The highest severity."""
+        return self._process.T
+
+    def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
+        """D(x_0, t), as :meth:`Degradation.degrade`."""
+        check_size(x0, self.size)
+        check_severity(t, self.T)
+        if isinstance(t, int) and t == 0:
+            return x0
+        noise = self._noise(image_numbers(x0, images), tuple(x0.shape[1:])).to(x0)
+        return self._process.marginal(x0, t, noise)
+
+
+def random_noise(seed: int) -> Other:
+    """Standard normal z, a pure function of (seed, image number, size)."""
+    key = rng.derive(seed, "degrade/noise")
+
+    def draw(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+        # Channel by channel, so that the random words of a large photograph need a third of the memory.
+        planes = [rng.normal(key, images, channel, shape[1:]) for channel in range(shape[0])]
+        return torch.stack(planes, dim=1)
+
+    return draw
+
+
+def image_numbers(x0: Tensor, images: Tensor | None) -> Tensor:
+    """(B,) image numbers on the device of ``x0``; 0..B-1 where none are given."""
+    numbers = torch.arange(len(x0)) if images is None else images
+    return to_device(numbers, x0.device)
+
+
+def check_severity(t: Timestep, T: int) -> None:
+    """Refuse one severity outside 0..T, or several outside 1..T."""
+    low, high, least = (t, t, 0) if isinstance(t, int) else (int(t.min()), int(t.max()), 1)
+    if not least <= low <= high <= T:
+        raise ProcessError(f"severity {low if low < least else high} is outside {least}..{T}")
+
+
+def check_size(x0: Tensor, size: Size) -> None:
+    """Refuse images of another size."""
+    if tuple(x0.shape[-2:]) != tuple(size):
+        raise ProcessError(f"the degradation is for {size} pixels, the images have {tuple(x0.shape[-2:])}")

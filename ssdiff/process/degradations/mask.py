@@ -1,0 +1,104 @@
+"""Inpainting masks: Gaussian bumps that grow and multiply up [CD, section 5.3].
+
+The mask of severity t is the product over i < t of 1 - g_i, g_i a bump of maximum 1 and standard deviation
+kernel_std (i + initial).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ssdiff import rng
+from ssdiff.devices import to_device
+from ssdiff.operators.base import Constants, Size
+from ssdiff.operators.pixelwise import Mask
+from ssdiff.process.degradations.base import LinearDegradation, check_severity, check_size, image_numbers
+from ssdiff.process.gaussian import Timestep
+
+
+class GaussianMaskSchedule:
+    """The bumps of a family of masks, for any number of severities.
+
+    Args:
+        count: bumps behind the mask of severity T.
+        T: the highest severity; in between, a bump counts by the part of it that has come.
+        kernel_std: pixels by which a bump is wider than the one before.
+        initial: width of the first one, in units of ``kernel_std``.
+    """
+
+    def __init__(self, count: int, T: int, kernel_std: float, initial: int) -> None:
+        self._count, self._T = count, T
+        self._stds = [kernel_std * (i + initial) for i in range(count)]
+
+    def product(self, rows: Tensor, columns: Tensor, t: int) -> Tensor:
+        """(H, W) float64 mask of severity t.
+
+        Args:
+            rows: (H,) distance of each row from the centre, pixels.
+            columns: (W,) likewise.
+            t: severity, 0..T.
+        """
+        progress = t * self._count / self._T
+        weights = [min(1.0, progress - i) for i in range(math.ceil(progress))]
+        mask = torch.ones(len(rows), len(columns), dtype=torch.float64)
+        for std, weight in zip(self._stds, weights, strict=False):
+            y, x = (torch.exp(-0.5 * (d.double() / std).square()) for d in (rows, columns))
+            kept = 1 - y[:, None] * x
+            mask *= kept if weight == 1 else kept.clamp_min(0) ** weight
+        return mask
+
+
+def centred(size: Size, T: int, bumps: GaussianMaskSchedule) -> LinearDegradation:
+    """Masks around the middle, pixel (H / 2 - 1, W / 2 - 1) as in the official code."""
+    rows, columns = (torch.arange(n) - max(n // 2 - 1, 0) for n in size)
+    return LinearDegradation(size, T, lambda t: Mask(bumps.product(rows, columns, t)))
+
+
+class RandomMask:
+    """Masks around a pixel of each image's own, the same at every severity.
+
+    Args:
+        size: (H, W).
+        T: the highest severity.
+        bumps: what the masks are made of.
+        seed: decides the centres, with the image numbers.
+    """
+
+    def __init__(self, size: Size, T: int, bumps: GaussianMaskSchedule, seed: int) -> None:
+        self.size, self._top, self._bumps = size, T, bumps
+        self._keys = [rng.derive(seed, f"degrade/mask/{axis}") for axis in ("row", "column")]
+
+    @property
+    def T(self) -> int:
+        """The highest severity."""
+        return self._top
+
+    def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
+        """D(x_0, t), as :meth:`ssdiff.process.degradations.base.Degradation.degrade`."""
+        check_size(x0, self.size)
+        check_severity(t, self.T)
+        numbers = image_numbers(x0, images)
+        # Every mask is a window of one that is centred in twice the size.
+        rows, columns = (
+            n - rng.integers(key, numbers, 0, 0, n)[:, None] + torch.arange(n, device=x0.device)
+            for key, n in zip(self._keys, self.size, strict=True)
+        )
+        if isinstance(t, int):
+            return self._canvas(t).to(x0)[rows[:, None, :, None], columns[:, None, None, :]] * x0
+        table = self._canvases.like(x0)["masks"]
+        chosen = to_device(t, x0.device)[:, None, None, None]
+        return table[chosen, rows[:, None, :, None], columns[:, None, None, :]] * x0
+
+    def _canvas(self, t: int) -> Tensor:
+        rows, columns = (torch.arange(2 * n) - n for n in self.size)
+        return self._bumps.product(rows, columns, t)
+
+    @cached_property
+    def _canvases(self) -> Constants:
+        masks: Sequence[Tensor] = [self._canvas(t) for t in range(self.T + 1)]
+        return Constants(masks=torch.stack(list(masks)))

@@ -1,0 +1,143 @@
+"""What a training run makes of its data before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssdiff import rng
+from ssdiff.config import DataSettings, Preset
+from ssdiff.data import DATA_NAMES, ImageSet, evenly, open_data
+from ssdiff.distributed import World
+from ssdiff.errors import PresetError, UsageError
+from ssdiff.priors import high_frequency
+from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit
+from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.process.degradations.base import Other
+from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.process.kinds import Process
+
+_FITTED, _PART = 20_000, 256  # images that a terminal prior is fitted to, and how many at once
+_MEASURED, _PIXELS = 2_000, 2**21  # images whose spectra are taken, and pixels at once
+
+
+def prepare_on_rank0(
+    source: str | Path | None,
+    preset: Preset,
+    world: World,
+    progress: Callable[[int, int], None],
+    option: str = "--data",
+) -> ImageSet:
+    """A prepared data set: process 0 prepares it, the others then find it.
+
+    Args:
+        source: folder, archive or name.
+        preset: says size, channels and what to do with files that are not as they should be.
+        here: this process's place.
+        progress: told of images done and in all.
+        option: what names the source on the command line.
+
+    Raises:
+        UsageError: no source is given.
+        DataError: it cannot be used.
+    """
+    if source is None:
+        message = f"the preset {preset.name!r} names no data set for {option}"
+        raise UsageError(message, hint=f"give {option} FOLDER or NAME")
+    return world.rank0_first(lambda: open_as(preset.data, source, progress))
+
+
+def open_as(settings: DataSettings, source: str | Path, progress: Callable[[int, int], None]) -> ImageSet:
+    """The prepared set of a source as a preset wants it; see :func:`ssdiff.data.open_data`."""
+    return open_data(
+        source,
+        size=settings.size,
+        channels=settings.channels,
+        background=settings.background,
+        corrupt=settings.corrupt,
+        progress=progress,
+    )
+
+
+def check_labels(data: ImageSet, preset: Preset) -> None:
+    """Refuse a conditional model without labels, or with too few classes.
+
+    Raises:
+        PresetError: names both numbers.
+    """
+    classes = preset.model.classes
+    if classes and data.labels is None:
+        raise PresetError(f"model.classes = {classes} needs labels, {data.source} has none")
+    if classes and data.labels is not None and int(data.labels.max()) >= classes:
+        found = int(data.labels.max()) + 1
+        raise PresetError(f"{data.source} has {found} classes, the preset model.classes = {classes}")
+
+
+def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixture | None:
+    """Where generation begins, fitted to the most degraded training images; None if that is noise.
+
+    Args:
+        preset: says whether and how.
+        process: degrades.
+        data: (N, C, S, S) uint8; up to 20,000 images are used, evenly from the whole.
+    """
+    settings = preset.sampling.terminal_prior
+    if settings is None:
+        return None
+    chosen = evenly(len(data), _FITTED)
+    numbers = torch.cat(
+        [
+            describe(process.degrade(to_float(data[part]), process.T), settings.grid, settings.basis)
+            for part in np.array_split(chosen, -(-len(chosen) // _PART))
+        ]
+    )
+    size = process.states[0].size
+    return fit(numbers, size, data.shape[1], settings.grid, settings.basis, settings.components)
+
+
+def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequencySpectrum | None:
+    """Spectra of the details that resolution transitions add; None where nothing is added.
+
+    Args:
+        preset: says whether.
+        process: reduces.
+        data: (N, C, S, S) uint8; up to 2,000 images are used, evenly from the whole.
+    """
+    if preset.sampling.renoise == "none" or not isinstance(process, GaussianProcess):
+        return None
+    chosen = evenly(len(data), _MEASURED)
+    part = min(_PART, -(-_PIXELS // preset.data.size**2))
+    parts = np.array_split(chosen, -(-len(chosen) // part))
+    return high_frequency.fit((to_float(data[part]) for part in parts), process)
+
+
+def mixed_with(data: np.ndarray, seed: int) -> Other:
+    """What animorphosis turns images into: those of a second set, chosen by image number.
+
+    Args:
+        data: (N, C, S, S) uint8.
+        seed: decides which image goes with which number.
+    """
+    key = rng.derive(seed, "degrade/animorph")
+
+    def choose(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
+        which = rng.integers(key, numbers, 0, 0, len(data)).cpu().numpy()
+        return to_float(data[which]).to(numbers.device)
+
+    return choose
+
+
+def to_float(data: np.ndarray) -> Tensor:
+    """(N, C, S, S) bytes as floats in [-1, 1]."""
+    return torch.tensor(data, dtype=torch.float32) * (2 / 255) - 1
+
+
+def portable_source(source: str | Path | None) -> str | None:
+    """A data set as a checkpoint keeps it: a name, or a path that holds from any folder."""
+    if source is None or (isinstance(source, str) and source in DATA_NAMES):
+        return source if source is None else str(source)
+    return str(Path(source).expanduser().absolute())

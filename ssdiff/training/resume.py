@@ -1,0 +1,163 @@
+"""Where a training run begins: a new folder, or a verified checkpoint of an old one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssdiff import checkpoints, runs
+from ssdiff.config import Preset
+from ssdiff.config.load import compare, parse_preset
+from ssdiff.errors import CheckpointError, UsageError
+
+_MODEL_SECTIONS = ("data", "process", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to train, where, and from where on.
+
+    Attributes:
+        preset: the settings; None takes those of the run that is resumed.
+        source: data set, folder or archive; None takes that of the run that is resumed,
+            or the preset's ``data.source``.
+        out: run folder; None chooses a new one in the user's data folder.
+        resume: ``"auto"`` (continue the run if there is one, else start), a run or checkpoint folder, or
+            None.
+        device: see :func:`ssdiff.devices.pick_device`.
+        accept_data: resume although the data set has changed.
+        accept_topology: resume with another number of processes.
+        other: second data set, for animorphosis; None takes that of the run that is resumed, or the preset's.
+        adjust: changes the stored settings of a run that is resumed without ``preset``.
+    """
+
+    preset: Preset | None
+    source: str | Path | None = None
+    out: Path | None = None
+    resume: str | None = None
+    device: str = "auto"
+    accept_data: bool = False
+    accept_topology: bool = False
+    other: str | Path | None = None
+    adjust: Callable[[Preset], Preset] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A request with everything decided: settings, folder, and the checkpoint to continue from."""
+
+    request: Request
+    preset: Preset
+    folder: Path
+    loaded: checkpoints.Loaded | None
+    notes: tuple[str, ...]
+
+    @property
+    def source(self) -> str | Path | None:
+        """The data set: the one asked for, or that of the run that is resumed, or the preset's."""
+        resumed = self.loaded.meta.get("source") if self.loaded else None
+        return self.request.source or (str(resumed) if resumed else self.preset.data.source)
+
+    @property
+    def goes_on_in_its_folder(self) -> bool:
+        """Whether the checkpoint is one of the run's own, not one that a new run begins with."""
+        return self.loaded is not None and self.folder.resolve() in self.loaded.path.resolve().parents
+
+    @property
+    def lacks_spectra(self) -> bool:
+        """Whether a run goes on in its folder with spectra of details that its checkpoint has not."""
+        wanted = self.preset.sampling.renoise == "spectral" and self.goes_on_in_its_folder
+        return wanted and self.loaded is not None and self.loaded.meta.get("details") is None
+
+    @property
+    def other(self) -> str | Path | None:
+        """The second data set, chosen in the same way."""
+        resumed = self.loaded.meta.get("other") if self.loaded else None
+        return self.request.other or (str(resumed) if resumed else self.preset.data.other)
+
+
+def resolve_resume(request: Request) -> Start:
+    """Find the checkpoint and settle which settings count.
+
+    Raises:
+        CheckpointError: an explicit checkpoint is absent, damaged or of other settings.
+        UsageError: nothing says what to train.
+    """
+    folder, found, notes = request.out, None, []
+    if request.resume == "auto":
+        folder = folder or runs.newest_run(request.preset.name if request.preset else None)
+        if folder is not None and runs.is_run(folder):
+            latest, skipped = checkpoints.latest(runs.RunFolder(folder).checkpoints)
+            notes = [f"skipped {path.name}: {reason}" for path, reason in skipped]
+            found = latest.path if latest else None
+        if folder is None or not folder.exists():
+            notes.append("nothing to resume: a new run is started")
+    elif request.resume is not None:
+        found, folder = _explicit(Path(request.resume), folder)
+    loaded = None
+    if found is not None:
+        loaded = checkpoints.require(checkpoints.load(found), "ema", "weights", "optimizer")
+    preset, changed = _settle(request, loaded)
+    if changed:
+        notes.append(f"going on with other settings (then != now): {'; '.join(changed)}")
+    return Start(request, preset, folder or runs.new_run_path(preset.name), loaded, tuple(notes))
+
+
+def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
+    """Checkpoint and run folder of an explicit ``--resume PATH``; never falls back to anything else."""
+    if path.is_file():
+        raise CheckpointError(
+            f"cannot resume from {path}: a single file has no optimizer's state",
+            path=path,
+            hint="give a run folder or one of its checkpoints",
+        )
+    if not path.is_dir():
+        raise CheckpointError(f"no run or checkpoint folder at {path}", path=path, hint="nothing was started")
+    if not runs.is_run(path):
+        return path, out or path.absolute().parent.parent
+    steps = checkpoints.list_steps(runs.RunFolder(path).checkpoints)
+    if not steps:
+        raise CheckpointError(f"{path} has no checkpoint to resume from", path=path)
+    return steps[-1], out or path
+
+
+def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset, list[str]]:
+    """The settings that count, and which of training and sampling are not those of the checkpoint."""
+    if loaded is None:
+        if request.preset is None:
+            raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
+        return request.preset, []
+    stored = parse_preset(str(loaded.meta.get("preset", "")), "the checkpoint's preset")
+    wanted = request.preset or (request.adjust(stored) if request.adjust else stored)
+    differing = compare(stored, wanted, _MODEL_SECTIONS)
+    if stored.training.seed != wanted.training.seed:
+        differing.append(f"training.seed: {stored.training.seed} != {wanted.training.seed}")
+    if differing:
+        raise CheckpointError(
+            f"the checkpoint was trained with other settings: {'; '.join(differing[:5])}",
+            hint="leave --preset out to go on with the run's own, or start a new run with --out",
+        )
+    return wanted, compare(stored, wanted, ("training", "sampling"))
+
+
+def check_unchanged(start: Start, fingerprint: str, processes: int) -> None:
+    """Rows 13 and 24 of the fault table: the data set and the number of processes are the checkpoint's.
+
+    Raises:
+        CheckpointError: they are not, and the request does not accept that.
+    """
+    if start.loaded is None:
+        return
+    then = str(start.loaded.meta.get("data"))
+    if then != fingerprint and not start.request.accept_data:
+        raise CheckpointError(
+            f"the data set has changed: fingerprint {then[:12]} at the checkpoint, {fingerprint[:12]} now",
+            hint="restore it, or resume all the same with --accept-changed-data",
+        )
+    world = start.loaded.meta.get("world")
+    if world != processes and not start.request.accept_topology:
+        raise CheckpointError(
+            f"the checkpoint was made by {world} processes, there are {processes} now",
+            hint="resume all the same with --allow-topology-change",
+        )

@@ -1,0 +1,356 @@
+"""A whole training run: folder, data, steps, checkpoints, sample grids, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from ssdiff import checkpoints, images, rng, runs
+from ssdiff.build import build_model, build_process
+from ssdiff.data import ImageSet
+from ssdiff.devices import pick_device, pick_precision
+from ssdiff.distributed import World, join_world
+from ssdiff.errors import Interrupted, SsdiffError
+from ssdiff.pipeline import Pipeline
+from ssdiff.priors.coarse_mixture import CoarseMixture
+from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.process.kinds import Process
+from ssdiff.training.batches import Batches, Place
+from ssdiff.training.compile import require_compiler
+from ssdiff.training.dataset import (
+    check_labels,
+    fit_details,
+    fit_start,
+    mixed_with,
+    portable_source,
+    prepare_on_rank0,
+)
+from ssdiff.training.preview import preview
+from ssdiff.training.resume import Request, Start, check_unchanged, resolve_resume
+from ssdiff.training.trainer import Trainer
+
+EventKind = Literal["start", "step", "log", "checkpoint", "samples", "note"]
+_log = logging.getLogger("ssdiff")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that a watcher of a run may want to show."""
+
+    kind: EventKind
+    step: int
+    text: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended."""
+
+    folder: Path
+    step: int
+    seconds: float
+    grid: Path | None
+    generates: bool
+
+
+def train(
+    request: Request,
+    on_event: Callable[[Event], None] = lambda event: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train to the last step, saving on the way; under torchrun, as one of its processes.
+
+    Args:
+        request: what to train.
+        on_event: told of every step, log line, checkpoint and grid (process 0 only).
+        stop: asked after every step; True saves and ends the run.
+
+    Raises:
+        Interrupted: stopped on request; the run can be resumed.
+        NonFiniteError: loss or gradient not finite; the last checkpoint stays.
+        SsdiffError: whatever else is wrong with the request, its files or the machine.
+    """
+    with join_world(request.device) as world, ExitStack() as stack:
+        start = resolve_resume(request)
+        # First: settings that do not hold together, or need what is not installed, leave no folder.
+        process = build_process(start.preset)
+        if start.preset.training.compile:
+            require_compiler(world.device(pick_device(request.device)))
+        folder = _open_folder(start, world, stack)
+        run = _Run(start, process, folder, world, on_event if world.rank == 0 else lambda event: None)
+        try:
+            return run.go(stop)
+        except SsdiffError as error:
+            state: runs.State = "interrupted" if isinstance(error, Interrupted) else "failed"
+            run.status(state, code=error.code, reason=str(error))
+            raise
+        except BaseException as error:
+            run.status("failed", code=1, reason=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _open_folder(start: Start, world: World, stack: ExitStack) -> runs.RunFolder:
+    """Process 0 makes and locks the run folder; the others wait for it and share its place."""
+    if world.rank == 0:
+        folder = runs.RunFolder.create(
+            start.folder,
+            start.preset.to_toml(),
+            resume=start.request.resume == "auto" or start.goes_on_in_its_folder,
+        )
+        stack.enter_context(folder.lock())
+    if world.size > 1:
+        place = [str(start.folder)]
+        dist.broadcast_object_list(place, src=0)
+        start_folder = Path(place[0])
+    else:
+        start_folder = start.folder
+    return runs.RunFolder(start_folder)
+
+
+class _Run:
+    """The loop of :func:`train` and what it needs to know."""
+
+    def __init__(
+        self,
+        start: Start,
+        process: Process,
+        folder: runs.RunFolder,
+        world: World,
+        notify: Callable[[Event], None],
+    ) -> None:
+        self.start, self.preset, self.process = start, start.preset, process
+        self.folder, self.world, self.notify = folder, world, notify
+        self.trainer: Trainer | None = None
+        self._device = world.device(pick_device(start.request.device))
+        self.grid: Path | None = None
+        self._generation: CoarseMixture | None = None
+        self._details: HighFrequencySpectrum | None = None
+        self._saved = self._drawn = -1
+
+    @property
+    def step(self) -> int:
+        return self.trainer.step if self.trainer else 0
+
+    def status(self, state: runs.State, **more: object) -> None:
+        """Process 0 writes how the run stands; another one only that it failed."""
+        if self.world.rank == 0 or state == "failed":
+            self.folder.write_status(state, self.step, rank=self.world.rank, **more)
+
+    def go(self, stop: Callable[[], bool]) -> Result:
+        settings, began = self.preset.training, time.monotonic()
+        data = self._open_data(stop)
+        trainer = self.trainer = self._build(data)
+        self.status("running", steps=settings.steps)
+        with self._logging():
+            self._announce(data)
+            window = time.monotonic()
+            if self.start.lacks_spectra:
+                self._save(data)  # a finished run gets them, too
+            while trainer.step < settings.steps:
+                trainer.advance()
+                self.notify(Event("step", trainer.step))
+                if trainer.step % settings.log_every == 0 or trainer.step == settings.steps:
+                    window = self._record(time.monotonic() - window)
+                stopping = self._agree(stop())
+                if (
+                    trainer.step % settings.checkpoint_every == 0
+                    or trainer.step == settings.steps
+                    or stopping
+                ):
+                    self._save(data)
+                if stopping and trainer.step < settings.steps:
+                    raise Interrupted(
+                        f"stopped at step {trainer.step}, saved in {self.folder.path}",
+                        hint=f"go on with --resume {shlex.quote(str(self.folder.path))}",
+                    )
+                if settings.sample_every and trainer.step % settings.sample_every == 0:
+                    self._draw(data, stop)
+            self._draw(data, lambda: False)
+        self.status("finished", steps=settings.steps)
+        seconds = time.monotonic() - began
+        return Result(self.folder.path, trainer.step, seconds, self.grid, self.preset.generates)
+
+    def _open_data(self, stop: Callable[[], bool]) -> ImageSet:
+        """The training set; what the process needs of data is completed from it and the second set."""
+
+        def progress(done: int, total: int) -> None:
+            self.notify(Event("note", 0, "data", {"done": done, "total": total}))
+            if stop():
+                raise Interrupted("stopped while preparing data", hint="run the same command again")
+
+        preset, start = self.preset, self.start
+        data = prepare_on_rank0(start.source, preset, self.world, progress)
+        check_labels(data, preset)
+        check_unchanged(start, data.fingerprint, self.world.size)
+        degradation = preset.process.degradation
+        if degradation is not None and degradation.kind == "animorph":
+            other = prepare_on_rank0(start.other, preset, self.world, progress, "--with")
+            self.process = build_process(preset, other=mixed_with(other.images, preset.training.seed))
+        self._generation = fit_start(preset, self.process, data.images)
+        if self.world.rank == 0:  # which saves and draws
+            self._details = fit_details(preset, self.process, data.images)
+        return data
+
+    def _build(self, data: ImageSet) -> Trainer:
+        preset, settings = self.preset, self.preset.training
+        place = Place(self.world.rank, self.world.size, settings.batch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.derive(settings.seed, "train/weights") >> 1)
+            model = build_model(preset)
+        model.to(self._device)
+        if self._device.type != "mps":
+            model.to(memory_format=torch.channels_last)
+        batches = Batches(
+            data.images,
+            data.labels,
+            self._device,
+            place,
+            settings.seed,
+            flip=preset.data.flip,
+            classes=preset.model.classes,
+            label_dropout=settings.label_dropout,
+        )
+        trainer = Trainer(
+            settings,
+            self.process,
+            model,
+            batches,
+            place,
+            precision=pick_precision(settings.precision, self._device),
+            predict=preset.process.predict,
+        )
+        if self.start.loaded is not None:
+            trainer.restore(self.start.loaded.step, self.start.loaded.tensors)
+        if self.world.rank == 0:
+            self.folder.truncate_metrics(trainer.step)
+            for path in checkpoints.set_aside(self.folder.checkpoints, trainer.step):
+                self._tell(Event("note", trainer.step, f"kept a later checkpoint as {path.name}"))
+        return trainer
+
+    def _announce(self, data: ImageSet) -> None:
+        for note in self.start.notes:
+            self._tell(Event("note", self.step, note))
+        if self.preset.training.compile:
+            self._tell(
+                Event("note", self.step, "the first step of each pair of resolutions waits for the compiler")
+            )
+        parameters = sum(weight.numel() for weight in self._trainer.model.parameters())
+        values = {
+            "folder": str(self.folder.path),
+            "images": len(data),
+            "parameters": parameters,
+            "steps": self.preset.training.steps,
+            "resumed": self.start.loaded is not None,
+            "skipped": len(data.skipped),
+        }
+        verb = f"resumed at step {self.step}" if values["resumed"] else "started"
+        self._tell(
+            Event(
+                "start", self.step, f"{verb}: {self.preset.name}, {len(data)} images of {data.source}", values
+            )
+        )
+
+    def _record(self, seconds: float) -> float:
+        """One line of metrics.jsonl; returns the time from which the next one counts."""
+        trainer, place = self._trainer, self.preset.training
+        averages = trainer.averages()
+        shown = averages.steps * place.batch * place.grad_accum_steps * self.world.size
+        values = {
+            "step": trainer.step,
+            "loss": averages.loss,
+            "loss_by_resolution": averages.by_resolution,
+            "grad_norm": averages.grad_norm,
+            "images": trainer.step * place.batch * place.grad_accum_steps * self.world.size,
+            "images_per_second": shown / max(seconds, 1e-9),
+            "seconds": seconds,
+        }
+        if self.world.rank == 0:
+            self.folder.append_metrics(values)
+        self.notify(Event("log", trainer.step, f"loss {averages.loss:.4f}", values))
+        return time.monotonic()
+
+    def _save(self, data: ImageSet) -> None:
+        trainer = self._trainer
+        tensors = trainer.state()  # on every process, so that all learn of a gradient that is not finite
+        if self.world.rank == 0 and self._saved != trainer.step:
+            meta = {
+                "preset": self.preset.to_toml(),
+                "class_names": list(data.class_names),
+                "data": data.fingerprint,
+                "source": portable_source(self.start.source),
+                "other": portable_source(self.start.other),
+                "world": self.world.size,
+                "start": self._generation.to_json() if self._generation else None,
+                "details": self._details.to_json() if self._details else None,
+                "torch": torch.__version__,
+            }
+            path = checkpoints.save(
+                self.folder.checkpoints,
+                trainer.step,
+                tensors,
+                meta,
+                keep=self.preset.training.max_checkpoints,
+            )
+            self._tell(Event("checkpoint", trainer.step, f"saved {path.name}"))
+        self._saved = trainer.step
+        self.world.barrier()
+
+    def _draw(self, data: ImageSet, stop: Callable[[], bool]) -> None:
+        """A picture by the averaged weights; the same images each time, so that pictures compare."""
+        if self.world.rank == 0 and self._drawn != self.step:
+            trainer = self._trainer
+            precision = pick_precision(self.preset.training.precision, self._device)
+            pipeline = Pipeline(
+                self.preset,
+                trainer.process,
+                trainer.ema,
+                data.class_names,
+                step=trainer.step,
+                precision=precision,
+                start=self._generation,
+                details=self._details,
+            )
+            picture = preview(pipeline, data.images, stop)
+            if picture is not None:
+                self.grid = self.folder.samples / f"step-{trainer.step:08d}.png"
+                images.save_image(picture, self.grid, overwrite=True)
+                self._tell(Event("samples", trainer.step, str(self.grid)))
+        self._drawn = self.step
+        self.world.barrier()
+
+    def _agree(self, stopping: bool) -> bool:
+        """True on every process as soon as one of them was asked to stop."""
+        return self.world.any(stopping)
+
+    def _tell(self, event: Event) -> None:
+        if self.world.rank == 0:
+            _log.info("step %d: %s %s", event.step, event.kind, event.text)
+        self.notify(event)
+
+    def _logging(self) -> ExitStack:
+        """train.log receives what ssdiff logs while the run lasts."""
+        stack = ExitStack()
+        if self.world.rank == 0:
+            handler = logging.FileHandler(self.folder.log, encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            _log.addHandler(handler)
+            _log.setLevel(logging.INFO)
+            stack.callback(handler.close)
+            stack.callback(_log.removeHandler, handler)
+            _log.info("preset %s, %s", self.preset.name, self.start.request)
+        return stack
+
+    @property
+    def _trainer(self) -> Trainer:
+        assert self.trainer is not None, "the run has begun"
+        return self.trainer

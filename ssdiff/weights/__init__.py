@@ -1,0 +1,1 @@
+"""Weights out of runs, checkpoints and files, trusted or not."""

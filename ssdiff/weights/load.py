@@ -1,0 +1,118 @@
+"""Pipelines from files: runs, checkpoints, exported models, the authors' weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssdiff.build import build_model, build_process
+from ssdiff.config import Preset
+from ssdiff.config.load import load_preset, override
+from ssdiff.devices import pick_device, pick_precision
+from ssdiff.errors import CheckpointError
+from ssdiff.models import official
+from ssdiff.pipeline import Pipeline
+from ssdiff.priors.coarse_mixture import CoarseMixture
+from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.weights import single_file
+from ssdiff.weights.untrusted import read_weights
+
+
+def load(
+    source: str | Path, *, weights: str = "ema", device: str = "auto", precision: str = "auto"
+) -> Pipeline:
+    """A pipeline from a run folder, one of its checkpoints, or an exported ``.safetensors`` file.
+
+    Args:
+        source: path.
+        weights: ``ema`` (averaged) or ``raw``; an exported file holds averaged ones only.
+        device: see :func:`ssdiff.devices.pick_device`.
+        precision: ``auto``, ``fp32`` or ``bf16`` for the network.
+
+    Raises:
+        CheckpointError: absent, damaged, or not of the model that its own preset describes.
+    """
+    stored = single_file.read(Path(source), weights)
+    place = pick_device(device)
+    pipeline = assemble(stored.preset, stored.weights, place, pick_precision(precision, place))
+    pipeline.class_names, pipeline.origin, pipeline.step = stored.class_names, stored.origin, stored.step
+    pipeline.start = None if stored.start is None else CoarseMixture.from_json(stored.start)
+    if stored.details is not None and isinstance(pipeline.process, GaussianProcess):
+        pipeline.details = HighFrequencySpectrum.from_json(stored.details)
+        pipeline.details.check(pipeline.process, stored.preset.data.channels)
+    return pipeline
+
+
+def import_official(
+    source: Mapping[str, Tensor] | str | Path,
+    preset: Preset | str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Pipeline:
+    """A pipeline from weights in the layout of the authors' code [SSD] or of guided-diffusion's UNet.
+
+    No spectra of training images come with them, so a preset's ``sampling.renoise`` becomes ``"predicted"``.
+
+    Args:
+        source: a state dict, or a file of one (``.pt`` files are read through the guard of
+            :func:`ssdiff.weights.untrusted.read_weights`).
+        preset: the settings that the weights were trained with, e.g. ``"celeba64"``.
+        device: as in :func:`load`.
+        precision: as in :func:`load`.
+
+    Raises:
+        CheckpointError: not such weights, or of another architecture; names keys and shapes.
+    """
+    state = source if isinstance(source, Mapping) else read_weights(Path(source))
+    settings = preset if isinstance(preset, Preset) else load_preset(preset)
+    settings = override(settings, {"sampling.renoise": "none"})
+    place = pick_device(device)
+    with torch.device("meta"):
+        outline = build_model(settings)
+    weights = official.convert(state, outline)
+    pipeline = assemble(settings, weights, place, pick_precision(precision, place))
+    pipeline.origin = "official weights" if isinstance(source, Mapping) else f"official weights {source}"
+    return pipeline
+
+
+def assemble(
+    preset: Preset, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Pipeline:
+    """A pipeline from a preset and the weights of its model."""
+    with torch.device("meta"):
+        model = build_model(preset)
+    _check_weights(model.state_dict(), weights)
+    # The device's own copy, never the memory-mapped file: weights outlive the file they came from.
+    moved = {name: value.to(device, torch.float32, copy=True) for name, value in weights.items()}
+    model.load_state_dict(moved, assign=True)
+    model.requires_grad_(False).eval()
+    if device.type != "mps":
+        model.to(memory_format=torch.channels_last)
+    return Pipeline(preset, build_process(preset), model, precision=dtype)
+
+
+def _check_weights(expected: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
+    """Row 21 of the fault table: what differs, named."""
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    shapes = [
+        f"{name} is {tuple(found[name].shape)}, the preset needs {tuple(expected[name].shape)}"
+        for name in expected.keys() & found.keys()
+        if expected[name].shape != found[name].shape
+    ]
+    problems = sorted(shapes)[:1]
+    problems += [
+        f"{len(names)} weights {word}, e.g. {names[0]}"
+        for word, names in (("missing", missing), ("unknown", extra))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"the weights do not fit the preset: {'; '.join(problems)}",
+            hint="give the preset that the weights were trained with",
+        )

@@ -1,0 +1,183 @@
+"""Where trained models are kept: weights out of run folders and checkpoints, and single-file models.
+
+A single-file model is a safetensors file whose metadata holds the preset (TOML), so that it needs nothing
+beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ssdiff import checkpoints
+from ssdiff.config import Preset
+from ssdiff.config.load import parse_preset
+from ssdiff.errors import CheckpointError, PresetError, UsageError
+from ssdiff.images import write_atomic
+from ssdiff.runs import RunFolder, is_run
+
+FORMAT = 1
+_FILES = {"ema": "ema", "raw": "weights"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Weights with what is needed to use them.
+
+    Attributes:
+        start: where generation begins, as :meth:`ssdiff.priors.coarse_mixture.CoarseMixture.to_json` gives
+            it.
+        details: spectra, as :meth:`ssdiff.priors.high_frequency.HighFrequencySpectrum.to_json` gives them.
+    """
+
+    preset: Preset
+    weights: dict[str, Tensor]
+    class_names: tuple[str, ...]
+    origin: str
+    step: int | None
+    start: object = None
+    details: object = None
+
+
+def bundled() -> Path:
+    """The small model that ships with the package, trained with the preset shapes32."""
+    return Path(str(resources.files("ssdiff") / "assets" / "shapes32.safetensors"))
+
+
+def read(path: Path, weights: str = "ema") -> Stored:
+    """Weights from a run folder (its newest verified checkpoint), a checkpoint folder or a single-file model.
+
+    Args:
+        path: what to read.
+        weights: ``ema`` or ``raw``; a single-file model holds only the former.
+
+    Raises:
+        CheckpointError: absent, damaged or of another kind.
+        UsageError: ``weights`` is neither.
+    """
+    if weights not in _FILES:
+        raise UsageError(f"unknown weights {weights!r}", hint=f"choose one of {', '.join(_FILES)}")
+    if not path.exists():
+        raise CheckpointError(
+            f"no run or checkpoint at {path}", path=path, hint="check the path given to --ckpt"
+        )
+    if path.is_file():
+        if weights == "raw":
+            raise CheckpointError(f"{path} holds averaged weights only", path=path, hint="use --weights ema")
+        return _read_file(path)
+    folder = newest_checkpoint(path) if is_run(path) else path
+    loaded = checkpoints.load(folder, [_FILES[weights]])
+    preset = _preset(str(loaded.meta.get("preset", "")), folder)
+    names = loaded.meta.get("class_names")
+    class_names = tuple(str(name) for name in names) if isinstance(names, list) else ()
+    origin = f"{path}, step {loaded.step}"
+    start, details = loaded.meta.get("start"), loaded.meta.get("details")
+    return Stored(preset, loaded.tensors[_FILES[weights]], class_names, origin, loaded.step, start, details)
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest verified checkpoint of a run.
+
+    Raises:
+        CheckpointError: if there is none; says what is wrong with those that are there.
+    """
+    found, skipped = checkpoints.latest(RunFolder(run).checkpoints)
+    if found is None:
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped) or "none was saved"
+        raise CheckpointError(f"no usable checkpoint in {run} ({reasons})", path=run)
+    return found.path
+
+
+def export(
+    path: Path,
+    preset: Preset,
+    weights: Mapping[str, Tensor],
+    *,
+    class_names: tuple[str, ...] = (),
+    step: int | None = None,
+    start: object = None,
+    details: object = None,
+    note: str = "",
+    dtype: torch.dtype = torch.float32,
+    overwrite: bool = False,
+) -> None:
+    """Write a single-file model.
+
+    Args:
+        path: ends in ``.safetensors``.
+        preset: the model's settings.
+        weights: its averaged weights.
+        class_names: names of its labels.
+        step: training steps behind it.
+        start: as in :class:`Stored`.
+        details: likewise.
+        note: how it was made, e.g. the command.
+        dtype: of the stored weights; halves shrink the file, computing stays in float32.
+        overwrite: replace a file that exists.
+    """
+    metadata = {
+        "ssdiff": str(FORMAT),
+        "preset": preset.to_toml(),
+        "class_names": json.dumps(list(class_names)),
+        "step": "" if step is None else str(step),
+        "start": json.dumps(start),
+        "details": json.dumps(details),
+        "note": note,
+    }
+    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in weights.items()}
+    write_atomic(path, save(tensors, metadata), overwrite=overwrite)
+
+
+def _read_file(path: Path) -> Stored:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a model file: {error}",
+            path=path,
+            hint="authors' .pt files are read by `ssdiff import`",
+        ) from None
+    found = metadata.get("ssdiff")
+    if found is None:
+        raise CheckpointError(
+            f"{path} holds weights without a preset",
+            path=path,
+            hint="convert it with `ssdiff import --preset NAME`",
+        )
+    if found != str(FORMAT):
+        raise CheckpointError(f"{path} has format {found}, this version reads {FORMAT}", path=path)
+    try:
+        names = tuple(str(name) for name in json.loads(metadata.get("class_names", "[]")))
+        start, details = (json.loads(metadata.get(name, "null")) for name in ("start", "details"))
+    except (ValueError, TypeError):
+        raise CheckpointError(
+            f"{path} has damaged class names, terminal prior or spectra", path=path
+        ) from None
+    step = metadata.get("step", "")
+    origin = f"{path}{': ' + metadata['note'] if metadata.get('note') else ''}"
+    return Stored(
+        _preset(metadata.get("preset", ""), path),
+        weights,
+        names,
+        origin,
+        int(step) if step.isdigit() else None,
+        start,
+        details,
+    )
+
+
+def _preset(text: str, path: Path) -> Preset:
+    try:
+        return parse_preset(text, f"the preset in {path}")
+    except PresetError as error:
+        raise CheckpointError(str(error), path=path) from None

@@ -1,0 +1,299 @@
+"""The planner: statistics, closed-form chains against simulation, the search, the command."""
+
+import csv
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import TINY
+from PIL import Image
+from torch.testing import assert_close
+
+from ssdiff import rng
+from ssdiff.analysis.data_moments import measure
+from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
+from ssdiff.analysis.schedule_search import Outcome, Search, Setting, chain_flops, chain_of, front, mean_flops
+from ssdiff.build import build_process, build_states
+from ssdiff.config.load import load_preset
+from ssdiff.errors import DataError, PresetError, ProcessError
+from ssdiff.operators import matrices
+from ssdiff.sampling import gaussian
+
+SIDES = (8, 4)
+PATHS = {(8, 8): 100, (4, 8): 120, (4, 4): 30}
+
+
+def images(count=400, side=8, seed=0):
+    """Stationary smooth grey images, (N, 1, side, side)."""
+    generator = torch.Generator().manual_seed(seed)
+    white = torch.randn(count, 1, side, side, dtype=torch.float64, generator=generator)
+    frequency = torch.arange(side, dtype=torch.float64)
+    fade = 0.5 / (1 + frequency[:, None].square() + frequency.square())
+    basis = matrices.dct(side)
+    return basis.mT @ (fade.sqrt() * white) @ basis + 0.2
+
+
+def preset(**process):
+    small = {"data.size": 8, "process.T": 20, "process.levels": 2, "process.snr_preserving": 1.0}
+    small |= {"model.multipliers": [1, 2], "model.width": 8, "model.heads": 1, "model.attention": []}
+    small |= {"process.resolution": {"kind": "log_snr", "at": [-1.0]}, "sampling.steps": 10}
+    return load_preset("celeba64", {**small, **{f"process.{key}": value for key, value in process.items()}})
+
+
+def ddpm():
+    return preset(kind="ddpm", levels=1, snr_preserving=0.0, resolution={"kind": "convex_decay"})
+
+
+def by_area():
+    return preset(resize="area")
+
+
+def test_statistics_are_those_of_the_whole_set():
+    x = images()
+    model = measure(x.split(150), SIDES, covariance=True)
+    flat = x.flatten(1)
+    assert_close(model.covariance, torch.cov(flat.mT, correction=0))
+    basis = matrices.dct(8)
+    assert_close(model.spectra[8], (basis @ x @ basis.mT)[:, 0].var(0, correction=0))
+    small = torch.nn.functional.interpolate(x, 4, mode="bilinear", antialias=True)
+    basis = matrices.dct(4)
+    assert_close(model.spectra[4], (basis @ small @ basis.mT)[:, 0].var(0, correction=0))
+    assert model.total == pytest.approx(float(model.covariance.trace()))
+    assert model.octaves == {
+        8: pytest.approx(float(model.spectra[8].sum() - model.spectra[8][:4, :4].sum()) / 64)
+    }
+
+
+def test_colours_count_by_their_luma():
+    colour = torch.rand(20, 3, 8, 8, dtype=torch.float64)
+    luma = (colour * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]).sum(
+        1, keepdim=True
+    )
+    ours, theirs = (measure([x], SIDES, covariance=False) for x in (colour, luma))
+    assert_close(ours.spectra[8], theirs.spectra[8])
+    assert ours.covariance is None
+    with pytest.raises(ProcessError, match="needs the covariance"):
+        ExactChains(ours)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 1, 8, 8), torch.zeros(5, 1, 8, 8)])
+def test_nothing_to_measure(x):
+    with pytest.raises(DataError, match=r"at least 2|all equal"):
+        measure([x], SIDES, covariance=False)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("make", [preset, by_area, ddpm])
+def test_the_closed_form_is_what_the_sampler_does(make, eta):
+    """The output of the real sampler with the linear MMSE denoiser, on many images of noise."""
+    model = measure([images(4000)], SIDES, covariance=True)
+    process = build_process(make())
+    states = process.states
+    chain = chain_of(states, 6)
+    covariance = model.covariance
+
+    def resize(t):
+        eye = torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)
+        return process.degrade(eye, t).flatten(1).mT
+
+    def predict(x, t):
+        now, small, large = states[t], resize(t), resize(t - 1)
+        own = now.signal**2 * small @ covariance @ small.mT
+        own.diagonal().add_(now.sigma**2)
+        weight = now.signal * torch.linalg.solve(own, small @ covariance @ large.mT).mT
+        return (x.flatten(1) @ weight.mT).reshape(len(x), 1, *states[t - 1].size)
+
+    numbers = torch.arange(20_000)
+
+    def noise(t, shape):
+        return rng.normal(5, numbers, t, shape).double()
+
+    start = states[process.T].sigma * noise(process.T, (1, *states[process.T].size))
+    *_, (_, x) = gaussian.sample(predict, process, start, chain, noise, eta=eta, second_order=False)
+    found = torch.cov(x.flatten(1).mT)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
+    overlap = torch.linalg.eigvalsh(root @ found @ root).clamp_min(0).sqrt().sum()
+    simulated = float(covariance.trace() + found.trace() - 2 * overlap) / model.total
+    exact = ExactChains(model).distance(process, chain, eta)
+    assert exact == pytest.approx(simulated, rel=0.1, abs=2e-3)
+    assert exact > 1e-3
+
+
+@pytest.mark.parametrize("steps", [3, 20])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize(("make", "near"), [(ddpm, 0.02), (preset, 0.2), (by_area, 0.2)])
+def test_the_approximation_is_near_for_stationary_data(make, near, steps, eta):
+    process = build_process(make())
+    model = measure([images(50_000)], SIDES, covariance=True, resize=process.resize_matrix)
+    exact = ExactChains(model).distance(process, chain := chain_of(process.states, steps), eta)
+    assert spectral_distance(model, process.states, chain, eta) == pytest.approx(exact, rel=near)
+
+
+def test_matched_noise_by_area_is_the_full_process_seen_at_a_smaller_size():
+    """White noise stays white, so a change loses nothing that the smaller image tells."""
+    process, full = build_process(by_area()), build_process(ddpm())
+    change = next(t for t in range(1, 21) if process.states[t].size == (4, 4))
+    for t in range(change, 19):  # the last ones are noisier, down to final_snr
+        ours, theirs, rows = process.states[t], full.states[t], matrices.area(8, 4)
+        covariance = theirs.sigma**2 * torch.kron(rows @ rows.mT, rows @ rows.mT) / theirs.signal**2
+        assert_close(covariance, (ours.sigma / ours.signal) ** 2 * torch.eye(16, dtype=torch.float64))
+    x = images(3)
+    reduced = process.reduction((4, 4)).apply(x)
+    assert_close(reduced, torch.nn.functional.avg_pool2d(x, 2))
+
+
+def test_one_step_from_pure_noise_gives_the_mean_alone():
+    """x_0 = E[x_0 | x_T] of hardly any signal: the distance is almost the whole variance."""
+    model = measure([images()], SIDES, covariance=True)
+    process = build_process(ddpm())
+    for value in (
+        spectral_distance(model, process.states, [20, 0], 0.0),
+        ExactChains(model).distance(process, [20, 0], 0.0),
+    ):
+        assert 0.9 < value < 1
+
+
+def test_costs():
+    states = build_states(preset())
+    counts = [(b.resolution, a.resolution) for a, b in itertools.pairwise(states)]
+    expected = sum(PATHS[path] for path in counts) / 20
+    assert mean_flops(states, PATHS) == pytest.approx(expected)
+    chain = chain_of(states, 20)
+    assert chain == list(range(20, -1, -1))
+    assert chain_flops(states, chain, PATHS) == pytest.approx(20 * expected)
+
+
+def test_the_search_finds_the_best_affordable_schedule():
+    model = measure([images()], SIDES, covariance=False)
+    settings = [Setting(5, 0.0), Setting(10, 1.0)]
+    search = Search(
+        model,
+        lambda at: build_states(preset(resolution={"kind": "log_snr", "at": list(at)})),
+        settings,
+        PATHS,
+    )
+    told = []
+    best = search.best(1, 80.0, told.append)
+    assert best.flops <= 80 and told == sorted(told) and len(search.tried) > 10
+    affordable = [outcome for outcome in search.tried if outcome.flops <= 80]
+    assert best.distance == min(outcome.distance for outcome in affordable)
+    logs = [
+        math.log(spectral_distance(model, states, chain_of(states, one.steps), one.eta))
+        for states in [build_states(preset(resolution={"kind": "log_snr", "at": list(best.at)}))]
+        for one in settings
+    ]
+    assert best.distance == pytest.approx(math.exp(sum(logs) / 2))
+    with pytest.raises(ProcessError, match="raise --budget"):
+        search.best(1, 1.0)
+
+
+@pytest.mark.parametrize("kind", [PresetError, ProcessError])
+def test_thresholds_that_make_no_schedule_are_left_out(kind):
+    def states(at):
+        if at[0] < -1.5:
+            raise kind("a change is never reached")
+        return build_states(preset(resolution={"kind": "log_snr", "at": list(at)}))
+
+    search = Search(measure([images()], SIDES, covariance=False), states, [Setting(5, 0.0)], PATHS)
+    assert search.best(1, 120.0).at[0] >= -1.5
+    assert all(outcome.at[0] >= -1.5 for outcome in search.tried)
+
+
+def test_the_front_has_no_schedule_that_a_cheaper_one_beats():
+    found = [Outcome((), distance, flops) for flops, distance in ((1, 9), (2, 4), (3, 6), (4, 2), (4, 3))]
+    assert [(one.flops, one.distance) for one in front(found)] == [(1, 9), (2, 4), (4, 2)]
+
+
+@pytest.fixture
+def plan(result, tmp_path):
+    def call(*more):
+        small = ("--preset", TINY, "--set", "process.snr_preserving=1.0")
+        small += ("--set", 'process.resolution={kind="log_snr", at=[-1.0]}')
+        return result("eval", "schedule", *small, "--images", 300, "--out", tmp_path / "plan", *more)
+
+    return call
+
+
+def test_the_command(plan, result, tmp_path):
+    values = plan("--steps", "3,6", "--eta", "0,1", "--budget", 0.7, "--exact")
+    names = [row["schedule"] for row in values["rows"]]
+    assert names[0] == "DDPM" and names[1] == "published, 2 levels" and names[-1] == "matched, planned"
+    full, planned = values["rows"][0], values["rows"][-1]
+    assert planned["gflops_a_step"] <= 0.7 * full["gflops_a_step"]
+    assert [(part["steps"], part["eta"]) for part in planned["settings"]] == [(3, 0), (3, 1), (6, 0), (6, 1)]
+    assert all(part["exact_distance"] > 0 for row in values["rows"] for part in row["settings"])
+    with open(tmp_path / "plan/schedule.csv", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4 * len(names)
+    assert float(lines[-1]["distance"]) == planned["settings"][-1]["distance"]
+    assert Image.open(tmp_path / "plan/schedule.png").width > 500
+    made = load_preset(tmp_path / "plan/planned.toml")
+    assert list(made.process.resolution.at) == values["planned"] and made.process.snr_preserving == 1
+    assert made.process.resize == "area"
+    assert result("train", "--preset", tmp_path / "plan/planned.toml", "--dry-run", "--device", "cpu")
+
+
+def test_bars_on_a_terminal(plan, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich's word for one
+    assert plan("--steps", 3, "--no-exact")["rows"]
+
+
+def test_published_schedules_are_judged_by_their_own_resize(plan):
+    """Whatever the preset's."""
+    own, area = (
+        plan("--steps", 3, "--overwrite", "--set", f"process.resize={name}") for name in ("bilinear", "area")
+    )
+    rows = [{row["schedule"]: row["settings"] for row in found["rows"]} for found in (own, area)]
+    for name in ("DDPM", "published, 2 levels", "matched, planned"):
+        assert rows[0][name] == rows[1][name]
+    assert rows[0]["matched, tiny"] != rows[1]["matched, tiny"]
+
+
+def test_added_details_count_but_are_not_planned_with(plan):
+    """Random details are as good as true ones for Gaussian data: a plan with them would have nothing else."""
+    without, added = (
+        plan("--steps", 10, "--no-exact", "--overwrite", "--set", f"sampling.renoise={details}")
+        for details in ("predicted", "spectral")
+    )
+    assert without["planned"] == added["planned"]
+    for name in ("DDPM", "published, 2 levels"):
+        assert [row for row in without["rows"] if row["schedule"] == name] == [
+            row for row in added["rows"] if row["schedule"] == name
+        ]
+    ours = [values["rows"][-1]["settings"][0]["distance"] for values in (without, added)]
+    assert ours[0] != ours[1]
+
+
+def test_existing_files_stay(plan, ssdiff, tmp_path):
+    plan("--steps", 3, "--no-exact")
+    before = (tmp_path / "plan/schedule.csv").read_bytes()
+    code, _, err = ssdiff("eval", "schedule", "--preset", TINY, "--steps", 3, "--out", tmp_path / "plan")
+    assert code == 2 and "--overwrite" in err
+    assert (tmp_path / "plan/schedule.csv").read_bytes() == before
+    assert plan("--steps", 4, "--no-exact", "--overwrite")["rows"][0]["settings"][0]["exact_distance"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--preset", "ddpm-celeba64"), 2, "no resolution transitions to plan"),
+        (("--preset", "cold-mask-cifar10"), 2, "no resolution transitions to plan"),
+        (("--budget", 0), 2, "--budget"),
+        (("--budget", 1.5), 2, "--budget"),
+        (("--budget", 0.01), 2, "raise --budget"),
+        (("--images", 1), 2, "--images"),
+        (("--steps", "0"), 2, "--steps must be whole numbers within 1..1000"),
+        (("--steps", "5,x"), 2, "numbers between commas"),
+        (("--eta", "1.5"), 2, "--eta must be within 0..1"),
+        (("--preset", "celeba128", "--exact"), 2, "--exact goes up to 64 px"),
+        (("--data", "gone"), 3, "no data set"),
+    ],
+)
+def test_refusals(ssdiff, tmp_path, options, code, message):
+    out = tmp_path / "out"
+    small = () if "--preset" in options or "--steps" in options else ("--preset", TINY, "--steps", 2)
+    done, _, err = ssdiff("eval", "schedule", *small, *options, "--out", out)
+    assert done == code and message in err
+    assert not list(out.glob("*"))

@@ -1,0 +1,603 @@
+"""Sources of images and the prepared cache."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import json
+import os
+import resource
+import struct
+import sys
+import types
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssdiff.data import DATA_NAMES, cache_root, evenly, open_data, prepared, sources
+from ssdiff.data.shapes import draw
+from ssdiff.errors import DataError, ResourceError, UsageError
+
+
+def png(seed, size=8, mode="RGB"):
+    shape = (size, size, 3) if mode == "RGB" else (size, size)
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def fill(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def pack(path, files, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def load(cache):
+    def load(source, **options):
+        return open_data(source, **{"size": 8, "channels": 3, "cache": cache, **options})
+
+    return load
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a file was decoded")
+
+    return lambda: monkeypatch.setattr(sources.Fit, "decode", refuse)
+
+
+# Folders
+
+
+def test_a_folder_is_searched_and_sorted(tmp_path, load):
+    names = ["b.PNG", "a.png", "sub/deep/c.Png", "Z.png"]
+    folder = fill(tmp_path / "set", {name: png(k) for k, name in enumerate(names)})
+    fill(folder, {"notes.txt": b"x", ".hidden.png": b"x", ".git/x.png": b"x", "__MACOSX/x.png": b"x"})
+    data = load(folder)
+    assert len(data) == 4 and data.images.dtype == np.uint8 and not data.images.flags.writeable
+    for row, name in enumerate(sorted(names)):
+        expected = np.asarray(Image.open(io.BytesIO(png(names.index(name))))).transpose(2, 0, 1)
+        assert (data.images[row] == expected).all()
+    assert data.labels is None and data.class_names == () and data.source == str(folder.resolve())
+
+
+def test_links_are_followed_and_loops_end(tmp_path, load):
+    folder = fill(tmp_path / "set", {"a/1.png": png(1)})
+    fill(tmp_path / "other", {"2.png": png(2)})
+    (folder / "a" / "loop").symlink_to(folder)
+    (folder / "b").symlink_to(tmp_path / "other")
+    (folder / "broken.png").symlink_to(tmp_path / "nowhere")
+    assert len(load(folder)) == 2
+
+
+def test_batches_gather_rows(tmp_path, load):
+    data = load(fill(tmp_path / "set", {f"{k}.png": png(k) for k in range(5)}))
+    batch = data.batch(torch.tensor([3, 0, 3]))
+    assert batch.dtype == torch.uint8 and batch.shape == (3, 3, 8, 8)
+    assert torch.equal(batch[0], batch[2]) and (batch[1].numpy() == data.images[0]).all()
+    batch.zero_()
+    assert data.images.any()
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("names", "classes", "labels"),
+    [
+        (["cat/1.png", "dog/1.png", "cat/x/2.png"], ("cat", "dog"), [0, 0, 1]),
+        (["all/cat/1.png", "all/dog/1.png"], ("cat", "dog"), [0, 1]),
+        (["cat/1.png", "dog/1.png", "3.png"], (), None),
+        (["cat/1.png", "cat/2.png"], (), None),
+        (["1.png"], (), None),
+    ],
+)
+def test_folders_side_by_side_are_classes(kind, names, classes, labels, tmp_path, load):
+    files = {name: png(0) for name in names}
+    data = load(fill(tmp_path / "set", files) if kind == "folder" else pack(tmp_path / "set.zip", files))
+    assert data.class_names == classes
+    assert (None if data.labels is None else data.labels.tolist()) == labels
+    assert data.labels is None or data.labels.dtype == np.int64
+
+
+def test_any_image_becomes_the_wanted_size_and_channels(tmp_path, load):
+    folder = fill(tmp_path / "set", {"grey.png": png(0, 20, "L"), "small.png": png(1, 3), "same.png": png(2)})
+    assert load(folder, channels=1).images.shape == (3, 1, 8, 8)
+    data = load(folder)
+    assert data.images.shape == (3, 3, 8, 8)
+    assert (data.images[0, 0] == data.images[0, 2]).all()  # grey.png comes first
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "other files", "empty zip"])
+def test_missing_and_empty_sources(kind, tmp_path, load):
+    source = tmp_path / "set"
+    if kind == "empty zip":
+        source = pack(tmp_path / "set.zip", {"a.txt": b""})
+    elif kind != "missing":
+        fill(source, {"a.txt": b""} if kind == "other files" else {})
+        source.mkdir(exist_ok=True)
+    with pytest.raises(DataError, match=str(source)) as caught:
+        load(source)
+    assert caught.value.code == 3
+    assert kind == "missing" or ".jpeg" in str(caught.value)
+
+
+def test_names_are_suggested_and_settings_checked(tmp_path, load):
+    with pytest.raises(DataError, match=r"did you mean fashion-mnist\?.*shapes"):
+        load("fashion-mist")
+    with pytest.raises(DataError, match="no zip"):
+        load(fill(tmp_path, {"x.png": png(0)}) / "x.png")
+    for bad in ({"size": 0}, {"channels": 4}, {"background": 2.0}, {"corrupt": "ignore"}):
+        with pytest.raises(UsageError):
+            load("shapes", **bad)
+
+
+# Unreadable files
+
+
+def test_the_first_bad_file_is_named(tmp_path, load, cache):
+    folder = fill(tmp_path / "set", {f"{k}.png": png(k) for k in range(4)})
+    fill(folder, {"2.png": png(2)[:60], "3.png": b"no image"})
+    with pytest.raises(DataError, match=r"2\.png.*corrupt") as caught:
+        load(folder)
+    assert caught.value.path.endswith("2.png")
+    assert not [path for path in (cache / "prepared").iterdir() if path.is_dir()]
+
+
+def test_few_bad_files_can_be_skipped(tmp_path, load):
+    files = {f"{'ab'[k % 2]}/{k:03}.png": png(k) for k in range(120)}
+    folder = fill(tmp_path / "set", {**files, "b/003.png": b"bad"})
+    data = load(folder, corrupt="skip")
+    assert len(data) == len(data.labels) == 119 and np.bincount(data.labels).tolist() == [60, 59]
+    ((name, reason),) = data.skipped
+    assert name.endswith("b/003.png") and "not an image" in reason
+    again = load(folder, corrupt="skip")
+    assert again.skipped == data.skipped and again.fingerprint == data.fingerprint
+    with pytest.raises(DataError, match=r"b/003\.png"):
+        load(folder)
+    fill(folder, {"a/000.png": b"bad"})
+    with pytest.raises(DataError, match=r"2 of 120 files.*more than 1%"):
+        load(folder, corrupt="skip")
+    with pytest.raises(DataError, match="no readable image"):
+        load(fill(tmp_path / "single", {"1.png": b"bad"}), corrupt="skip")
+
+
+def test_a_higher_pixel_limit_brings_skipped_images_back(tmp_path, load):
+    folder = fill(tmp_path / "set", {"1.png": png(1), "2.png": png(2, 12)})
+    assert len(load(folder, corrupt="skip", max_pixels=100)) == 1
+    with pytest.raises(DataError, match="144 pixels"):
+        load(folder, max_pixels=100)
+    assert len(load(folder)) == 2
+
+
+# Zip files
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_is_read_in_place(method, tmp_path, load, monkeypatch):
+    files = {f"{k:03}.png": png(k) for k in range(7)}
+    path = pack(tmp_path / "set.zip", files, method)
+    monkeypatch.setattr(prepared, "_BLOCK", 2)  # several threads
+    data = load(path)
+    assert data.fingerprint == load(fill(tmp_path / "set", files)).fingerprint
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["cache", "set", "set.zip"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.png", "/a.png", "x/../../a.png", "C:\\a.png", "..\\a.png", "../notes.txt", "../folder/"]
+)
+def test_members_that_lead_outside(name, tmp_path, load):
+    with pytest.raises(DataError, match="leads outside") as caught:
+        load(pack(tmp_path / "set.zip", {"ok.png": png(0), name: b""}))
+    assert repr(name) in str(caught.value) and "nothing was extracted" in str(caught.value)
+    assert not (tmp_path.parent / "a.png").exists()
+
+
+def test_encrypted_linked_and_exotic_members(tmp_path, load):
+    path = pack(tmp_path / "set.zip", {"x.png": png(0)})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"'x\.png' is encrypted"):
+        load(path)
+    link = zipfile.ZipInfo("x.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(DataError, match=r"'x\.png' is a symbolic link"):
+        load(path)
+    with pytest.raises(DataError, match=r"'x\.png' is compressed by method 12"):
+        load(pack(path, {"x.png": png(0)}, zipfile.ZIP_BZIP2))
+
+
+def test_bombs_are_refused_by_their_declared_size(tmp_path, load, no_decoding):
+    no_decoding()
+    path = pack(tmp_path / "set.zip", {"x.bmp": bytes(2**25 + 1)})
+    with pytest.raises(DataError, match=r"'x\.bmp' claims to expand"):
+        load(path)
+    with pytest.raises(DataError, match=r"'x\.bmp' claims 33,554,433 bytes"):
+        load(path, max_pixels=1000)
+
+
+def test_a_lying_size_cannot_fill_the_memory(tmp_path, load):
+    path = pack(tmp_path / "set.zip", {"x.bmp": bytes(2**22)})
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\x01\x02") + 24  # the declared size
+    content[start : start + 4] = struct.pack("<I", 1000)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.bmp"):
+        load(path)
+
+
+def test_a_damaged_member_is_named(tmp_path, load):
+    path = pack(tmp_path / "set.zip", {"a.png": png(0), "b.png": png(1)}, zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    content[content.index(png(1)) + 50] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"set\.zip: b\.png.*CRC"):
+        load(path)
+
+
+def test_a_truncated_zip(tmp_path, load):
+    path = pack(tmp_path / "set.zip", {"a.png": png(0)})
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match="zip"):
+        load(path)
+
+
+# The cache
+
+
+def test_the_second_opening_decodes_nothing(tmp_path, load, no_decoding):
+    folder = fill(tmp_path / "set", {f"{k}.png": png(k) for k in range(3)})
+    calls = []
+    first = load(folder, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(3, 3)]
+    no_decoding()
+    second = load(folder, progress=lambda *_: pytest.fail("built again"))
+    assert (second.images == first.images).all() and second.fingerprint == first.fingerprint
+
+
+def test_settings_have_sets_of_their_own(tmp_path, load, cache):
+    folder = fill(tmp_path / "set", {"1.png": png(1)})
+    for options in ({}, {"size": 4}, {"channels": 1}, {"background": 0.0}):
+        load(folder, **options)
+    assert len([path for path in (cache / "prepared").iterdir() if path.is_dir()]) == 4
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize("change", ["content", "name", "more", "less"])
+def test_a_changed_source_is_prepared_again(kind, change, tmp_path, load):
+    files = {f"{k}.png": png(k) for k in range(3)}
+
+    def write(files):
+        if kind == "zip":
+            return pack(tmp_path / "set.zip", files)
+        for path in (tmp_path / "set").glob("*"):
+            path.unlink()
+        fill(tmp_path / "set", files)
+        for k, path in enumerate((tmp_path / "set").iterdir()):
+            os.utime(path, ns=(0, next(clock) * 10**9 + k))
+        return tmp_path / "set"
+
+    clock = itertools.count(1)
+    before = load(write(files))
+    if change == "content":
+        files["1.png"] = png(99)
+    elif change == "name":
+        files = {"x.png" if name == "0.png" else name: content for name, content in files.items()}
+    elif change == "more":
+        files["9.png"] = png(9)
+    else:
+        del files["1.png"]
+    after = load(write(files))
+    assert after.fingerprint != before.fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_pixels(tmp_path, load):
+    files = {f"{k}.png": png(k) for k in range(3)}
+    one, other = load(fill(tmp_path / "one", files)), load(fill(tmp_path / "other", files))
+    assert one.fingerprint == other.fingerprint and len(one.fingerprint) == 64
+    assert load(fill(tmp_path / "third", {**files, "0.png": png(7)})).fingerprint != one.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["shorter", "manifest", "no manifest", "no images", "other shape"])
+def test_a_damaged_cache_is_made_again(damage, tmp_path, load, cache):
+    folder = fill(tmp_path / "set", {f"{k}.png": png(k) for k in range(3)})
+    expected = np.array(load(folder).images)
+    (made,) = (path for path in (cache / "prepared").iterdir() if path.is_dir())
+    if damage == "shorter":
+        os.truncate(made / "images.npy", 200)
+    elif damage == "manifest":
+        (made / "manifest.json").write_text("{")
+    elif damage == "other shape":
+        manifest = json.loads((made / "manifest.json").read_text())
+        (made / "manifest.json").write_text(json.dumps({**manifest, "count": 2}))
+    else:
+        (made / ("manifest.json" if damage == "no manifest" else "images.npy")).unlink()
+    assert (load(folder).images == expected).all()
+
+
+def test_several_builders_at_once(tmp_path, load, cache):
+    folder = fill(tmp_path / "set", {f"{k}.png": png(k, 32) for k in range(60)})
+    builds = []
+    with ThreadPoolExecutor(4) as pool:
+        sets = list(pool.map(lambda _: load(folder, progress=lambda *call: builds.append(call)), range(4)))
+    assert len({data.fingerprint for data in sets}) == 1
+    assert builds == [(60, 60)]
+    assert len([path for path in (cache / "prepared").iterdir() if path.is_dir()]) == 1
+
+
+def test_without_locks_the_first_to_finish_wins(tmp_path, load, cache, monkeypatch):
+    class NoLock:
+        def __init__(self, _path):
+            pass
+
+        def acquire(self):
+            raise NotImplementedError
+
+    monkeypatch.setattr(prepared, "FileLock", NoLock)
+    folder = fill(tmp_path / "set", {"1.png": png(1)})
+    rival = []
+    data = load(folder, progress=lambda *_: rival or rival.append(True) or rival.append(load(folder)))
+    assert data.fingerprint == rival[1].fingerprint
+    assert len(list((cache / "prepared").iterdir())) == 1
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_build_leaves_nothing(failure, tmp_path, load, cache):
+    folder = fill(tmp_path / "set", {"1.png": png(1)})
+
+    def stop(*_):
+        raise failure
+
+    with pytest.raises(failure):
+        load(folder, progress=stop)
+    assert not [path for path in (cache / "prepared").iterdir() if path.is_dir()]
+    assert len(load(folder)) == 1
+
+
+def test_leftovers_of_a_killed_build_are_removed(tmp_path, load, cache):
+    folder = fill(tmp_path / "set", {"1.png": png(1)})
+    load(folder)
+    (made,) = (path for path in (cache / "prepared").iterdir() if path.is_dir())
+    leftover = made.with_name(f".{made.name[:16]}-dead")
+    made.rename(leftover)
+    load(folder)
+    assert made.is_dir() and not leftover.exists()
+
+
+def test_full_disks_and_bad_places(tmp_path, load, cache, monkeypatch):
+    folder = fill(tmp_path / "set", {f"{k}.png": png(k) for k in range(9)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match="SSDIFF_HOME"):
+            load(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in (cache / "prepared").iterdir() if path.is_dir()]
+    usage = types.SimpleNamespace(free=10)
+    monkeypatch.setattr(prepared.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ResourceError, match=r"needs 1,728 bytes.*10 are free"):
+        load(folder)
+    with pytest.raises(ResourceError, match="cannot prepare"):
+        load(folder, cache=folder / "0.png")
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSDIFF_HOME", str(tmp_path))
+    assert cache_root() == tmp_path / "cache"
+    monkeypatch.delenv("SSDIFF_HOME")
+    assert cache_root().name.lower() in ("ssdiff", "cache")
+
+
+# Sets with names
+
+
+def test_shapes(load, monkeypatch):
+    monkeypatch.setattr("ssdiff.data.builtin.SHAPES_COUNT", 300)
+    data = load("shapes", size=12)
+    images, labels = draw(300, 12)
+    assert (data.images == images.numpy()).all() and (data.labels == labels.numpy()).all()
+    assert len(data.class_names) == 8 and data.source == "shapes"
+    assert load("shapes", channels=1).images.shape == (300, 1, 8, 8)
+
+
+def idx(array, dimensions):
+    return struct.pack(f">BBBB{dimensions}I", 0, 0, 8, dimensions, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def digits():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (5, 8, 8), np.uint8), np.array([3, 1, 4, 1, 9], np.uint8)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_folder_of_idx_files(zipped, digits, tmp_path, load):
+    images, labels = digits
+    files = {"train-images-idx3-ubyte": idx(images, 3), "train-labels-idx1-ubyte": idx(labels, 1)}
+    files["t10k-images-idx3-ubyte"] = b"not looked at"
+    if zipped:
+        files = {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
+    data = load(fill(tmp_path / "idx", files), channels=1)
+    assert (data.images[:, 0] == images).all() and data.labels.tolist() == [3, 1, 4, 1, 9]
+    assert data.class_names == tuple("0123456789")
+    assert load(tmp_path / "idx").images.shape == (5, 3, 8, 8)
+
+
+def test_damaged_idx_files(digits, tmp_path, load):
+    images, labels = digits
+    name, folder = "train-images-idx3-ubyte", tmp_path / "idx"
+    for content, words in [
+        (idx(images, 3)[:-1], "ends after 319 of 320"),
+        (b"\0\0\x0d\3" + idx(images, 3)[4:], "not an idx file"),
+        (b"\0\0", "not an idx file"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 2**31, 4), "claims"),
+    ]:
+        with pytest.raises(DataError, match=words):
+            load(fill(folder, {name: content}))
+    assert load(fill(folder, {name: idx(images, 3)})).labels is None
+    for bad in (labels[:4], labels + 1):
+        with pytest.raises(DataError, match="labels"):
+            load(fill(folder, {"train-labels-idx1-ubyte": idx(bad, 1)}))
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=r"cannot read.*gz"):
+        load(fill(folder, {f"{name}.gz": gzip.compress(idx(images, 3))[:40]}))
+
+
+def torchvision_with(monkeypatch, **classes):
+    module = types.ModuleType("torchvision")
+    module.datasets = types.SimpleNamespace(**classes)
+    monkeypatch.setitem(sys.modules, "torchvision", module)
+
+
+def test_mnist_is_downloaded_once(digits, cache, load, monkeypatch):
+    images, labels = digits
+    downloads = []
+
+    def dataset(root, train, download):
+        downloads.append((train, download))
+        files = {"train-images-idx3-ubyte": idx(images, 3), "train-labels-idx1-ubyte": idx(labels, 1)}
+        fill(Path(root) / "FashionMNIST" / "raw", files)
+
+    torchvision_with(monkeypatch, FashionMNIST=dataset)
+    data = load("fashion-mnist")
+    assert data.class_names[9] == "ankle boot" and data.source == "fashion-mnist" and len(data) == 5
+    assert len(load("fashion-mnist", size=4)) == 5
+    assert downloads == [(True, True)]
+
+
+def test_cifar10(cache, load, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+
+    def dataset(root, train, download):
+        if not (Path(root) / "cifar-10-batches-py").exists():
+            fill(Path(root), {f"cifar-10-batches-py/data_batch_{k}": b"x" for k in range(1, 6)})
+        return types.SimpleNamespace(data=pixels, targets=[0, 1, 2, 3, 4, 9])
+
+    torchvision_with(monkeypatch, CIFAR10=dataset)
+    data = load("cifar10")
+    assert (data.images == pixels.transpose(0, 3, 1, 2)).all() and data.labels.tolist() == [0, 1, 2, 3, 4, 9]
+    torchvision_with(monkeypatch)  # not needed any more
+    assert load("cifar10").class_names[9] == "truck"
+
+
+def test_celeba_takes_the_training_split(cache, load):
+    folder = cache / "torchvision" / "celeba"
+    fill(folder / "img_align_celeba", {f"{k:06}.jpg": png(k, 10) for k in range(6)})
+    rows = [f"{k:06}.jpg {int(k in (1, 4))}" for k in range(6)]
+    fill(folder, {"list_eval_partition.txt": "\n".join(rows).encode()})
+    data = load("celeba")
+    assert len(data) == 4 and data.source == "celeba" and data.labels is None
+
+
+def test_a_failed_download_says_what_else_works(cache, load, monkeypatch):
+    def offline(**_):
+        raise RuntimeError("Error downloading\nTried everything")
+
+    torchvision_with(monkeypatch, MNIST=offline, CIFAR10=offline, CelebA=offline)
+    for name in ("mnist", "cifar10", "celeba"):
+        with pytest.raises(ResourceError, match=r"Tried everything; place the files there.*--data") as caught:
+            load(name)
+        assert str(cache) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_broken_torchvision_names_both_builds(load, monkeypatch):
+    class Broken(types.ModuleType):
+        def __getattr__(self, name):
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setitem(sys.modules, "torchvision", Broken("torchvision"))
+    with pytest.raises(
+        ResourceError, match=r"torchvision \S+ does not.*nms.*pip install --force-re"
+    ) as caught:
+        load("mnist")
+    assert torch.__version__ in str(caught.value)
+
+
+class FakeLmdb(types.ModuleType):
+    """As much of lmdb as is used."""
+
+    Error = type("Error", (Exception,), {})
+
+    def __init__(self, records):
+        super().__init__("lmdb")
+        self.records, self.closed = records, False
+
+    def open(self, path, **options):
+        assert options["readonly"]
+        if not self.records:
+            raise self.Error("damaged")
+        return self
+
+    def begin(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def cursor(self):
+        return self
+
+    def iternext(self, keys, values):
+        return iter(sorted(self.records))
+
+    def get(self, key):
+        return self.records[key]
+
+    def close(self):
+        self.closed = True
+
+
+def test_lsun(cache, load, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(DataError, match="bedroom_train_lmdb"):
+        load("lsun-bedroom")
+    fill(cache / "torchvision" / "bedroom_train_lmdb", {"data.mdb": b"x"})
+    with pytest.raises(ResourceError, match=r"ssdiff\[lsun\]"):
+        load("lsun-bedroom")
+    lmdb = FakeLmdb({b"a1": png(1), b"a0": png(0)})
+    monkeypatch.setitem(sys.modules, "lmdb", lmdb)
+    data = load("lsun-bedroom")
+    assert len(data) == 2 and data.labels is None and lmdb.closed
+    monkeypatch.setitem(sys.modules, "lmdb", FakeLmdb({}))
+    with pytest.raises(DataError, match="damaged"):
+        load("lsun-bedroom")
+
+
+@pytest.mark.parametrize(("total", "count"), [(1, 1), (7, 1), (7, 2), (7, 7), (7, 50), (20_001, 500)])
+def test_evenly_spread_numbers(total, count):
+    numbers = evenly(total, count)
+    assert numbers.dtype == np.int64 and len(numbers) == min(total, count)
+    assert numbers[0] == 0 and (numbers[-1] == total - 1 or count == 1)
+    gaps = np.diff(numbers)
+    assert not len(gaps) or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
+
+
+def test_every_name_is_known():
+    assert {"shapes", "cifar10", "mnist", "fashion-mnist", "celeba", "lsun-bedroom"} < set(DATA_NAMES)

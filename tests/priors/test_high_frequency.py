@@ -1,0 +1,254 @@
+"""HighFrequencySpectrum that a resolution transition adds: spectra, their draws, the best normal step, the
+commands."""
+
+import itertools
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import CPU, TINY
+from test_planner import SIDES, by_area, ddpm, images, preset
+from torch.testing import assert_close
+
+import ssdiff as package
+from ssdiff import rng
+from ssdiff.analysis.data_moments import measure
+from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
+from ssdiff.analysis.schedule_search import chain_of
+from ssdiff.build import build_process
+from ssdiff.config.load import load_preset, override
+from ssdiff.errors import CheckpointError, PresetError, UsageError
+from ssdiff.operators import matrices
+from ssdiff.priors.high_frequency import HighFrequencySpectrum, changes, fit
+from ssdiff.sampling import gaussian
+
+
+def change(process):
+    """The last timestep of the first size."""
+    return next(t for t in range(1, process.T) if process.states[t].size != process.states[t + 1].size)
+
+
+def coloured(count, side=8):
+    """Images whose channels have a known covariance in every ring, (N, 3, side, side)."""
+    white = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1)).double()
+    mix = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, -0.3, 0.4]]).double()
+    place = torch.arange(side).double()
+    ring = (place[:, None].square() + place.square()).sqrt().round()
+    basis, fade = matrices.dct(side), 0.5 / (1 + ring)
+    mixed = torch.einsum("cd,bdij->bcij", mix, white) * fade
+    return basis.mT @ mixed @ basis + 0.3, lambda k: mix @ mix.mT * (0.5 / (1 + k)) ** 2
+
+
+def test_spectra_of_every_size_that_is_reached():
+    process = build_process(by_area())
+    assert changes(process) == {8: 0} and changes(build_process(ddpm())) == {}
+    x, covariance = coloured(20_000)
+    details = fit(x.split(7000), process)
+    assert set(details.rings) == {8} and len(details.rings[8]) == round(math.hypot(7, 7)) + 1
+    for ring in range(11):
+        assert_close(details.rings[8][ring], covariance(ring), atol=0, rtol=0.1)
+
+
+def test_what_is_drawn_has_the_spectrum_and_nothing_that_the_small_image_tells():
+    process = build_process(by_area())
+    x, _ = coloured(20_000)
+    s = change(process)
+    details = fit([x], process)
+    drawn = details.draw(process, s + 1, s, rng.derive(0, "test"), torch.arange(20_000))
+    assert drawn.shape == (20_000, 3, 8, 8) and drawn.dtype == torch.float32
+    assert_close(process.resize(drawn, s, s + 1), torch.zeros(20_000, 3, 4, 4), atol=1e-6, rtol=0)
+    lost = process.states[s].signal * process.high_frequencies(x, s, s + 1)
+    ours, theirs = (torch.cov(part.flatten(1).mT.double()) for part in (drawn, lost))
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.12  # 0.08 is what so few images give
+    colours = [torch.einsum("nchw,ndhw->cd", part.double(), part.double()) for part in (drawn, lost)]
+    assert_close(*colours, atol=0, rtol=0.05)
+    alone = details.draw(process, s + 1, s, rng.derive(0, "test"), torch.tensor([77]))
+    assert_close(alone[0], drawn[77])
+
+
+def late():
+    """A resolution transition where details can be seen through the noise, many steps around it."""
+    return build_process(preset(resize="area", T=200, resolution={"kind": "log_snr", "at": [2.0]}))
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_details_vary_after_a_change_as_they_should(eta):
+    """x_s after a change, by the linear MMSE denoiser, against the marginal at s."""
+    process, x = late(), images(20_000)
+    model = measure([x], SIDES, covariance=True, resize=process.resize_matrix)
+    details, states, t = fit([x], process), process.states, change(process) + 1
+    rows = matrices.area(8, 4)
+    resize = torch.kron(rows, rows)
+    own = states[t].signal ** 2 * resize @ model.covariance @ resize.mT
+    own.diagonal().add_(states[t].sigma ** 2)
+    weight = states[t].signal * torch.linalg.solve(own, resize @ model.covariance).mT
+    numbers = torch.arange(len(x))
+
+    def noise(timestep, shape):
+        return rng.normal(5, numbers, timestep, shape).double()
+
+    def after(added):
+        start = process.marginal(x - x.mean(0), t, noise(t, (1, 4, 4)))
+        walk = gaussian.sample(
+            lambda x_t, _: (x_t.flatten(1) @ weight.mT).reshape(-1, 1, 8, 8),
+            process,
+            start,
+            (t, t - 1),
+            noise,
+            eta=eta,
+            added=added,
+        )
+        *_, (_, state) = walk
+        return float(process.high_frequencies(state, t - 1, t).var(0).sum())
+
+    marginal = process.marginal(x, t - 1, noise(0, (1, 8, 8)))
+    true = float(process.high_frequencies(marginal, t - 1, t).var(0).sum())
+    without = after(None) - true
+    added = after(lambda t, s: details.draw(process, t, s, 3, numbers).double()) - true
+    assert abs(added) < 0.25 * abs(without) and without < 0
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_added_details_bring_the_chain_nearer_to_the_data(exact):
+    process = late()
+    model = measure([images(20_000)], SIDES, covariance=True, resize=process.resize_matrix)
+    chain = chain_of(process.states, 200)
+
+    def distance(details):
+        if exact:
+            return ExactChains(model).distance(process, chain, 0.0, details=details)
+        return spectral_distance(model, process.states, chain, 0.0, details=details)
+
+    assert distance(True) < 0.95 * distance(False)
+
+
+def test_only_a_change_of_size_asks_for_details():
+    process = build_process(by_area())
+    asked, s = [], change(process)
+
+    def added(t, s):
+        asked.append((t, s))
+        return torch.zeros(2, 1, *process.states[s].size)
+
+    def draw(timestep, shape):
+        return torch.zeros(2, *shape)
+
+    x = torch.zeros(2, 1, 4, 4)
+    chain = chain_of(process.states, 10)
+    for _ in gaussian.sample(
+        lambda x, t: torch.zeros(2, 1, *process.states[t - 1].size), process, x, chain, draw, added=added
+    ):
+        pass
+    assert asked == [(s + 1, s)]
+    asked.clear()
+    *_, (last, x) = gaussian.sample(
+        lambda x, t: torch.ones(2, 1, 8, 8), process, x, (s + 1, 0), draw, added=added
+    )
+    assert last == 0 and not asked and torch.equal(x, torch.ones(2, 1, 8, 8)), "x_0 is the prediction"
+
+
+def test_spectra_survive_a_checkpoint():
+    process = build_process(by_area())
+    details = fit([coloured(50)[0]], process)
+    again = HighFrequencySpectrum.from_json(details.to_json())
+    where = (process, change(process) + 1, change(process), 3, torch.arange(5))
+    assert torch.equal(again.draw(*where), details.draw(*where))
+    good = details.to_json()["8"]
+    damaged = ([], "x", {"8": good[1:]}, {"0": good}, {"eight": good}, {"8": [row[0] for row in good]})
+    lopsided = [[[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]] * 11
+    tables = ["x", lopsided, *([[[value] * 3] * 3] * 11 for value in (math.nan, 1e300, -1.0, 10**400))]
+    for values in (*damaged, *({"8": table} for table in tables)):
+        with pytest.raises(CheckpointError, match="damaged"):
+            HighFrequencySpectrum.from_json(values)
+
+
+@pytest.mark.parametrize("rings", [{}, {"4": 5, "8": 11}, {"8": 11}])
+def test_spectra_of_another_model_are_refused(rings):
+    """No size, a size that no change leads to, other channels."""
+    values = {side: [[[1.0]]] * count for side, count in rings.items()}
+    with pytest.raises(CheckpointError, match=r"not those of 3 channels at \[8\] pixels"):
+        HighFrequencySpectrum.from_json(values).check(build_process(by_area()), 3)
+
+
+def test_a_single_image_has_no_variance():
+    process = build_process(by_area())
+    s = change(process)
+    drawn = fit([images(1)], process).draw(process, s + 1, s, 3, torch.arange(2))
+    assert_close(drawn, torch.zeros(2, 1, 8, 8), atol=1e-6, rtol=0)
+
+
+def test_presets():
+    assert load_preset("celeba64").sampling.renoise == "none"
+    for name in ("blurdiff-church64", "ddpm-celeba64", "cold-blur-cifar10"):
+        with pytest.raises(PresetError, match="never changes resolution"):
+            load_preset(name, {"sampling.renoise": "spectral"})
+
+
+def test_trained_drawn_and_exported(run_folder, result, ssdiff, tmp_path):
+    """The same weights as without, other images; an exported model draws the same ones."""
+    run, model = tmp_path / "run", tmp_path / "model.safetensors"
+    asked = ("--set", "sampling.renoise=spectral")
+    result("train", "--preset", TINY, "--out", run, *asked, *CPU)
+    result("export", run, "--out", model)
+
+    def drawn(ckpt, *options):
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.npz"
+        result("sample", "--ckpt", ckpt, "-n", 3, "--out", out, *options, *CPU)
+        return np.load(out)["arr_0"]
+
+    without, spectral = drawn(run_folder), drawn(run)
+    assert not np.array_equal(without, spectral) and np.array_equal(spectral, drawn(model))
+    assert np.array_equal(drawn(run, "--set", "sampling.renoise=none"), without)
+    assert np.array_equal(drawn(run, "--batch", 1), spectral)
+    out = tmp_path / "no.npz"
+    code, _, err = ssdiff("sample", "--ckpt", run_folder, "--out", out, *asked, *CPU)
+    assert code == 2 and "spectra that are taken in training" in err and not out.exists()
+
+    finished = tmp_path / "finished"
+    shutil.copytree(run_folder, finished)
+    result("train", "--resume", finished, *asked, *CPU)
+    assert np.array_equal(drawn(finished), spectral), "a finished run gets its spectra"
+
+
+def test_what_asks_for_no_details_needs_no_spectra(run_folder):
+    """Chains without a change above 0, and restorations that know the details."""
+    pipeline = package.load(run_folder, device="cpu")
+    pipeline.preset = override(pipeline.preset, {"sampling.renoise": "spectral"})
+    plan, numbers = pipeline.plan(), torch.arange(2)
+    with pytest.raises(UsageError, match="taken in training"):
+        list(pipeline.walk(numbers, plan))
+    s = change(pipeline.process)
+    x = torch.zeros(2, 3, *pipeline.process.states[s].size)
+    assert pipeline.restore(x, s, steps=2).shape == (2, 3, 16, 16)
+    refined = [list(pipeline.walk(numbers, plan, refine=lambda predict: predict))[-1][1]]
+    pipeline.details = fit([torch.randn(50, 3, 16, 16)], pipeline.process)
+    refined.append(list(pipeline.walk(numbers, plan, refine=lambda predict: predict))[-1][1])
+    assert torch.equal(*refined)
+
+
+def test_details_have_random_numbers_of_their_own(run_folder, monkeypatch):
+    pipeline = package.load(run_folder, device="cpu")
+    pipeline.preset = override(pipeline.preset, {"sampling.renoise": "spectral"})
+    pipeline.details = fit([torch.randn(50, 3, 16, 16)], pipeline.process)
+    keys = []
+    normal = rng.normal
+    monkeypatch.setattr(
+        rng,
+        "normal",
+        lambda key, images, step, shape: (keys.append(key), normal(key, images, step, shape))[1],
+    )
+    list(pipeline.walk(torch.arange(2), pipeline.plan(), seed=7))
+    assert set(keys) == {rng.derive(7, "sample"), rng.derive(7, "sample/details")}
+    assert keys.count(rng.derive(7, "sample/details")) == 1
+
+
+def test_matched_presets_have_a_spectrum_for_each_change():
+    """Of two, four and six levels."""
+    for name in ("celeba64-2l-matched", "celeba64-matched", "celeba256-matched"):
+        preset = load_preset(name)
+        assert preset.sampling.renoise == "spectral"
+        sizes = [state.resolution for state in build_process(preset).states]
+        reached = {a for a, b in itertools.pairwise(sizes) if a != b}
+        assert set(changes(build_process(preset))) == reached

@@ -1,0 +1,350 @@
+"""Batches, losses and the optimiser's step."""
+
+import sys
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from trainers import IMAGES, LABELS, TINY, trainer
+
+from ssdiff.build import build_model, build_process
+from ssdiff.config.load import load_preset
+from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError
+from ssdiff.schedules.resolution import batch_shares
+from ssdiff.training import batches as batches_module
+from ssdiff.training.batches import Batches, ImageOrder, Place, TimestepSampler
+from ssdiff.training.losses import gaussian_loss
+from ssdiff.training.trainer import Trainer, learning_rate
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 500))
+def test_a_batch_has_one_pair_of_sizes(seed, counter):
+    sizes = [(16, 16)] * 8 + [(8, 8)] * 6 + [(4, 4)] * 7
+    drawn = TimestepSampler(sizes, seed).draw(counter, torch.arange(16)).tolist()
+    assert len({(sizes[t], sizes[t - 1]) for t in drawn}) == 1
+    assert all(1 <= t <= 20 for t in drawn)
+
+
+def test_timesteps_are_uniform_over_many_batches():
+    sizes = [(16, 16)] * 8 + [(8, 8)] * 6 + [(4, 4)] * 7
+    rule = TimestepSampler(sizes, 0)
+    counts = torch.bincount(torch.cat([rule.draw(k, torch.arange(16)) for k in range(4000)]), minlength=21)
+    assert counts[0] == 0
+    assert_close(counts[1:] / counts.sum(), torch.full((20,), 0.05), atol=0.012, rtol=0)
+
+
+def test_each_change_of_size_gets_its_share_of_the_batches():
+    sizes = [(16, 16)] * 8 + [(8, 8)] * 6 + [(4, 4)] * 87
+    rule = TimestepSampler(sizes, 0, transition_share=0.1)
+    first = [int(rule.draw(k, torch.zeros(1, dtype=torch.int64))) for k in range(4000)]
+    counts = torch.bincount(torch.tensor(first), minlength=101) / 4000
+    assert_close(counts[[8, 14]], torch.full((2,), 0.1), atol=0.015, rtol=0)
+    assert_close(counts[15:].sum(), torch.tensor(0.8 * 86 / 98), atol=0.025, rtol=0)
+
+
+def test_the_micro_batches_of_a_step_are_spread_over_the_sizes():
+    sizes = [(16, 16)] * 31 + [(8, 8)] * 30 + [(4, 4)] * 40
+    rule = TimestepSampler(sizes, 0, grad_accum_steps=4)
+    drawn = torch.tensor([int(rule.draw(k, torch.zeros(1, dtype=torch.int64))) for k in range(2000)])
+    for low, high in ((1, 31), (31, 61), (61, 101)):
+        inside = ((drawn >= low) & (drawn < high)).reshape(-1, 4)
+        assert inside.any(1).all()
+        assert_close(inside.double().mean(), torch.tensor((high - low) / 100).double(), atol=0.03, rtol=0)
+
+
+@given(
+    st.dictionaries(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 500), min_size=1),
+    st.data(),
+)
+def test_batch_shares_sum_to_one_and_keep_proportions(counts, data):
+    changes = [pair for pair in counts if pair[0] != pair[1]]
+    assume(len(changes) < len(counts))
+    least = data.draw(st.floats(0, 0.99 / max(len(changes), 1)))
+    shares, total = batch_shares(counts, least), sum(counts.values())
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(shares[pair] >= least * (1 - 1e-9) for pair in changes if counts[pair] < least * total)
+    kept = [shares[pair] / count for pair, count in counts.items() if pair[0] == pair[1]]
+    assert max(kept) == pytest.approx(min(kept))
+    assert batch_shares(counts, 0) == pytest.approx({pair: n / total for pair, n in counts.items()})
+
+
+def test_changes_that_leave_nothing_are_refused():
+    with pytest.raises(ProcessError, match="leave none for others"):
+        batch_shares({(8, 8): 5, (8, 4): 1, (4, 4): 9, (4, 2): 1}, 0.5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 50), st.integers(0, 2**31))
+def test_every_image_once_an_epoch(count, seed):
+    order = ImageOrder(count, seed)
+    for epoch in range(3):
+        seen = order(torch.arange(epoch * count, (epoch + 1) * count))
+        assert sorted(seen.tolist()) == list(range(count))
+    straddling = torch.arange(count // 2, count // 2 + count)
+    assert torch.equal(ImageOrder(count, seed)(straddling), order(straddling))
+
+
+def test_batches_do_not_depend_on_the_number_of_processes():
+    whole = Batches(
+        IMAGES, LABELS, torch.device("cpu"), Place(0, 1, 6), 3, flip=True, classes=8, label_dropout=0.3
+    )
+    parts = [
+        Batches(
+            IMAGES, LABELS, torch.device("cpu"), Place(rank, 2, 3), 3, flip=True, classes=8, label_dropout=0.3
+        )
+        for rank in (0, 1)
+    ]
+    for counter in range(4):
+        images, labels = whole(counter)
+        assert images.min() >= -1 and images.max() <= 1
+        assert torch.equal(images, torch.cat([part(counter)[0] for part in parts]))
+        assert torch.equal(labels, torch.cat([part(counter)[1] for part in parts]))
+
+
+def test_loss_of_a_perfect_network_is_zero_and_weights_are_min_snr():
+    process = build_process(load_preset(TINY))
+    x0, t = torch.rand(2, 3, 16, 16), torch.tensor([3, 5])
+    noise = torch.randn(2, 3, 16, 16)
+    perfect = gaussian_loss(lambda x, i, r, y: process.degrade(x0, 2), process, x0, t, noise)
+    assert_close(perfect, torch.zeros(2))
+    off = gaussian_loss(
+        lambda x, i, r, y: process.degrade(x0, 2) + 1, process, x0, t, noise, min_snr_gamma=2.0
+    )
+    assert_close(off, torch.tensor([min(process.states[k].snr, 2.0) for k in (3, 5)]))
+    eps = gaussian_loss(lambda x, i, r, y: noise + 1, process, x0, t, noise, predict="eps", min_snr_gamma=2.0)
+    assert_close(eps, torch.tensor([min(1.0, 2.0 / process.states[k].snr) for k in (3, 5)]))
+
+
+def test_small_images_weigh_less_by_a_power_of_their_side():
+    """With SNR-preserving noise by area, as the coarse content weighs in the loss of the full process."""
+    small = {"process.snr_preserving": 1.0, "process.resize": "area", "process.levels": 2}
+    process = build_process(load_preset(TINY, small))
+    full = build_process(load_preset(TINY, {"process.kind": "ddpm", "process.levels": 1}))
+    t = next(t for t in range(1, 21) if process.states[t - 1].size == (8, 8))
+    x0, error = torch.rand(2, 3, 16, 16), torch.randn(2, 3, 8, 8)
+    ours, theirs = (
+        gaussian_loss(
+            lambda x, i, r, y, wrong=wrong, model=model: model.degrade(x0, t - 1) + wrong,
+            model,
+            x0,
+            torch.tensor([t, t]),
+            torch.zeros(2, 3, *model.states[t].size),
+            size_power=power,
+            min_snr_gamma=100.0,
+        )
+        for model, wrong, power in (
+            (process, error, 2.0),
+            (full, error.repeat_interleave(2, -1).repeat_interleave(2, -2), 0.0),
+        )
+    )
+    assert_close(ours, theirs)
+
+
+def test_target_at_a_change_is_the_finer_image():
+    process = build_process(load_preset(TINY))
+    change = next(t for t in range(2, 21) if process.states[t].resolution != process.states[t - 1].resolution)
+    seen = {}
+
+    def network(x, index, resolution, labels):
+        seen.update(x=x.shape[-1], index=index.tolist(), resolution=resolution)
+        return torch.zeros(len(x), 3, resolution, resolution)
+
+    gaussian_loss(
+        network, process, torch.rand(2, 3, 16, 16), torch.tensor([change] * 2), torch.zeros(2, 3, 8, 8)
+    )
+    assert seen == {"x": 8, "index": [change - 1] * 2, "resolution": 16}
+
+
+def test_two_processes_have_the_gradient_of_the_doubled_batch():
+    whole, parts = trainer(Place(0, 1, 8)), [trainer(Place(rank, 2, 4)) for rank in (0, 1)]
+    for counter in range(3):
+        for one in (whole, *parts):
+            one.model.zero_grad(set_to_none=True)
+            one._backward(counter)
+        for name, weight in whole.model.named_parameters():
+            halves = [dict(part.model.named_parameters())[name].grad for part in parts]
+            if weight.grad is None:
+                assert halves == [None, None]
+            else:
+                assert_close((halves[0] + halves[1]) / 2, weight.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_accumulation_averages_micro_batches():
+    one = trainer(grad_accum_steps=2)
+    one._backward(0)
+    one._backward(1)
+    both = {name: weight.grad for name, weight in one.model.named_parameters() if weight.grad is not None}
+    two = trainer()
+    two._timesteps = one._timesteps  # which spread the pairs of a step
+    two._backward(0)
+    two._backward(1)
+    for name, weight in two.model.named_parameters():
+        if weight.grad is not None:
+            assert_close(both[name], weight.grad / 2)
+
+
+def test_only_the_blocks_of_a_path_get_gradients():
+    one = trainer()
+    low = next(
+        k
+        for k in range(100)
+        if one.process.states[int(one._timesteps.draw(k, torch.arange(4))[0])].resolution == 8
+    )
+    one._backward(low)
+    unused = [name for name, weight in one.model.named_parameters() if weight.grad is None]
+    assert unused, "at the lower resolution some blocks are skipped"
+
+
+def test_images_that_stay_on_the_device_are_the_same(monkeypatch, recwarn):
+    image_map = IMAGES.view()
+    image_map.flags.writeable = False
+    made = []
+    for fits in (False, True):
+        monkeypatch.setattr(batches_module.Batches, "_fits", lambda self, fits=fits: fits)
+        monkeypatch.setattr(batches_module, "_PART", 7)
+        batches = Batches(image_map, LABELS, torch.device("cpu"), Place(0, 1, 8), 0, flip=True, classes=8)
+        made.append(batches(5)[0])
+    assert torch.equal(*made) and not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"model.dropout": 0.2}, {"training.grad_accum_steps": 3, "training.transition_share": 0.2}],
+    ids=["plain", "dropout", "micro-batches"],
+)
+def test_resuming_is_bitwise(overrides):
+    def make():
+        preset = load_preset(TINY, overrides)
+        place = Place(0, 1, 4)
+        torch.manual_seed(0)
+        batches = Batches(IMAGES, LABELS, torch.device("cpu"), place, 0, flip=True, classes=8)
+        return Trainer(preset.training, build_process(preset), build_model(preset), batches, place)
+
+    straight = make()
+    for _ in range(6):
+        straight.advance()
+    first = make()
+    for _ in range(3):
+        first.advance()
+    saved = {kind: {k: v.clone() for k, v in part.items()} for kind, part in first.state().items()}
+    second = make()
+    second.restore(3, saved)
+    for _ in range(3):
+        second.advance()
+    for kind, part in straight.state().items():
+        other = second.state()[kind]
+        assert part.keys() == other.keys()
+        assert all(torch.equal(value, other[name]) for name, value in part.items())
+
+
+def test_restoring_a_foreign_state_is_refused():
+    one = trainer()
+    state = {kind: dict(part) for kind, part in one.state().items()}
+    name = next(iter(state["weights"]))
+    state["weights"][name] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="of shape"):
+        one.restore(1, state)
+    del state["weights"][name]
+    with pytest.raises(CheckpointError, match="missing"):
+        one.restore(1, state)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights():
+    one = trainer()
+    before = [weight.clone() for weight in one.model.parameters()]
+    with torch.no_grad():
+        next(iter(one.model.parameters())).data[0] = float("nan")
+        before[0][0] = float("nan")
+    with pytest.raises(NonFiniteError, match="step 1 "):
+        one.advance()
+    assert one.step == 0
+    for weight, old in zip(one.model.parameters(), before, strict=True):
+        assert_close(weight, old, equal_nan=True, atol=0, rtol=0)
+
+
+def test_where_the_host_does_not_wait_a_bad_gradient_is_skipped_and_reported_later(monkeypatch):
+    one, sound = trainer(), trainer()
+    read = one._read_norms
+    monkeypatch.setattr(one, "_read_norms", lambda: None)
+    one.advance()
+    sound.advance()
+    objective = one._objective
+    monkeypatch.setattr(one, "_objective", lambda *given: objective(*given) * float("nan"))
+    one.advance()
+    monkeypatch.setattr(one, "_read_norms", read)
+    for weight, expected in zip(one.model.parameters(), sound.model.parameters(), strict=True):
+        assert_close(weight, expected, atol=0, rtol=0)
+    with pytest.raises(NonFiniteError, match="step 2 "):
+        one.state()
+
+
+def test_the_average_follows_the_weights():
+    one = trainer(ema=0.5)
+    start = [weight.clone() for weight in one.ema.parameters()]
+    one.advance()
+    for old, averaged, weight in zip(start, one.ema.parameters(), one.model.parameters(), strict=True):
+        assert_close(averaged, old + (weight - old) * (1 - min(0.5, 1 / 10)))
+
+
+def test_clipping_bounds_the_gradient():
+    one = trainer(grad_clip_norm=1e-3)
+    one.advance()
+    assert one.averages().grad_norm > 1e-3
+    moments = [state["exp_avg"] for state in one._optimizer.state.values()]
+    assert torch.stack([m.norm() for m in moments]).norm() <= 1e-3 * 0.1 * 1.001
+
+
+def test_loss_falls_on_ten_images():
+    one = trainer(lr=2e-3)
+    losses = []
+    for _ in range(4):
+        for _ in range(15):
+            one.advance()
+        losses.append(one.averages().loss)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    "overrides", [{}, {"grad_accum_steps": 2, "transition_share": 0.1, "grad_clip_norm": 0.0}]
+)
+def test_a_step_asks_the_device_nothing(monkeypatch, overrides):
+    # Tensors of the meta device have no values: whoever asks for one, as one would wait for a GPU, fails.
+    monkeypatch.setattr(Trainer, "_read_norms", lambda self: None)
+    module = sys.modules[torch.optim.Adam.__module__]
+    monkeypatch.setattr(module, "_device_dtype_check_for_fused", lambda weight: None)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)  # PyTorch's own, not for this device
+    one = trainer(device=torch.device("meta"), **overrides)
+    for _ in range(10):
+        one.advance()
+    assert one.step == 10
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        one.averages()
+
+
+def test_learning_rates():
+    preset = load_preset(TINY, {"training.warmup": 4, "training.steps": 14, "training.lr": 1.0})
+    rates = {}
+    for decay in ("constant", "linear", "cosine"):
+        part = preset.training.model_copy(update={"lr_schedule": decay})
+        rates[decay] = [learning_rate(part, step) for step in (0, 3, 4, 9, 14)]
+    assert rates["constant"] == [0.25, 1.0, 1.0, 1.0, 1.0]
+    assert rates["linear"] == [0.25, 1.0, 1.0, 0.5, 0.0]
+    assert rates["cosine"] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
+    late = preset.training.model_copy(update={"lr_schedule": "linear", "lr_decay_share": 0.4})
+    assert [learning_rate(late, step) for step in (0, 4, 10, 11, 13, 14)] == [0.25, 1, 1, 0.75, 0.25, 0]
+
+
+def test_runs_are_alike_until_the_rate_falls():
+    short, long = (
+        trainer(steps=steps, warmup=1, lr_schedule="linear", lr_decay_share=0.5, lr=1e-2) for steps in (9, 17)
+    )
+    alike = []
+    for _ in range(7):
+        short.advance(), long.advance()
+        pairs = zip(short.state()["weights"].values(), long.state()["weights"].values(), strict=True)
+        alike.append(all(torch.equal(one, other) for one, other in pairs))
+    # Step 6, counted from 0, is the first whose rate differs.
+    assert alike == [True] * 6 + [False]
