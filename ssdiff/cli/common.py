@@ -17,14 +17,16 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bar
 
 from ssdiff.errors import CheckpointError, ResourceError, UsageError
+from ssdiff.progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress; errors only.")]
@@ -69,21 +71,47 @@ class Terminal:
             print(text)
 
     @contextmanager
-    def progress(self, unit: str) -> Iterator[Progress]:
+    def progress(self, unit: str) -> Iterator[Bar]:
         """A bar with rate and remaining time, on a terminal only."""
-        shown = self.console.is_terminal and not self.quiet
-        with Progress(
+        with self._bar(f"{{task.fields[rate]}} {unit}/s") as bar:
+            yield bar
+
+    @contextmanager
+    def progress_callback(self, unit: str = "img", **units: str) -> Iterator[Progress]:
+        """Yield what a verb of the library takes as ``progress``: a bar a stage, with rate and time left.
+
+        Args:
+            unit: what is counted.
+            units: by stage, for stages that count something else, e.g. ``preparing="img"``.
+        """
+        tasks: dict[str, TaskID] = {}
+        began: dict[str, float] = {}
+        with self._bar("{task.fields[rate]}") as bar:
+
+            def show(stage: str, done: float, total: int | None) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage, total=total, rate="", note="")
+                    began[stage] = time.perf_counter()
+                seconds = time.perf_counter() - began[stage]
+                rate = f"{done / seconds:.3g} {units.get(stage, unit)}/s" if done and seconds else ""
+                bar.update(tasks[stage], completed=done, total=total, rate=rate)
+
+            yield show
+
+    @contextmanager
+    def _bar(self, rate: str) -> Iterator[Bar]:
+        with Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"{{task.fields[rate]}} {unit}/s"),
+            TextColumn(rate),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
             transient=True,
-            disable=not shown,
+            disable=self.quiet or not self.console.is_terminal,
         ) as bar:
             yield bar
 

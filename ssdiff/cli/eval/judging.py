@@ -93,9 +93,7 @@ def _draw(question: Question, device: str, world: World, terminal: Terminal) -> 
     if count < world.size:
         raise UsageError(f"{world.size} processes need as many images, not {count}", hint="raise -n")
     if not pipeline.preset.generates:
-        message = (
-            f"{pipeline.preset.name} is a restoration model and cannot sample unconditionally"
-        )
+        message = f"{pipeline.preset.name} is a restoration model and cannot sample unconditionally"
         raise UsageError(message, hint="use `ssdiff eval restore`")
     plan = pipeline.plan(*question.sampling)
     batch = question.batch or pipeline.preset.sampling.batch
