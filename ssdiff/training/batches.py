@@ -68,7 +68,7 @@ class TimestepSampler:
         self._groups = [torch.tensor(members) for members in groups.values()]
         self._grad_accum_steps = grad_accum_steps
         self._bounds = torch.tensor(list(shares.values()), dtype=torch.float64).cumsum(0)
-        self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/timestep")
+        self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/severity")
 
     def draw(self, counter: int, positions: Tensor) -> Tensor:
         """(B,) timesteps on the CPU, all with the same size now and the same size next."""
