@@ -30,8 +30,9 @@ from ssdiff.checkpoints.manifest import (
     examine,
     read_manifest,
 )
-from ssdiff.checkpoints.writing import safetensors_chunks, sync, write
+from ssdiff.checkpoints.writing import safetensors_chunks, write
 from ssdiff.errors import CheckpointError, ResourceError
+from ssdiff.files import sync_folder
 
 # `.old` is a step that is being saved anew: it counts until the new one has its name.
 _STEP = re.compile(r"step-([0-9]{8,20})(\.old)?")
@@ -203,7 +204,7 @@ def set_aside(root: Path, after: int) -> list[Path]:
                 raise ResourceError(f"cannot set {path} aside: {error.strerror}", path=path) from error
             moved.append(place)
     if moved:
-        sync(root)
+        sync_folder(root)
     return moved
 
 
@@ -247,9 +248,9 @@ def _stage(staging: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]]
         for name, group in tensors.items()
     }
     files[META] = write(staging / META, [note])
-    sync(staging)
+    sync_folder(staging)
     write(staging / MANIFEST, [Manifest(step, files).encode()])
-    sync(staging)
+    sync_folder(staging)
 
 
 def _publish(staging: Path, target: Path) -> None:
@@ -261,7 +262,7 @@ def _publish(staging: Path, target: Path) -> None:
                 return
         os.rename(target, old)
     os.rename(staging, target)
-    sync(target.parent)
+    sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

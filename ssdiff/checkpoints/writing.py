@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssdiff.checkpoints.manifest import Entry
+from ssdiff.files import sync
 
 _DTYPES = {
     torch.float64: "F64",
@@ -43,20 +43,8 @@ def write(path: Path, chunks: Iterable[bytes | memoryview]) -> Entry:
             stream.write(chunk)
             digest.update(chunk)
             size += len(chunk)
-        stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream)
     return Entry(size, digest.hexdigest())
-
-
-def sync(folder: Path) -> None:
-    """Make the names in a folder durable; Windows knows no such call."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def safetensors_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

@@ -126,7 +126,8 @@ def check_target(
         OutputError: something is there already.
         ResourceError: it cannot be written there.
     """
-    from ssdiff.images import SAVE_SUFFIXES, check_output
+    from ssdiff.files import check_output
+    from ssdiff.images import SAVE_SUFFIXES
 
     path, suffix = Path(out).expanduser(), Path(out).suffix.lower()
     folder = out.endswith(("/", os.sep)) or path.is_dir() or not suffix
@@ -202,7 +203,7 @@ def _write_array(target: Target, job: Job, world: World, advance: Advance) -> No
     """``arr_0``: (N, H, W, C) uint8, as guided-diffusion names it; ``labels`` of a conditional model."""
     import numpy as np
 
-    from ssdiff import images
+    from ssdiff.files import write_atomic
 
     drawn = world.gather(job.draw(world.shard(job.n), advance))
     if drawn is None:
@@ -216,7 +217,7 @@ def _write_array(target: Target, job: Job, world: World, advance: Advance) -> No
     labels = job.labels(range(job.n))
     if labels is not None:
         arrays["labels"] = labels.numpy()
-    images.write_atomic(
+    write_atomic(
         target.path, lambda stream: np.savez_compressed(stream, **arrays), overwrite=target.overwrite
     )
 

@@ -44,7 +44,8 @@ def plan_outputs(
     sources: list[tuple[str, PurePosixPath]], out: str | None, ending: str, overwrite: bool
 ) -> list[Job]:
     """Decide and check every output before anything is computed."""
-    from ssdiff.images import SAVE_SUFFIXES, check_output
+    from ssdiff.files import check_output
+    from ssdiff.images import SAVE_SUFFIXES
 
     path = Path(out or ".").expanduser()
     folder = path.is_dir() or (out is not None and out.endswith(("/", "\\")))

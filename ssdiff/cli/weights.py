@@ -36,7 +36,7 @@ def import_weights(
     A .pt file is examined before anything in it is loaded, and only tensors are ever loaded.
     """
     from ssdiff.config.load import load_preset
-    from ssdiff.images import check_output
+    from ssdiff.files import check_output
     from ssdiff.weights import single_file
     from ssdiff.weights.load import import_official
     from ssdiff.weights.untrusted import read_weights
@@ -107,7 +107,7 @@ def export(
     import torch
 
     from ssdiff import runs
-    from ssdiff.images import check_output
+    from ssdiff.files import check_output
     from ssdiff.weights import single_file
 
     check_output(out, overwrite, _SUFFIX)

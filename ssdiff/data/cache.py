@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ssdiff.data.sources import Fit, Labels, Pixels, Source
 from ssdiff.errors import DataError, ResourceError
+from ssdiff.files import sync
 
 FORMAT = 1
 """Version of the layout and of what decoding does; another number prepares everything anew."""
@@ -217,13 +218,13 @@ def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Pr
     digest = hashlib.sha256(repr((fit.channels, fit.size, fit.size)).encode())
     with (folder / "images.npy").open("wb") as stream:
         kept, skipped = _write_images(stream, digest, source, fit, corrupt, progress)
-        _sync(stream)
+        sync(stream)
     if source.labels is not None:
         labels = source.labels[kept]
         digest.update(labels.astype("<i8").tobytes())
         with (folder / "labels.npy").open("wb") as stream:
             np.save(stream, labels, allow_pickle=False)
-            _sync(stream)
+            sync(stream)
     manifest = {
         "format": FORMAT,
         "source": source.name,
@@ -235,7 +236,7 @@ def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Pr
     }
     with (folder / "manifest.json").open("wb") as stream:
         stream.write(json.dumps(manifest, indent=1).encode())
-        _sync(stream)
+        sync(stream)
 
 
 def _write_images(
@@ -323,8 +324,3 @@ def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> int:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
     return stream.tell()
-
-
-def _sync(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssdiff.errors import DataError, UsageError
 from ssdiff.evaluation.features import Extractor, Features
-from ssdiff.images import write_atomic
+from ssdiff.files import write_atomic
 
 METRICS = ("fid", "kid", "prc", "is", "mind")
 _FORMAT = 2  # of the cache; another number computes everything anew

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ssdiff.errors import CheckpointError, ResourceError, UsageError
-from ssdiff.images import write_atomic
+from ssdiff.files import write_atomic
 from ssdiff.weights.untrusted import read_weights
 
 INCEPTION = "inception"

@@ -2,13 +2,12 @@
 
 from ssdiff.images.layout import film_strip, from_uint8, grid, to_uint8, upscale_nearest
 from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, fit, image_size, open_image, read_image
-from ssdiff.images.write import SAVE_SUFFIXES, check_output, save_gif, save_image, write_atomic
+from ssdiff.images.write import SAVE_SUFFIXES, save_gif, save_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "SAVE_SUFFIXES",
-    "check_output",
     "film_strip",
     "fit",
     "from_uint8",
@@ -20,5 +19,4 @@ __all__ = [
     "save_image",
     "to_uint8",
     "upscale_nearest",
-    "write_atomic",
 ]

@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ssdiff.images.write import write_atomic
+from ssdiff.files import write_atomic
 
 _PANEL = (5.2, 3.6)  # inches
 _DPI = 150

@@ -9,7 +9,6 @@ import math
 import os
 import re
 import socket
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from ssdiff.errors import OutputError, ResourceError, SsdiffError
+from ssdiff.files import replace_file
 
 State = Literal["running", "finished", "interrupted", "failed"]
 # A folder that has nothing else is still empty: it was locked, but no run began.
 _OWN = ("run.lock", "owner.json", "checkpoints", "samples")
-_UNFINISHED = re.compile(r"\.[a-z]+\.(toml|jsonl?)\.[0-9a-f]{32}")
+# What a killed writer leaves (ssdiff.files.staging_name).
+_UNFINISHED = re.compile(r"\.(preset\.toml|(owner|status)\.json|metrics\.jsonl)\.[0-9a-f]{32}")
 _log = logging.getLogger(__name__)
 
 
@@ -98,7 +99,7 @@ class RunFolder:
                 folder.samples.mkdir(exist_ok=True)
                 settings = preset_toml.encode()
                 if not is_run(folder.path) or folder.preset.read_bytes() != settings:
-                    _replace(folder.preset, settings)
+                    replace_file(folder.preset, settings)
         except OSError as error:
             raise _cannot_write(folder.path, error) from error
         return folder
@@ -119,7 +120,7 @@ class RunFolder:
         try:
             lock.acquire()
             try:
-                _replace(self._owner, _encode(_whoami()))
+                replace_file(self._owner, _encode(_whoami()))
             except OSError:
                 lock.release()
                 raise
@@ -153,7 +154,7 @@ class RunFolder:
         if state == last.get("state") == "failed" and str(last.get("time")) >= str(owner.get("time", "~")):
             return
         try:
-            _replace(self.status, _encode({"state": state, "step": step, **_whoami(), **more}))
+            replace_file(self.status, _encode({"state": state, "step": step, **_whoami(), **more}))
         except OSError as error:
             if state in ("running", "finished"):
                 raise _cannot_write(self.path, error) from error
@@ -196,7 +197,7 @@ class RunFolder:
             lines = [line for line, record in _records(self.metrics) if not _later(record, after_step)]
             before = self.metrics.read_bytes() if self.metrics.exists() else b""
             if (kept := b"".join(lines)) != before:
-                _replace(self.metrics, kept)
+                replace_file(self.metrics, kept)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         return len(before.splitlines()) - len(lines)
@@ -278,20 +279,6 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 def _later(record: Mapping[str, Any], step: int) -> bool:
     found = record.get("step")
     return isinstance(found, int | float) and found > step
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it has the old contents or the new ones, whatever happens."""
-    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with staging.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(staging, path)
-    except BaseException:
-        staging.unlink(missing_ok=True)
-        raise
 
 
 def _cannot_write(path: Path, error: Exception) -> SsdiffError:

@@ -21,7 +21,7 @@ from ssdiff import checkpoints
 from ssdiff.config import Preset
 from ssdiff.config.load import parse_preset
 from ssdiff.errors import CheckpointError, PresetError, UsageError
-from ssdiff.images import write_atomic
+from ssdiff.files import write_atomic
 from ssdiff.runs import RunFolder, is_run
 
 FORMAT = 1

@@ -289,18 +289,20 @@ def test_settings_at_odds(name, overrides, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [[1, 2, 3], [2, 2, 3], [3, 2, 4], [2, 3, 1001]])
-def test_explicit_changes_must_increase_within_the_process(changes):
-    message = refusal(process__resolution={"kind": "explicit", "changes": changes})
+@pytest.mark.parametrize("transitions", [[1, 2, 3], [2, 2, 3], [3, 2, 4], [2, 3, 1001]])
+def test_explicit_transitions_must_increase_within_the_process(transitions):
+    message = refusal(process__resolution={"kind": "explicit", "transitions": transitions})
     assert message.endswith(
-        f"process.resolution.changes: must be strictly increasing within 2..1000, not {changes}"
+        f"process.resolution.transitions: must be strictly increasing within 2..1000, not {transitions}"
     )
 
 
-def test_explicit_changes():
-    for changes in ([2, 3, 4], [2, 500, 1000]):
-        preset = load_preset("celeba64", {"process.resolution": {"kind": "explicit", "changes": changes}})
-        assert preset.process.resolution.changes == tuple(changes)
+def test_explicit_transitions():
+    for transitions in ([2, 3, 4], [2, 500, 1000]):
+        preset = load_preset(
+            "celeba64", {"process.resolution": {"kind": "explicit", "transitions": transitions}}
+        )
+        assert preset.process.resolution.transitions == tuple(transitions)
 
 
 # Overrides
@@ -430,7 +432,7 @@ overrides = st.fixed_dictionaries(
                 st.lists(st.floats(-30, 30), min_size=3, max_size=3, unique=True),
             ),
             st.builds(
-                lambda changes: {"kind": "explicit", "changes": sorted(changes)},
+                lambda transitions: {"kind": "explicit", "transitions": sorted(transitions)},
                 st.lists(st.integers(2, 1000), min_size=3, max_size=3, unique=True),
             ),
         ),

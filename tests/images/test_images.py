@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from ssdiff.errors import DataError, OutputError, ResourceError, UsageError
+from ssdiff.files import check_output, write_atomic
 from ssdiff.images import (
-    check_output,
     film_strip,
     fit,
     from_uint8,
@@ -28,7 +28,6 @@ from ssdiff.images import (
     save_image,
     to_uint8,
     upscale_nearest,
-    write_atomic,
 )
 
 bytes_image = hnp.arrays(np.uint8, st.tuples(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9)))

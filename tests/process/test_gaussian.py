@@ -68,7 +68,9 @@ def test_lift_undoes_averages_and_amplifies_nothing():
     averages, filtered = from_schedule(nu, sizes, (8, 8), matrices.area), from_schedule(nu, sizes, (8, 8))
     x, fine = normal(1, (2, 3, 4, 4)), normal(2, (2, 3, 8, 8))
     assert_close(averages.lift(x, 1, 2), x.repeat_interleave(2, -1).repeat_interleave(2, -2))
-    assert_close(averages.lift(averages.resize(fine, 1, 2), 1, 2), fine - averages.lost(fine, 1, 2))
+    assert_close(
+        averages.lift(averages.resize(fine, 1, 2), 1, 2), fine - averages.high_frequencies(fine, 1, 2)
+    )
     assert filtered.resize(filtered.lift(x, 1, 2), 1, 2).norm() <= x.norm()
     assert torch.equal(averages.lift(fine, 0, 1), fine)
 
@@ -220,9 +222,9 @@ def test_impossible_chains_are_refused(states, message):
         GaussianProcess(states)
 
 
-def test_matched_noise_is_the_least_that_a_transition_allows():
+def test_snr_preserving_noise_is_the_least_that_a_transition_allows():
     GaussianProcess([CLEAN, state(8, 1.0), state(4, 0.51)])
-    with pytest.raises(ProcessError, match=r"process\.match"):
+    with pytest.raises(ProcessError, match=r"process\.snr_preserving"):
         GaussianProcess([CLEAN, state(8, 1.0), state(4, 0.49)])
 
 

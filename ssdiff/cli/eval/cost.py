@@ -71,7 +71,7 @@ def cost(
     from json import dumps
 
     from ssdiff.devices import pick_device, pick_precision
-    from ssdiff.images import check_output, write_atomic
+    from ssdiff.files import check_output, write_atomic
 
     terminal = Terminal(quiet, json)
     if batch is not None:

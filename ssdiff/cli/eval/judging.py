@@ -49,7 +49,7 @@ def answer(question: Question, world: World, device: str, terminal: Terminal) ->
     from ssdiff.devices import pick_device
     from ssdiff.evaluation.distances import measure
     from ssdiff.evaluation.features import open_extractor
-    from ssdiff.images import check_output
+    from ssdiff.files import check_output
 
     if question.out is not None:
         check_output(question.out, question.overwrite, (".json",))

@@ -75,7 +75,7 @@ def report(
     """
     from ssdiff.cli.sample import load_pipeline
     from ssdiff.devices import pick_device
-    from ssdiff.images import check_output, write_atomic
+    from ssdiff.files import check_output, write_atomic
     from ssdiff.reporting.html import page
     from ssdiff.weights.single_file import newest_checkpoint
 

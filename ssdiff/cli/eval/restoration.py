@@ -99,7 +99,7 @@ def restore(
     With --truth the images are degraded already, and are compared with the clean ones of their names.
     """
     from ssdiff.distributed import join_world
-    from ssdiff.images import check_output
+    from ssdiff.files import check_output
 
     most, size = (None if v is None else positive(v, name) for name, v in (("-n", n), ("--batch", batch)))
     if out is not None:

@@ -138,12 +138,12 @@ def _processes(names: list[str], size: int) -> dict[str, NoisyProcess]:
 
 def _files(out: Path, flows: list[str], overwrite: bool) -> dict[str, Path]:
     """Path of each output; an existing one is found before the work."""
-    from ssdiff import images
+    from ssdiff.files import check_output
 
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is no folder", path=out, hint="name a folder")
     names = ["curves.csv", "properties.csv", "scale-space.png", *(f"{flow}.png" for flow in flows)]
-    return {name: images.check_output(out / name, overwrite) for name in names}
+    return {name: check_output(out / name, overwrite) for name in names}
 
 
 def _open(source: str, size: int, count: int, terminal: Terminal) -> _Chosen:

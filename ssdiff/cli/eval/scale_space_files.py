@@ -63,13 +63,13 @@ def write(findings: Findings, files: dict[str, Path], overwrite: bool) -> None:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], overwrite: bool) -> None:
-    from ssdiff import images
+    from ssdiff.files import write_atomic
 
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    images.write_atomic(path, text.getvalue().encode(), overwrite)
+    write_atomic(path, text.getvalue().encode(), overwrite)
 
 
 _PANELS = (  # title, unit, quantity, logarithmic

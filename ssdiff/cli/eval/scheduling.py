@@ -75,7 +75,7 @@ class Report:
     planned: Preset | None = None
 
     def __post_init__(self) -> None:
-        from ssdiff.images import check_output
+        from ssdiff.files import check_output
 
         for name in _FILES:
             check_output(self.out / name, self.overwrite)
@@ -159,7 +159,7 @@ def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal)
 
 def write(report: Report, models: Mapping[str, DataModel], seconds: float, terminal: Terminal) -> None:
     """The files, and the table on stdout."""
-    from ssdiff.images import write_atomic
+    from ssdiff.files import write_atomic
     from ssdiff.reporting.plots import save_panels
 
     assert report.planned is not None, "compare came first"

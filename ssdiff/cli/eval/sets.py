@@ -186,7 +186,7 @@ def publish(result: dict[str, Any], text: str, out: Path | None, overwrite: bool
         overwrite: whether a file there may be replaced.
         terminal: for messages.
     """
-    from ssdiff.images import write_atomic
+    from ssdiff.files import write_atomic
 
     for warning in result["warnings"]:
         terminal.say(f"warning: {warning}")

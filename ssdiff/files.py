@@ -1,0 +1,142 @@
+"""Files that are whole or not there at all, and on the disk when the call returns.
+
+Everything that ssdiff writes to stay goes through here: images, reports and exported weights by
+:func:`write_atomic`, the files of a run by :func:`replace_file`; checkpoints and prepared data, which are
+folders of files, sync each file and rename the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ssdiff.errors import OutputError, ResourceError, UsageError
+
+Content = bytes | Callable[[BinaryIO], object]
+"""What to write: the bytes, or a function that writes them to a binary stream."""
+
+
+def check_output(path: Path | str, overwrite: bool = False, suffixes: Sequence[str] | None = None) -> Path:
+    """Refuse a bad output before the work that would fill it.
+
+    Args:
+        path: where the file shall go; its folder is created.
+        overwrite: whether a file there may be replaced.
+        suffixes: allowed endings, lower case; None allows any.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: the ending is not one of suffixes.
+        OutputError: something is there already.
+        ResourceError: the folder cannot be made or written.
+    """
+    path = Path(path)
+    if suffixes is not None and path.suffix.lower() not in suffixes:
+        ending = f"ending {path.suffix!r}" if path.suffix else "no ending"
+        raise UsageError(f"{path} has {ending}", path=path, hint=f"supported are {', '.join(suffixes)}")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", path=path, hint="name a file")
+    if not overwrite and os.path.lexists(path):
+        raise OutputError(f"{path} exists", path=path, hint="choose another name or pass --overwrite")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    if not os.access(path.parent, os.W_OK):
+        raise ResourceError(f"cannot write in {path.parent}: permission denied", path=path)
+    return path
+
+
+def write_atomic(path: Path | str, content: Content, overwrite: bool = False) -> Path:
+    """Write a file that is complete or not there, even if the power fails.
+
+    Args:
+        path: where the file shall go; its folder is created.
+        content: the bytes, or a function that writes them to a binary stream.
+        overwrite: whether a file there may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: something is there already.
+        ResourceError: the folder cannot be written or the disk is full.
+    """
+    path = check_output(path, overwrite)
+    try:
+        replace_file(path, content, overwrite)
+    except FileExistsError:
+        raise OutputError(f"{path} exists", path=path, hint="it appeared in the meantime") from None
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return path
+
+
+def replace_file(path: Path, content: Content, overwrite: bool = True) -> None:
+    """Give a file new contents, so that it has the old ones or the new ones, whatever happens.
+
+    They go to a temporary file in the same folder, named by :func:`staging_name`, are flushed to the disk and
+    renamed; if anything fails the temporary file is removed.
+
+    Args:
+        path: the file; its folder must exist.
+        content: the bytes, or a function that writes them to a binary stream.
+        overwrite: whether a file there may be replaced.
+
+    Raises:
+        FileExistsError: something is there and may not be replaced.
+        OSError: it cannot be written; what was there is still there.
+    """
+    staging = path.with_name(staging_name(path.name))
+    try:
+        with staging.open("xb") as stream:
+            if callable(content):
+                content(stream)
+            else:
+                stream.write(content)
+            sync(stream)
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError(path)
+        os.replace(staging, path)
+    except BaseException:
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)
+        raise
+    with suppress(OSError):  # a folder that may be written, but not read, cannot be opened
+        sync_folder(path.parent)
+
+
+def staging_name(name: str) -> str:
+    """Return a fresh hidden name beside a file: `.NAME.` and 32 digits, with long names cut off."""
+    return f".{name[:40]}.{uuid.uuid4().hex}"
+
+
+def sync(stream: BinaryIO) -> None:
+    """Bring what was written to a stream to the disk."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, so that a new one outlasts the power; no-op on Windows.
+
+    Raises:
+        OSError: the folder cannot be read, or the disk fails.
+    """
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_write(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(f"cannot write {path}: {error.strerror or error}", path=path)
