@@ -29,9 +29,9 @@ KINDS = {
     "animorph": 'kind = "cold"\ndegradation = { kind = "animorph" }',
 }
 STARTS = {
-    "heat": 'start = { grid = 2, basis = "cosines", components = 2 }',
-    "mean": "start = { components = 2, noise = 0.002 }",
-    "halved": "start = { grid = 4 }",
+    "heat": 'terminal_prior = { grid = 2, basis = "cosines", components = 2 }',
+    "mean": "terminal_prior = { components = 2, noise = 0.002 }",
+    "halved": "terminal_prior = { grid = 4 }",
 }
 
 
@@ -45,7 +45,7 @@ def preset(tmp_path):
         cold = '"cold"' in process
         path = tmp_path / f"{kind}.toml"
         path.write_text(
-            f'extends = "{TINY.as_posix()}"\n[process]\nlevels = 1\nmatch = 0.0\nT = {T}\n{process}\n'
+            f'extends = "{TINY.as_posix()}"\n[process]\nlevels = 1\nsnr_preserving = 0.0\nT = {T}\n{process}\n'
             f"[model]\nclasses = 0\n[training]\nsteps = 2\ncheckpoint_every = 1\nsample_steps = 2\n"
             f'[sampling]\nsteps = 2\nsampler = "{"alg2" if cold else "ancestral"}"\n{STARTS.get(kind, "")}\n'
         )
@@ -114,7 +114,7 @@ def test_every_published_name_is_there():
     assert {"blurring-celeba64", "ihdm-cifar10", "blurdiff-church64"} <= set(NAMES)
 
 
-def test_the_symmetry_of_a_fitted_start(preset, result, ssdiff, tmp_path):
+def test_the_symmetry_of_a_fitted_terminal_prior(preset, result, ssdiff, tmp_path):
     run = tmp_path / "run"
     result("train", "--preset", preset("mean"), "--out", run, *CPU)
     draw = ("sample", "--ckpt", run, "-n", 2, *CPU)
