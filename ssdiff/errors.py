@@ -5,6 +5,7 @@ A message is one line that says what is wrong, where, and how to fix it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -82,3 +83,36 @@ class Interrupted(SsdiffError):
     """Stopped on request after saving; the run can be resumed."""
 
     code = 75
+
+
+_LISTED = 40  # names in a hint
+_SAID = 200  # letters of another library's message
+
+
+def did_you_mean(name: str, names: Iterable[str], *, prefix: str = "", most: int = 3) -> str:
+    """Return the hint for an unknown name: the nearest of the known ones, or all of them.
+
+    Args:
+        name: what was given.
+        names: what is known, in the order in which a person wants to read them.
+        prefix: stands before each name that is proposed: the table of a key.
+        most: at most so many are proposed.
+    """
+    known = list(names)
+    near = nearest(name, known, most)
+    if near:
+        return f"did you mean {' or '.join(prefix + found for found in near)}?"
+    return f"choose from {', '.join(known[:_LISTED])}{', ...' if len(known) > _LISTED else ''}"
+
+
+def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:
+    """Return the known names that may have been meant, the nearest first."""
+    from difflib import get_close_matches  # not at import: only errors need it
+
+    return get_close_matches(name, list(names), n=most, cutoff=0.5)
+
+
+def one_line(error: BaseException | str) -> str:
+    """Return what an error says, or its type, as one line of at most 200 letters."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= _SAID else f"{said[:_SAID]}..."

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from functools import reduce
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -22,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from ssdiff.config import Preset
 from ssdiff.config.aliases import today
-from ssdiff.errors import PresetError
+from ssdiff.errors import PresetError, did_you_mean, nearest
 
 __all__ = [
     "Preset",
@@ -118,9 +117,8 @@ def shipped_preset(name: str) -> str:
         PresetError: no such preset; names the nearest ones.
     """
     if name not in (names := preset_names()):
-        nearest = get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"choose from {', '.join(names)}"
-        raise PresetError(f"unknown preset {name!r}", hint=f"{hint} (a file ends in .toml)")
+        hint = f"{did_you_mean(name, names)} (a file ends in .toml)"
+        raise PresetError(f"unknown preset {name!r}", hint=hint)
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -176,8 +174,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        names = get_close_matches(path.stem, preset_names(), n=1)
-        hint = f"did you mean the preset {names[0]}?" if names else "give the name of a preset or a TOML file"
+        near = nearest(path.stem, preset_names(), 1)
+        hint = f"did you mean the preset {near[0]}?" if near else "give the name of a preset or a TOML file"
         raise PresetError(f"no preset file {path}", path=path, hint=hint) from None
     except UnicodeDecodeError as error:
         raise PresetError(f"{path} is not UTF-8 text (byte {error.start})", path=path) from None
@@ -252,16 +250,14 @@ def _explain(error: ErrorDetails) -> str:
         return f"{path}: must be given"
     if kind == "extra_forbidden":
         table, _, name = path.rpartition(".")
-        nearest = get_close_matches(name, siblings, n=1, cutoff=0.5)
-        meant = ".".join(filter(None, (table, *nearest)))
-        hint = f"did you mean {meant}?" if nearest else f"choose from {', '.join(siblings)}"
+        hint = did_you_mean(name, siblings, prefix=f"{table}." if table else "", most=1)
         return f"{path}: unknown field; {hint}"
     if kind in ("union_tag_invalid", "literal_error"):
         choices = str(context.get("expected_tags") or context.get("expected"))
         found, path = context.get("tag", found), f"{path}.kind" if "tag" in context else path
         options = [item.strip(" '") for item in choices.replace(" or ", ", ").split(",")]
-        nearest = get_close_matches(str(found), options, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        near = nearest(str(found), options, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{path}: must be {choices}, not {_show(found)}{hint}"
     allowed = _allowed(kind, field) or error["msg"].removeprefix("Input should be ")
     return f"{path}: must be {allowed}, not {_show(found)}"

@@ -22,7 +22,7 @@ import torch
 
 from ssdiff.data.shapes import SHAPES, draw
 from ssdiff.data.sources import FileSource, Fit, FolderSource, Labels, Pixels, Source, stamp
-from ssdiff.errors import DataError, ResourceError
+from ssdiff.errors import DataError, ResourceError, one_line
 
 SHAPES_COUNT = 16_384
 """Images of the set "shapes"."""
@@ -233,7 +233,7 @@ def _torchvision(dataset: str, root: Path, **options: object) -> Any:
     except Exception as error:  # a build for another torch fails in many ways
         raise ResourceError(
             f"torchvision {_version('torchvision')} does not work with torch {torch.__version__}: "
-            f"{' '.join(str(error).split())}",
+            f"{one_line(error)}",
             hint="reinstall both together: pip install --force-reinstall torch torchvision",
         ) from error
     # Its progress bar is for people only.
@@ -243,9 +243,8 @@ def _torchvision(dataset: str, root: Path, **options: object) -> Any:
         with quiet, contextlib.redirect_stdout(sys.stderr):
             return getattr(datasets, dataset)(root=str(root), **options)
     except (OSError, RuntimeError, ImportError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ResourceError(
-            f"cannot download {dataset} to {root}: {lines[-1]}",
+            f"cannot download {dataset} to {root}: {one_line(error)}",
             path=root,
             hint="place the files there by hand, or pass a folder or zip of images as --data",
         ) from error

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 from pathlib import Path
 
 from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source
 from ssdiff.data.cache import Corrupt, ImageSet, Progress, cache_root, prepare
 from ssdiff.data.sources import FileSource, Fit, FolderSource, Source, ZipSource
-from ssdiff.errors import DataError, UsageError
+from ssdiff.errors import DataError, UsageError, did_you_mean
 from ssdiff.images.read import MAX_PIXELS, image_size
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -73,12 +72,10 @@ def _find(source: str | Path, root: Path, max_pixels: int) -> Source:
         if zipfile.is_zipfile(path):
             return ZipSource(path, max_pixels)
         raise DataError(f"{path} is a file but no zip", path=path, hint="pass a folder, a zip file or a name")
-    near = difflib.get_close_matches(str(source), DATA_NAMES, n=1, cutoff=0.5)
-    meant = f"did you mean {near[0]}? " if near else ""
     raise DataError(
         f"there is no data set, folder or zip file {str(source)!r}",
         path=path,
-        hint=f"{meant}names are {', '.join(DATA_NAMES)}",
+        hint=did_you_mean(str(source), DATA_NAMES),
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssdiff.errors import CheckpointError, ResourceError, UsageError
+from ssdiff.errors import CheckpointError, ResourceError, UsageError, one_line
 from ssdiff.files import write_atomic
 from ssdiff.weights.untrusted import read_weights
 
@@ -115,7 +115,7 @@ def _own(name: str) -> nn.Module:
         kind: Any = getattr(importlib.import_module(module), class_name)
     except Exception as error:  # the user's code can raise anything
         hint = "it must be importable from this folder or installed"
-        raise UsageError(f"cannot import extractor {name!r}: {_said(error)}", hint=hint) from error
+        raise UsageError(f"cannot import extractor {name!r}: {one_line(error)}", hint=hint) from error
     finally:
         sys.path.pop(0)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
@@ -128,12 +128,7 @@ def _own(name: str) -> nn.Module:
         return kind()
     except Exception as error:  # the user's code can raise anything
         hint = "it must be made without arguments"
-        raise UsageError(f"cannot make extractor {name!r}: {_said(error)}", hint=hint) from error
-
-
-def _said(error: Exception) -> str:
-    """One line of an exception."""
-    return " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"cannot make extractor {name!r}: {one_line(error)}", hint=hint) from error
 
 
 def _inception(weights: Path | None, device: torch.device) -> Extractor:
@@ -176,7 +171,7 @@ def _cached_weights() -> Path:
         except (OSError, HTTPException, ValueError) as error:
             raise ResourceError(
                 f"the weights of Inception are not at {path} and cannot be downloaded from {_URL} "
-                f"({_said(error)})",
+                f"({one_line(error)})",
                 path=path,
                 hint=f"place {_FILE} there (SHA-256 {_SHA256}), or give --weights-file or --extractor",
             ) from None

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ssdiff.errors import ResourceError
+from ssdiff.errors import ResourceError, one_line
 from ssdiff.training.losses import Network
 
 _WITHOUT = "set training.compile=false to train without it"
@@ -75,6 +75,6 @@ def _trial(x: Tensor) -> Tensor:
 
 
 def _reason(error: Exception) -> str:
-    """The line that says what went wrong, of an error that the compiler may have wrapped in another."""
-    lines = [line.strip() for line in str(error.__cause__ or error).splitlines()]
-    return next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
+    """Return what went wrong, of an error that the compiler may have wrapped in another."""
+    said = str(error.__cause__ or error)
+    return one_line(said.partition(" raised:")[2] or said)

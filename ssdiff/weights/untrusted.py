@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ssdiff.errors import CheckpointError
+from ssdiff.errors import CheckpointError, one_line
 
 # In which entry of a training checkpoint to look for weights: averaged ones first, as they sample best.
 CONTAINERS = (
@@ -93,7 +93,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = f"{path} is not a sound safetensors file: {_one_line(error)}"
+        reason = f"{path} is not a sound safetensors file: {one_line(error)}"
         raise CheckpointError(reason, path=path, hint=_AGAIN) from None
 
 
@@ -157,7 +157,7 @@ def _check_archive(path: Path, stream: BinaryIO, size: int) -> bytes:
                 raise _suspicious(path, f"data.pkl has {length} bytes, the limit is {_LONGEST_PICKLE}")
             return archive.read(pickles[0])
     except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, struct.error) as error:
-        reason = f"{path} is a damaged archive: {_one_line(error)}"
+        reason = f"{path} is a damaged archive: {one_line(error)}"
         raise CheckpointError(reason, path=path, hint=_AGAIN) from None
 
 
@@ -221,7 +221,8 @@ def _load_pickle(path: Path, pickled: bytes, mmap: bool) -> object:
                 path=path,
                 hint="do not trust the file; ask for safetensors, or a state_dict alone",
             ) from None
-        reason = f"{path} cannot be read as PyTorch weights: {_one_line(error)}"
+        said = str(error).rpartition("WeightsUnpickler error:")[2]
+        reason = f"{path} cannot be read as PyTorch weights: {one_line(said if said.strip() else error)}"
         raise CheckpointError(reason, path=path, hint=f"{_AGAIN}, or ask for safetensors") from None
 
 
@@ -279,8 +280,3 @@ def _check_dense(path: Path, name: str, value: Tensor) -> None:
 
 def _kind_of(value: object) -> str:
     return f"an object of type {type(value).__name__}"
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -45,7 +45,8 @@ def preset(tmp_path):
         cold = '"cold"' in process
         path = tmp_path / f"{kind}.toml"
         path.write_text(
-            f'extends = "{TINY.as_posix()}"\n[process]\nlevels = 1\nsnr_preserving = 0.0\nT = {T}\n{process}\n'
+            f'extends = "{TINY.as_posix()}"\n[process]\nlevels = 1\n'
+            f"snr_preserving = 0.0\nT = {T}\n{process}\n"
             f"[model]\nclasses = 0\n[training]\nsteps = 2\ncheckpoint_every = 1\nsample_steps = 2\n"
             f'[sampling]\nsteps = 2\nsampler = "{"alg2" if cold else "ancestral"}"\n{STARTS.get(kind, "")}\n'
         )

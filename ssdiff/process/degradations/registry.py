@@ -13,13 +13,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
 
-from ssdiff.errors import UsageError
+from ssdiff.errors import UsageError, did_you_mean
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Scale, Size
 from ssdiff.operators.fft import Blocks, Mirrored, gaussian_response, heat_response
@@ -253,11 +252,7 @@ def build_degradation(
     """
     builder = DEGRADATIONS.get(name)
     if builder is None:
-        nearest = get_close_matches(name, DEGRADATIONS, n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {' or '.join(nearest)}?" if nearest else f"choose from {', '.join(DEGRADATIONS)}"
-        )
-        raise UsageError(f"unknown degradation {name!r}", hint=hint)
+        raise UsageError(f"unknown degradation {name!r}", hint=did_you_mean(name, DEGRADATIONS))
     if T < 1 or min(size) < 1:
         raise UsageError(f"a degradation needs T >= 1 and pixels, not T = {T} and size {tuple(size)}")
     known = list(inspect.signature(builder).parameters)[2:]
