@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from ssdiff.errors import CheckpointError, ResourceError, UsageError
+from ssdiff.errors import ResourceError, UsageError
 from ssdiff.progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
@@ -236,18 +236,13 @@ def memory_for(what: str, hint: str) -> Iterator[None]:
         raise ResourceError(f"out of memory with {what} ({first_line(error)})", hint=hint) from error
 
 
-@contextmanager
-def naming_the_kind(path: Path) -> Iterator[None]:
-    """Where a file turns out to be no model in a block, say what it is instead, if it is not weights at all.
+def find_model(path: Path | None, terminal: Terminal) -> Path:
+    """Find the model to use by :func:`ssdiff.weights.load.find_model`, and say which was chosen."""
+    from ssdiff.weights import load
 
-    Raises:
-        CheckpointError: then; or what the block raised.
-    """
-    try:
-        yield
-    except CheckpointError:
-        if path.is_file():
-            from ssdiff.weights.untrusted import read_weights
-
-            read_weights(path)
-        raise
+    found = load.find_model(path)
+    if found.chosen == "bundled":
+        terminal.say("no run yet: using the small model that ships with ssdiff (drawn shapes)")
+    elif found.chosen == "newest":
+        terminal.say(f"using the newest run, {found.path}")
+    return found.path

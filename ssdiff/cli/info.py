@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssdiff.cli.common import Json, Terminal, human_bytes, naming_the_kind
-from ssdiff.errors import CheckpointError, SsdiffError
+from ssdiff.cli.common import Json, Terminal, human_bytes
+from ssdiff.errors import SsdiffError
 
 if TYPE_CHECKING:
     from ssdiff.config import Preset
@@ -30,10 +30,9 @@ def info(
     """What a run or model is: settings, levels, checkpoints, state."""
     from ssdiff import runs
     from ssdiff.weights import single_file
+    from ssdiff.weights.load import find_model
 
-    source = path or runs.newest_run() or single_file.bundled()
-    if not source.exists():
-        raise CheckpointError(f"no run or model at {source}", path=source)
+    source = find_model(path).path
     values: dict[str, Any] = {"path": str(source)}
     lines = [str(source)]
     if runs.is_run(source):
@@ -42,8 +41,7 @@ def info(
 
         preset = load_preset(source / "preset.toml")
     else:
-        with naming_the_kind(source):
-            stored = single_file.read(source)
+        stored = single_file.read(source)
         preset = stored.preset
         values |= {"step": stored.step, "class_names": list(stored.class_names), "origin": stored.origin}
         lines += [

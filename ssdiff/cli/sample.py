@@ -18,12 +18,12 @@ from ssdiff.cli.common import (
     Terminal,
     Weights,
     check_precision,
+    find_model,
     is_main_process,
-    naming_the_kind,
     parse_sets,
 )
 from ssdiff.cli.drawing import Job, check_target, write
-from ssdiff.errors import CheckpointError, UsageError
+from ssdiff.errors import UsageError
 
 if TYPE_CHECKING:
     from ssdiff.cli.drawing import Target
@@ -180,22 +180,10 @@ def load_pipeline(
     ckpt: Path | None, weights: str, device: str, precision: str, terminal: Terminal
 ) -> Pipeline:
     """The pipeline asked for, of the newest run, or the bundled one."""
-    from ssdiff import runs
-    from ssdiff.weights import single_file
     from ssdiff.weights.load import load
 
     check_precision(precision)
-    source = ckpt or runs.newest_run()
-    if source is None:
-        source = single_file.bundled()
-        if not source.is_file():
-            message = "there is no run yet, and the model that should ship with ssdiff is missing"
-            raise CheckpointError(message, path=source, hint="reinstall ssdiff, or name one with --ckpt")
-        terminal.say("no run yet: using the small model that ships with ssdiff (drawn shapes)")
-    elif ckpt is None:
-        terminal.say(f"using the newest run, {source}")
-    with naming_the_kind(source):
-        return load(source, weights=weights, device=device, precision=precision)
+    return load(find_model(ckpt, terminal), weights=weights, device=device, precision=precision)
 
 
 def _classes(given: list[str] | None, pipeline: Pipeline) -> list[int] | None:

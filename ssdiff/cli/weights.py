@@ -106,15 +106,15 @@ def export(
     """Write a run's weights as one file that needs nothing beside it."""
     import torch
 
-    from ssdiff import runs
     from ssdiff.files import check_output
     from ssdiff.weights import single_file
+    from ssdiff.weights.load import find_model
 
     check_output(out, overwrite, _SUFFIX)
-    source = run or runs.newest_run()
-    if source is None:
+    found = find_model(run)
+    if found.chosen == "bundled":
         raise CheckpointError("there is no run to export", hint="name one, or train one first")
-    stored = single_file.read(source, weights)
+    stored = single_file.read(found.path, weights)
     single_file.export(
         out,
         stored.preset,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ssdiff import runs
 from ssdiff.build import build_model, build_process
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
@@ -21,6 +23,39 @@ from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.weights import single_file
 from ssdiff.weights.untrusted import read_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a model is, and why it was taken.
+
+    Attributes:
+        path: run folder, checkpoint or single-file model.
+        chosen: it was given, is the newest run, or is the small model that ships with the package.
+    """
+
+    path: Path
+    chosen: Literal["given", "newest", "bundled"]
+
+
+def find_model(path: str | Path | None = None) -> Found:
+    """Find the model to use: the one given, else the newest run, else the bundled model.
+
+    Args:
+        path: run folder, checkpoint or single-file model; whether it is there shows when it is read.
+
+    Raises:
+        CheckpointError: none is given, there is no run, and the bundled model is missing.
+    """
+    if path is not None:
+        return Found(Path(path), "given")
+    if (newest := runs.newest_run()) is not None:
+        return Found(newest, "newest")
+    shipped = single_file.bundled()
+    if not shipped.is_file():
+        message = "there is no run yet, and the model that should ship with ssdiff is missing"
+        raise CheckpointError(message, path=shipped, hint="reinstall ssdiff, or name a model")
+    return Found(shipped, "bundled")
 
 
 def load(

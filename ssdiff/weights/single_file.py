@@ -23,6 +23,7 @@ from ssdiff.config.load import parse_preset
 from ssdiff.errors import CheckpointError, PresetError, UsageError
 from ssdiff.files import write_atomic
 from ssdiff.runs import RunFolder, is_run
+from ssdiff.weights.untrusted import read_weights
 
 FORMAT = 1
 _FILES = {"ema": "ema", "raw": "weights"}
@@ -60,14 +61,14 @@ def read(path: Path, weights: str = "ema") -> Stored:
         weights: ``ema`` or ``raw``; a single-file model holds only the former.
 
     Raises:
-        CheckpointError: absent, damaged or of another kind.
+        CheckpointError: absent, damaged or of another kind; says what a file is that holds no weights.
         UsageError: ``weights`` is neither.
     """
     if weights not in _FILES:
         raise UsageError(f"unknown weights {weights!r}", hint=f"choose one of {', '.join(_FILES)}")
     if not path.exists():
         raise CheckpointError(
-            f"no run or checkpoint at {path}", path=path, hint="check the path given to --ckpt"
+            f"no run or checkpoint at {path}", path=path, hint="check the path to the model"
         )
     if path.is_file():
         if weights == "raw":
@@ -142,6 +143,7 @@ def _read_file(path: Path) -> Stored:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
+        read_weights(path)  # raises for what holds no weights at all, and says what it is instead
         raise CheckpointError(
             f"{path} is not a model file: {error}",
             path=path,

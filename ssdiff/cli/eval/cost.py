@@ -20,7 +20,6 @@ from ssdiff.cli.common import (
     human_bytes,
     human_seconds,
     memory_for,
-    naming_the_kind,
     parse_sets,
     positive,
 )
@@ -256,6 +255,7 @@ def _preset(source: str | None, overrides: dict[str, object], terminal: Terminal
     from ssdiff import runs
     from ssdiff.config.load import load_preset, override
     from ssdiff.weights import single_file
+    from ssdiff.weights.load import find_model
 
     if source is not None and not Path(source).exists() and not source.endswith(".toml"):
         if Path(source).name != source or os.sep in source:
@@ -263,13 +263,12 @@ def _preset(source: str | None, overrides: dict[str, object], terminal: Terminal
         return load_preset(source, overrides)
     if source is not None and source.endswith(".toml"):
         return load_preset(source, overrides)
-    path = Path(source) if source is not None else runs.newest_run() or single_file.bundled()
+    path = find_model(None if source is None else Path(source)).path
     if source is None:
         terminal.say(f"measuring {path}")
     if runs.is_run(path):
         return load_preset(path / "preset.toml", overrides)
-    with naming_the_kind(path):
-        return override(single_file.read(path).preset, overrides)
+    return override(single_file.read(path).preset, overrides)
 
 
 def _text(values: dict[str, Any]) -> str:

@@ -138,14 +138,16 @@ def _folder(run: Path | None, terminal: Terminal) -> RunFolder:
         CheckpointError: it is none.
     """
     from ssdiff import runs
+    from ssdiff.weights.load import find_model
 
-    path = run or runs.newest_run()
-    if path is None:
+    found = find_model(run)
+    path = found.path
+    if found.chosen == "bundled":
         raise CheckpointError("there is no run yet", hint="train one with `ssdiff train`, or name a folder")
     if not runs.is_run(path):
         what = "is no run folder: it has no preset.toml" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {what}", path=path, hint="name a folder that `ssdiff train` wrote")
-    if run is None:
+    if found.chosen == "newest":
         terminal.say(f"using the newest run, {path}")
     return runs.RunFolder(path)
 

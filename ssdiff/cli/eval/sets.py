@@ -51,10 +51,11 @@ def trained_on(ckpt: Path | None, pipeline: Pipeline) -> Choice:
     """
     from ssdiff import checkpoints, runs
     from ssdiff.weights import single_file
+    from ssdiff.weights.load import find_model
 
-    path, settings = ckpt or runs.newest_run(), pipeline.preset.data
+    path, settings = find_model(ckpt).path, pipeline.preset.data
     source, fingerprint = settings.source, None
-    if path is not None and path.is_dir():  # a run or one of its checkpoints; a file has its preset alone
+    if path.is_dir():  # a run or one of its checkpoints; a file has its preset alone
         folder = single_file.newest_checkpoint(path) if runs.is_run(path) else path
         meta = checkpoints.load(folder, ()).meta
         source = str(meta.get("source") or "") or source
