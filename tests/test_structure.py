@@ -1,74 +1,72 @@
-"""Imports point one way, files and functions stay short, and only the command line prints.
+"""The rules of the house: what may import what, what the command line may hold, one definition a name.
 
 Each check is a function from a source tree to a list of faults, so that the last tests can show on a made-up
-tree that it finds what it looks for.
+tree that it finds what it looks for. A tree is a folder with the package ``ssdiff`` and perhaps with
+``benchmarks`` and ``examples`` beside it.
 """
 
 import ast
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "ssdiff"
-LONGEST_FILE = 350
-LONGEST_FUNCTION = 50
+ROOT = Path(__file__).resolve().parent.parent
 
 # What each module or package may import from ssdiff: only names further up. So models never learn what a
-# process is, samplers never learn what a U-Net is, and nothing but the command line knows everything.
+# process is, samplers never learn what a U-Net is, and nothing but the command line knows everything. Of a
+# package, a module may have a row of its own.
 MAY_IMPORT: dict[str, str] = {
     "errors": "",
-    "settings": "",
-    "presets": "errors settings",
+    "progress": "",
     "rng": "",
-    "colour": "",
+    "registry": "errors",
+    "files": "errors",
     "devices": "errors",
     "distributed": "errors",
-    "images": "errors",
-    "schedules": "errors",
-    "models": "errors",
+    "images": "errors files",
+    "schedules": "errors registry",
+    "models": "errors registry",
     "operators": "errors devices",
-    "checkpoints": "errors",
-    "rundir": "errors settings presets checkpoints",
-    "importing": "errors",
-    "storage": "errors settings presets images checkpoints rundir",
-    "shapes": "errors rng colour",
-    "data": "errors images shapes",
-    "process": "errors devices rng colour operators schedules",
-    "samplers": "errors rng operators schedules process",
-    "cost": "errors schedules process",
-    "training": "errors settings rng devices distributed operators schedules data process",
-    "metrics": "errors images importing",
-    "plots": "errors images",
-    "analysis": "errors rng operators schedules process",
-    "planner": "errors colour operators schedules process",
-    "build": "errors settings presets data operators schedules process models samplers",
+    "checkpoints": "errors files",
+    "runs": "errors files checkpoints",
+    "sampling.registry": "errors registry",
+    "config": "errors registry sampling.registry",
+    "data": "errors progress rng files images operators",
+    "process": "errors rng registry devices operators schedules",
+    "priors": "errors rng operators data process",
+    "sampling": "errors rng registry config operators schedules process",
 }
-MAY_IMPORT["resuming"] = "errors settings presets checkpoints rundir"
-MAY_IMPORT["planning"] = "errors settings schedules process"
-MAY_IMPORT["pipeline"] = " ".join(MAY_IMPORT)
-MAY_IMPORT["loading"] = " ".join(MAY_IMPORT)
-MAY_IMPORT["preparing"] = "errors settings rng distributed data process"
-MAY_IMPORT["restoration"] = "errors rng colour operators process samplers pipeline"
-MAY_IMPORT["previews"] = "errors settings images process preparing pipeline"
-MAY_IMPORT["running"] = " ".join(MAY_IMPORT)
-MAY_IMPORT["benchmarking"] = "devices settings operators data process cost training build planning pipeline"
-MAY_IMPORT["report"] = "errors images plots"
-MAY_IMPORT["cli"] = " ".join(MAY_IMPORT)
+# From here on a module stands for one thing that users do, and may use all that comes before it.
+for _name in ("build", "pipeline", "weights", "training", "analysis", "evaluation", "generation"):
+    MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
+for _name in ("degradation", "restoration", "reporting", "plugins", "cli"):
+    MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
 MAY_IMPORT["__main__"] = "cli"
 
+# What works on numbers and pixels. A command may name them in no way: it calls the library.
+NUMERICAL = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "safetensors")
+# It reports which versions are installed.
+ASKS_FOR_VERSIONS = ("cli/doctor.py",)
+# What a definition of the command line takes, makes or prints.
+TERMINAL = {"Terminal", "StopRequest", "Console", "Table", "print", "typer", "click", "rich", "sys", "signal"}
 
-def sources(package: Path) -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted(package.rglob("*.py")):
-        yield path.relative_to(package), ast.parse(path.read_text(encoding="utf-8"))
+# The same public name in two modules, and why.
+SAME_NAME: dict[str, str] = {}
+
+
+def sources(folder: Path) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(folder.rglob("*.py")):
+        yield path.relative_to(folder), ast.parse(path.read_text(encoding="utf-8"))
 
 
 def module_name(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(path: Path, tree: ast.Module, modules: set[str]) -> Iterator[str]:
+def imported(path: Path, tree: ast.AST, modules: set[str]) -> Iterator[str]:
     """Modules of the package that a file imports, inside functions too, as `process.gaussian`.
 
     ``__init__`` stands for the package itself; its version is everybody's.
@@ -94,12 +92,17 @@ def imported(path: Path, tree: ast.Module, modules: set[str]) -> Iterator[str]:
                 yield inner if inner in modules or inner in MAY_IMPORT else ".".join(base) or "__init__"
 
 
-def wrong_imports(package: Path) -> list[str]:
-    files = list(sources(package))
+def row(module: str) -> str:
+    """The row of MAY_IMPORT that speaks of a module."""
+    return module if module in MAY_IMPORT else module.split(".")[0]
+
+
+def wrong_imports(root: Path) -> list[str]:
+    files = list(sources(root / "ssdiff"))
     modules = {module_name(path) for path, _ in files}
     faults = []
     for path, tree in files:
-        unit = module_name(path).split(".")[0]
+        unit = row(module_name(path))
         if unit == "__init__":
             continue
         if unit not in MAY_IMPORT:
@@ -107,17 +110,17 @@ def wrong_imports(package: Path) -> list[str]:
             continue
         allowed = {unit, *MAY_IMPORT[unit].split()}
         for target in imported(path, tree, modules):
-            if target.split(".")[0] not in allowed:
+            same = target.split(".")[0] == unit.split(".")[0] and "." not in unit
+            if not same and row(target) not in allowed and target.split(".")[0] not in allowed:
                 faults.append(f"{path}: {unit} may not import {target}")
     return faults
 
 
-def import_cycles(package: Path) -> list[str]:
-    files = list(sources(package))
+def import_cycles(root: Path) -> list[str]:
+    files = list(sources(root / "ssdiff"))
     modules = {module_name(path) for path, _ in files}
-    graph = {
-        module_name(path): set(imported(path, tree, modules)) for path, tree in files if len(path.parts) > 1
-    }
+    graph = {module_name(path): set(imported(path, tree, modules)) for path, tree in files}
+    graph.pop("__init__", None)
     try:
         TopologicalSorter({name: targets - {name} for name, targets in graph.items()}).prepare()
     except CycleError as error:
@@ -125,27 +128,10 @@ def import_cycles(package: Path) -> list[str]:
     return []
 
 
-def long_files(package: Path) -> list[str]:
-    counts = (
-        (path, len((package / path).read_text(encoding="utf-8").splitlines())) for path, _ in sources(package)
-    )
-    return [f"{path}: {count} lines" for path, count in counts if count > LONGEST_FILE]
-
-
-def long_functions(package: Path) -> list[str]:
-    return [
-        f"{path}: {node.name} has {length} lines"
-        for path, tree in sources(package)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > LONGEST_FUNCTION
-    ]
-
-
-def prints(package: Path) -> list[str]:
+def prints(root: Path) -> list[str]:
     return [
         f"{path}:{node.lineno}: {ast.unparse(node.func)}"
-        for path, tree in sources(package)
+        for path, tree in sources(root / "ssdiff")
         if path.parts[0] not in ("cli", "cli.py", "__main__.py")
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
@@ -153,12 +139,164 @@ def prints(package: Path) -> list[str]:
     ]
 
 
-CHECKS: list[Callable[[Path], list[str]]] = [wrong_imports, import_cycles, long_files, long_functions, prints]
+def uses_of_the_command_line(root: Path) -> list[str]:
+    """Modules that import ssdiff.cli, which only ``__main__`` may: others call the library."""
+    faults = []
+    for folder in ("ssdiff", "benchmarks", "examples"):
+        for path, tree in sources(root / folder):
+            inside = folder == "ssdiff"
+            if inside and (path.parts[0] == "cli" or path == Path("__main__.py")):
+                continue
+            base = path if inside else Path("outside.py")
+            if any(name.split(".")[0] == "cli" for name in imported(base, tree, set())):
+                faults.append(f"{folder}/{path} imports ssdiff.cli")
+    return faults
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def work_in_the_command_line(root: Path) -> list[str]:
+    """Commands that work on numbers themselves, instead of calling one function of the library."""
+    faults = []
+    for path, tree in sources(root / "ssdiff" / "cli"):
+        if f"cli/{path.as_posix()}" in ASKS_FOR_VERSIONS:
+            continue
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            faults += [
+                f"cli/{path}:{node.lineno} imports {name}"
+                for name in names
+                if name.split(".")[0] in NUMERICAL
+            ]
+    return faults
+
+
+def strange_definitions_in_the_command_line(root: Path) -> list[str]:
+    """Functions and classes of cli/ that take, make and print nothing that a terminal knows.
+
+    A definition is at home there when it names one of TERMINAL, or an option type or another such thing of
+    ``ssdiff.cli``, or when it takes or returns lines of text.
+    """
+    files = [(path, tree) for path, tree in sources(root / "ssdiff" / "cli")]
+    at_home = set(TERMINAL)
+    waiting = [
+        (path, node)
+        for path, tree in files
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign)
+    ]
+    found = True
+    while found:  # what takes a thing of the terminal makes its own name one
+        found = False
+        for item in list(waiting):
+            _, node = item
+            if _text(node) or at_home & set(_signature(node)):
+                waiting.remove(item)
+                at_home |= set(_names(node))
+                found = True
+    return [
+        f"cli/{path}: {node.name}"
+        for path, node in waiting
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not at_home & set(_words(node)) & TERMINAL
+    ]
+
+
+def _text(node: ast.AST) -> bool:
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    arguments = [ast.unparse(argument.annotation) for argument in _arguments(node) if argument.annotation]
+    returned = ast.unparse(node.returns) if node.returns else ""
+    return returned in ("str", "list[str]") or any(a.startswith("list[str]") for a in arguments)
+
+
+def _arguments(node: ast.FunctionDef) -> list[ast.arg]:
+    return [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+
+
+def _names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign):
+        return [node.target.id] if isinstance(node.target, ast.Name) else []
+    return [node.name] if isinstance(node, ast.ClassDef) else []
+
+
+def _signature(node: ast.AST) -> list[str]:
+    """Words of what a definition takes and returns; of a class or an assignment: of all of it."""
+    if isinstance(node, ast.FunctionDef):
+        parts: list[ast.AST] = [node.args, *node.decorator_list, *([node.returns] if node.returns else [])]
+        return [word for part in parts for word in _words(part)]
+    return _words(node)
+
+
+def _words(node: ast.AST) -> list[str]:
+    return [inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)]
+
+
+def questions_for_the_kind_of_process(root: Path) -> list[str]:
+    """Where a process is asked for its class instead of for what it can do."""
+    return [
+        f"{path}:{node.lineno}"
+        for path, tree in sources(root / "ssdiff")
+        if path.parts[0] not in ("process", "build.py")
+        for node in ast.walk(tree)
+        if (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("isinstance", "issubclass")
+            and any(word.endswith("Process") for part in node.args[1:] for word in _last_words(part))
+        )
+        or (isinstance(node, ast.MatchClass) and ast.unparse(node.cls).endswith("Process"))
+    ]
+
+
+def _last_words(node: ast.AST) -> list[str]:
+    return _words(node) + [inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)]
+
+
+def names_defined_twice(root: Path) -> list[str]:
+    """Public functions and classes of the library of which a reader cannot know which one is meant."""
+    places = defaultdict(list)
+    for path, tree in sources(root / "ssdiff"):
+        if path.parts[0] == "cli":
+            continue  # a command has the name of the verb that it calls
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(path.as_posix())
+    return [
+        f"{name}: {', '.join(paths)}"
+        for name, paths in sorted(places.items())
+        if len(paths) > 1 and name not in SAME_NAME
+    ]
+
+
+CHECKS: list[Callable[[Path], list[str]]] = [
+    wrong_imports,
+    import_cycles,
+    prints,
+    uses_of_the_command_line,
+    work_in_the_command_line,
+    strange_definitions_in_the_command_line,
+    questions_for_the_kind_of_process,
+    names_defined_twice,
+]
+
+
+# They hold when the commands are thin; until then they only tell how far it is.
+AHEAD = (
+    uses_of_the_command_line,
+    work_in_the_command_line,
+    strange_definitions_in_the_command_line,
+    questions_for_the_kind_of_process,
+    names_defined_twice,
+)
+
+
+def _marked(check):
+    return pytest.param(check, marks=pytest.mark.xfail(strict=False)) if check in AHEAD else check
+
+
+@pytest.mark.parametrize("check", [_marked(check) for check in CHECKS], ids=lambda check: check.__name__)
 def test_source(check):
-    assert check(PACKAGE) == []
+    assert check(ROOT) == []
 
 
 def test_the_table_points_one_way():
@@ -168,50 +306,88 @@ def test_the_table_points_one_way():
         seen.add(name)
 
 
-BODY = "    x = 1\n" * LONGEST_FUNCTION
 BAD = [
-    (wrong_imports, {"models/unet.py": "from ssdiff.process.gaussian import State\n"}),
-    (wrong_imports, {"models/unet.py": "import ssdiff.process.gaussian\n"}),
-    (wrong_imports, {"models/unet.py": "from ..process import gaussian\n", "process/gaussian.py": ""}),
-    (wrong_imports, {"models/unet.py": "from ssdiff import process\n", "process/__init__.py": ""}),
-    (wrong_imports, {"errors.py": "def f():\n    from ssdiff.cli import main\n"}),
-    (wrong_imports, {"models/unet.py": "from ssdiff import load\n"}),
-    (wrong_imports, {"new_module.py": "\n"}),
+    (wrong_imports, {"ssdiff/models/unet.py": "from ssdiff.process.gaussian import State\n"}),
+    (wrong_imports, {"ssdiff/models/unet.py": "import ssdiff.process.gaussian\n"}),
+    (
+        wrong_imports,
+        {"ssdiff/models/unet.py": "from ..process import gaussian\n", "ssdiff/process/gaussian.py": ""},
+    ),
+    (
+        wrong_imports,
+        {"ssdiff/models/unet.py": "from ssdiff import process\n", "ssdiff/process/__init__.py": ""},
+    ),
+    (wrong_imports, {"ssdiff/errors.py": "def f():\n    from ssdiff.cli import main\n"}),
+    (wrong_imports, {"ssdiff/models/unet.py": "from ssdiff import load\n"}),
+    (wrong_imports, {"ssdiff/config/load.py": "from ssdiff.sampling.plan import Plan\n"}),
+    (wrong_imports, {"ssdiff/sampling/registry.py": "from ssdiff.sampling.plan import Plan\n"}),
+    (wrong_imports, {"ssdiff/new_module.py": "\n"}),
     (
         import_cycles,
-        {"process/a.py": "from ssdiff.process.b import x\n", "process/b.py": "from . import a\n"},
+        {
+            "ssdiff/process/a.py": "from ssdiff.process.b import x\n",
+            "ssdiff/process/b.py": "from . import a\n",
+        },
     ),
-    (long_files, {"errors.py": "x = 1\n" * (LONGEST_FILE + 1)}),
-    (long_functions, {"errors.py": f"def f():\n{BODY}"}),
-    (long_functions, {"errors.py": f"class A:\n    async def f():\n{BODY.replace('    ', '        ')}"}),
-    (prints, {"process/a.py": "def f():\n    print(1)\n"}),
-    (prints, {"errors.py": "import sys\nsys.stderr.write('x')\n"}),
+    (prints, {"ssdiff/process/a.py": "def f():\n    print(1)\n"}),
+    (prints, {"ssdiff/errors.py": "import sys\nsys.stderr.write('x')\n"}),
+    (uses_of_the_command_line, {"benchmarks/a.py": "from ssdiff.cli import run\n"}),
+    (uses_of_the_command_line, {"examples/a.py": "import ssdiff.cli\n"}),
+    (uses_of_the_command_line, {"ssdiff/runs/a.py": "def f():\n    from ssdiff import cli\n"}),
+    (work_in_the_command_line, {"ssdiff/cli/a.py": "def f():\n    import torch\n"}),
+    (work_in_the_command_line, {"ssdiff/cli/a.py": "from PIL import Image\n"}),
+    (
+        strange_definitions_in_the_command_line,
+        {"ssdiff/cli/a.py": "def mean(values: Values) -> float:\n    ...\n"},
+    ),
+    (strange_definitions_in_the_command_line, {"ssdiff/cli/a.py": "class Job:\n    n: int\n"}),
+    (
+        strange_definitions_in_the_command_line,
+        {"ssdiff/cli/a.py": "def f(x: int) -> int:\n    return g(x)\ndef g(t: Terminal):\n    ...\n"},
+    ),
+    (questions_for_the_kind_of_process, {"ssdiff/pipeline.py": "isinstance(x, GaussianProcess)\n"}),
+    (questions_for_the_kind_of_process, {"ssdiff/pipeline.py": "isinstance(x, (A, cold.ColdProcess))\n"}),
+    (
+        questions_for_the_kind_of_process,
+        {"ssdiff/pipeline.py": "match x:\n    case ColdProcess():\n        pass\n"},
+    ),
+    (names_defined_twice, {"ssdiff/rng.py": "def f(): ...\n", "ssdiff/data/a.py": "class f: ...\n"}),
 ]
 GOOD = {
-    "__init__.py": "from ssdiff.pipeline import load\n",
-    "__main__.py": "from ssdiff.cli import main\nprint(main)\n",
-    "errors.py": f"def f():\n{BODY[: -len('    x = 1') - 1]}",
-    "models/blocks.py": "import torch\nfrom ssdiff.errors import UsageError\n",
-    "models/unet.py": "from ssdiff.models.blocks import a\nfrom .blocks import b\n",
-    "pipeline.py": "from ssdiff import __version__, rng\nfrom ssdiff.models.unet import c\n"
-    + "x = 1\n" * 348,
-    "rng.py": "",
-    "cli/main.py": "print('hello')\n",
+    "benchmarks/a.py": "import ssdiff\nssdiff.load('x')\n",
+    "examples/a.py": "from ssdiff import load\n",
+    "ssdiff/__init__.py": "from ssdiff.pipeline import load\n",
+    "ssdiff/__main__.py": "from ssdiff.cli import main\nprint(main)\n",
+    "ssdiff/errors.py": "def f(): ...\n",
+    "ssdiff/models/blocks.py": "import torch\nfrom ssdiff.errors import UsageError\n\ndef _f(): ...\n",
+    "ssdiff/models/unet.py": "from ssdiff.models.blocks import a\nfrom .blocks import b\n\ndef _f(): ...\n",
+    "ssdiff/config/load.py": "from ssdiff.sampling.registry import names\n",
+    "ssdiff/sampling/registry.py": "",
+    "ssdiff/sampling/plan.py": "from ssdiff.sampling.registry import names\n",
+    "ssdiff/process/a.py": "isinstance(x, ColdProcess)\n",
+    "ssdiff/pipeline.py": "from ssdiff import __version__, rng\nfrom ssdiff.models.unet import c\n"
+    "isinstance(x, Tensor)\n",
+    "ssdiff/rng.py": "",
+    "ssdiff/cli/common.py": "class Terminal:\n    say = print\nSeed = Annotated[int, typer.Option()]\n",
+    "ssdiff/cli/doctor.py": "import torch\n",
+    "ssdiff/cli/a.py": "from ssdiff.cli.common import Seed, Terminal\n\ndef f(seed: Seed): ...\n"
+    "def _say(t: Terminal): ...\ndef _rows(x) -> list[str]: ...\ndef _show(x): print(x)\n"
+    "class Shown:\n    t: Terminal\ndef _make(x) -> Shown: ...\n",
 }
 
 
-def plant(package: Path, files: dict[str, str]) -> Path:
+def plant(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
-        (package / name).parent.mkdir(parents=True, exist_ok=True)
-        (package / name).write_text(text, encoding="utf-8")
-    return package
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
 
 
 @pytest.mark.parametrize(("check", "files"), BAD, ids=lambda item: getattr(item, "__name__", None))
 def test_a_check_can_fail(check, files, tmp_path):
-    assert len(check(plant(tmp_path / "ssdiff", files))) == 1
+    assert len(check(plant(tmp_path, files))) == 1
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_check_can_pass(check, tmp_path):
-    assert check(plant(tmp_path / "ssdiff", GOOD)) == []
+    assert check(plant(tmp_path, GOOD)) == []

@@ -20,7 +20,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ssdiff.data import DATA_NAMES, cache_root, evenly, open_data, prepared, sources
+from ssdiff.data import DATA_NAMES, cache_root, evenly, open_data, sources
+from ssdiff.data import cache as data_cache
 from ssdiff.data.shapes import draw
 from ssdiff.errors import DataError, ResourceError, UsageError
 
@@ -197,7 +198,7 @@ def test_a_higher_pixel_limit_brings_skipped_images_back(tmp_path, load):
 def test_a_zip_is_read_in_place(method, tmp_path, load, monkeypatch):
     files = {f"{k:03}.png": png(k) for k in range(7)}
     path = pack(tmp_path / "set.zip", files, method)
-    monkeypatch.setattr(prepared, "_BLOCK", 2)  # several threads
+    monkeypatch.setattr(data_cache, "_BLOCK", 2)  # several threads
     data = load(path)
     assert data.fingerprint == load(fill(tmp_path / "set", files)).fingerprint
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["cache", "set", "set.zip"]
@@ -356,7 +357,7 @@ def test_without_locks_the_first_to_finish_wins(tmp_path, load, cache, monkeypat
         def acquire(self):
             raise NotImplementedError
 
-    monkeypatch.setattr(prepared, "FileLock", NoLock)
+    monkeypatch.setattr(data_cache, "FileLock", NoLock)
     folder = fill(tmp_path / "set", {"1.png": png(1)})
     rival = []
     data = load(folder, progress=lambda *_: rival or rival.append(True) or rival.append(load(folder)))
@@ -398,7 +399,7 @@ def test_full_disks_and_bad_places(tmp_path, load, cache, monkeypatch):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not [path for path in (cache / "prepared").iterdir() if path.is_dir()]
     usage = types.SimpleNamespace(free=10)
-    monkeypatch.setattr(prepared.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(data_cache.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ResourceError, match=r"needs 1,728 bytes.*10 are free"):
         load(folder)
     with pytest.raises(ResourceError, match="cannot prepare"):
