@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ssdiff.build import build_process as build_process
     from ssdiff.config.load import load_preset as load_preset
     from ssdiff.pipeline import Pipeline as Pipeline
+    from ssdiff.process.degradations.registry import degradations as degradations
+    from ssdiff.process.degradations.registry import register_degradation as register_degradation
     from ssdiff.weights.load import import_official as import_official
     from ssdiff.weights.load import load as load
 
@@ -22,9 +24,11 @@ _MODULES = {
     "Pipeline": "ssdiff.pipeline",
     "build_model": "ssdiff.build",
     "build_process": "ssdiff.build",
+    "degradations": "ssdiff.process.degradations.registry",
     "import_official": "ssdiff.weights.load",
     "load": "ssdiff.weights.load",
     "load_preset": "ssdiff.config.load",
+    "register_degradation": "ssdiff.process.degradations.registry",
 }
 
 __all__ = [
@@ -32,9 +36,11 @@ __all__ = [
     "__version__",
     "build_model",
     "build_process",
+    "degradations",
     "import_official",
     "load",
     "load_preset",
+    "register_degradation",
 ]
 
 

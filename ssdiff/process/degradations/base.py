@@ -1,10 +1,11 @@
 """What a degradation D(x, t) promises, and the two kinds that most of them are: linear, and a mixture.
 
-TimestepSampler run from t = 0, the image itself, to T, the most degraded.
+Severities run from t = 0, the image itself, to T, the most degraded.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Protocol
@@ -14,10 +15,13 @@ from torch import Tensor
 
 from ssdiff import rng
 from ssdiff.devices import to_device
-from ssdiff.errors import ProcessError
+from ssdiff.errors import ProcessError, UsageError
 from ssdiff.operators.base import Constants, Operator, Scale, Size
 from ssdiff.operators.stacked import Stacked
 from ssdiff.process.gaussian import Timestep
+
+DENSE = 256
+"""Pixels a side up to which dense matrices are as quick as an FFT, and stack in a batch."""
 
 _HELD_VALUES = (
     2**25
@@ -212,3 +216,16 @@ def check_size(x0: Tensor, size: Size) -> None:
     """Refuse images of another size."""
     if tuple(x0.shape[-2:]) != tuple(size):
         raise ProcessError(f"the degradation is for {size} pixels, the images have {tuple(x0.shape[-2:])}")
+
+
+def positive_pixels(name: str, value: float | None, default: float) -> float:
+    """Return an option in pixels, or its default where it is not given.
+
+    Raises:
+        UsageError: it is not positive and finite.
+    """
+    if value is None:
+        return default
+    if not 0 < value < math.inf:
+        raise UsageError(f"{name} must be a positive number of pixels, not {value}")
+    return value

@@ -1,4 +1,7 @@
-"""Blurs of cold diffusion: small kernels applied one after the other, as one operator a severity [CD]."""
+"""Blurs: one Gaussian of any size, heat dissipation, and the small kernels of cold diffusion [CD; IHDM].
+
+Each severity is one operator, also where kernels follow one another.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,12 @@ from torch import Tensor
 
 from ssdiff.errors import UsageError
 from ssdiff.operators import matrices
-from ssdiff.operators.base import Size
+from ssdiff.operators.base import Operator, Size
+from ssdiff.operators.fft import Mirrored, gaussian_response, heat_response
 from ssdiff.operators.matrices import PADDINGS, Padding
 from ssdiff.operators.separable import Separable
-from ssdiff.process.degradations.base import LinearDegradation
+from ssdiff.process.degradations.base import DENSE, LinearDegradation, positive_pixels
+from ssdiff.process.degradations.registry import register_degradation
 
 STDS: Mapping[str, Callable[[int, float, float], float]] = MappingProxyType(
     {
@@ -26,8 +31,76 @@ STDS: Mapping[str, Callable[[int, float, float], float]] = MappingProxyType(
 )
 """How the std of kernel i = 0, 1, ... depends on its number, in pixels [MATH.md, section 5]."""
 
-_DENSE_LIMIT = 1024  # pixels a side: the products of T matrices are computed and kept
+_KERNELS_LIMIT = 1024  # pixels a side: the products of T matrices are computed and kept
 _KEPT = 2**27  # numbers in the products that are kept, 1 GB in float64
+
+
+@register_degradation("blur")
+def blur(
+    size: Size,
+    T: int,
+    *,
+    max_std: float | None = None,
+    kernel: int | None = None,
+    std: str = "constant",
+    first: float = 1.0,
+    growth: float = 0.01,
+    padding: str = "reflect",
+    to_mean: bool = False,
+) -> LinearDegradation:
+    """Gaussian blur: one of a size, or kernels applied one after the other as cold diffusion does.
+
+    Without ``kernel``: reflect padding, and a std that rises geometrically from 0.3 px at t = 1; the kernel
+    reaches 4 standard deviations, at most the image's side less one each way.
+
+    Args:
+        size: (H, W).
+        T: the highest severity.
+        max_std: std at T in pixels; a quarter of the shorter side where omitted.
+        kernel: taps of the kernels applied in sequence, odd; see
+            :func:`kernel_blur` for it and the options that go with
+            it.
+        std: how the std of kernel i = 0, 1, ... grows: constant, incremental, exponential or affine.
+        first: std of the first kernel (times i + 1 for incremental, no part in exponential), pixels.
+        growth: of exponential (std = exp(growth i)) and affine (std = first + growth i).
+        padding: circular, reflect or zero.
+        to_mean: the last severity is the mean colour.
+    """
+    if kernel is not None:
+        if max_std is not None:
+            raise UsageError("max_std does not go with kernel", hint="leave one of them out")
+        return kernel_blur(size, T, kernel, std, first, growth, padding, to_mean)
+    stds = _geometric(0.3, positive_pixels("max_std", max_std, min(size) / 4), T)
+
+    def operator(t: int) -> Operator:
+        if max(size) <= DENSE:
+            return Separable(*(matrices.gaussian_blur(n, stds[t]) for n in size))
+        rows, columns = (gaussian_response(n, stds[t]) for n in size)
+        return Mirrored(rows, columns, repeat_edge=False)
+
+    return LinearDegradation(size, T, operator)
+
+
+@register_degradation("dct-blur")
+def dct_blur(size: Size, T: int, *, max_std: float | None = None) -> LinearDegradation:
+    """Heat dissipation: DCT-II coefficients times exp(-(pi k / n)^2 std^2 / 2) [IHDM, section 2].
+
+    The std rises geometrically from 0.5 px at t = 1, as published; so does its end, half the longer side.
+
+    Args:
+        size: (H, W).
+        T: the highest severity.
+        max_std: std at T in pixels; half the longer side where omitted.
+    """
+    stds = _geometric(0.5, positive_pixels("max_std", max_std, max(size) / 2), T)
+
+    def operator(t: int) -> Operator:
+        if max(size) <= DENSE:
+            return Separable(*(matrices.heat(n, stds[t]) for n in size))
+        rows, columns = (heat_response(n, stds[t]) for n in size)
+        return Mirrored(rows, columns, repeat_edge=True)
+
+    return LinearDegradation(size, T, operator)
 
 
 def kernel_blur(
@@ -56,7 +129,7 @@ def kernel_blur(
         )
     if kernel < 1 or kernel % 2 == 0:
         raise UsageError(f"kernel must be an odd number of taps, not {kernel}")
-    if max(size) > _DENSE_LIMIT or T * (size[0] ** 2 + size[1] ** 2) > _KEPT:
+    if max(size) > _KERNELS_LIMIT or T * (size[0] ** 2 + size[1] ** 2) > _KEPT:
         raise UsageError(
             f"{T} kernels one after the other at {size[0]} x {size[1]} pixels are too much",
             hint="leave out kernel for one blur of any size",
@@ -82,3 +155,9 @@ def _products(n: int, stds: list[float], kernel: int, padding: Padding) -> list[
         step = matrices.gaussian_blur(n, std, kernel, padding)
         result.append(step @ result[-1] if result else step)
     return result
+
+
+def _geometric(first: float, last: float, T: int) -> list[float]:
+    """T + 1 numbers, index 0 unused: from ``first`` at 1 (or ``last`` if smaller) to ``last`` at T."""
+    ratio = last / min(first, last)
+    return [0.0, *(last * ratio ** ((t - T) / max(1, T - 1)) for t in range(1, T + 1))]

@@ -15,10 +15,56 @@ from torch import Tensor
 
 from ssdiff import rng
 from ssdiff.devices import to_device
+from ssdiff.errors import UsageError
 from ssdiff.operators.base import Constants, Size
 from ssdiff.operators.pixelwise import Mask
-from ssdiff.process.degradations.base import LinearDegradation, check_severity, check_size, image_numbers
+from ssdiff.process.degradations.base import (
+    Degradation,
+    LinearDegradation,
+    check_severity,
+    check_size,
+    image_numbers,
+    positive_pixels,
+)
+from ssdiff.process.degradations.registry import register_degradation
 from ssdiff.process.gaussian import Timestep
+
+_BUMPS, _BUMP_GROWTH = 50, 1 / 320  # the official masks of CIFAR-10: 50 bumps, 0.1 px at 32 px
+
+
+@register_degradation("mask")
+def mask(
+    size: Size,
+    T: int,
+    *,
+    kernel_std: float | None = None,
+    initial: int = 1,
+    bumps: int | None = None,
+    centre: str = "middle",
+    seed: int = 0,
+) -> Degradation:
+    """A hole with a soft edge grows [CD, section 5.3].
+
+    Args:
+        size: (H, W).
+        T: the highest severity.
+        kernel_std: pixels by which each bump is wider than the one before; 1/320 of the shorter side where
+            omitted, which is the official 0.1 at 32 px.
+        initial: width of the first bump in units of ``kernel_std``.
+        bumps: how many there are at T; 50 where omitted, as for CIFAR-10.
+        centre: ``middle``, or ``random``: a pixel of each image's own.
+        seed: decides the random centres.
+    """
+    growth = positive_pixels("kernel_std", kernel_std, min(size) * _BUMP_GROWTH)
+    count = _BUMPS if bumps is None else bumps
+    if count < 1 or initial < 1 or centre not in ("middle", "random"):
+        raise UsageError(
+            f"a mask needs bumps and initial of at least 1, not {count} and {initial}, and a known centre, "
+            f"not {centre!r}",
+            hint="centre is 'middle' or 'random'",
+        )
+    family = GaussianMaskSchedule(count, T, growth, initial)
+    return centred(size, T, family) if centre == "middle" else RandomMask(size, T, family, seed)
 
 
 class GaussianMaskSchedule:

@@ -1,5 +1,5 @@
-"""Degradations that change the resolution: chains of progressive_downsample, there and back, and the chain
-of a preset."""
+"""Degradations that change the resolution: chains of halvings, down and up again, blocks of one colour, and
+the chain of a preset."""
 
 from __future__ import annotations
 
@@ -9,20 +9,59 @@ from functools import cache
 from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Scale, Size
+from ssdiff.operators.fft import Blocks
 from ssdiff.operators.separable import Separable
-from ssdiff.process.degradations.base import Degradation, LinearDegradation, Mixture, random_noise
+from ssdiff.process.degradations.base import (
+    DENSE,
+    Degradation,
+    LinearDegradation,
+    Mixture,
+    random_noise,
+)
+from ssdiff.process.degradations.registry import register_degradation
 from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix
 from ssdiff.schedules import resolution
 
 _COARSEST = 8  # pixels of the shorter side below which the published models do not go
 
 
+@register_degradation("downsample")
+def downsample(size: Size, T: int, *, full_size: bool = False) -> LinearDegradation:
+    """Smaller and smaller.
+
+    Args:
+        size: (H, W).
+        T: the highest severity.
+        full_size: False: halvings at the published times [SSD, section 4], and the result has its true size.
+            True: severity t halves t times (bicubic) and returns to the full size each time (nearest)
+            [CD, section 5.2]; T is at most the number of halvings that there are.
+    """
+    return down_up_sample(size, T) if full_size else progressive_downsample(size, T)
+
+
+@register_degradation("pixelate")
+def pixelate(size: Size, T: int) -> LinearDegradation:
+    """Blocks of one colour at the full size.
+
+    The side of a block rises geometrically from 1 px at t = 0 to a quarter of the shorter side at T.
+    """
+    largest = max(1.0, min(size) / 4)
+
+    def operator(t: int) -> Operator:
+        side = largest ** (t / T)
+        blocks = max(1, round(size[0] / side)), max(1, round(size[1] / side))
+        if max(size) <= DENSE:
+            return Separable(*(matrices.blocks(n, k) for n, k in zip(size, blocks, strict=True)))
+        return Blocks(size, blocks)
+
+    return LinearDegradation(size, T, operator)
+
+
 def progressive_downsample(size: Size, T: int) -> LinearDegradation:
     """Smaller and smaller, by the published schedule: halvings at convex-decay times, gamma 0.5
     [SSD, section 4].
 
-    Bilinear antialiased progressive_downsample follow one another while the shorter side keeps 8 pixels (at
-    least one
+    Bilinear antialiased halvings follow one another while the shorter side keeps 8 pixels (at least one
     halving, if there are two pixels). The result has its true size.
     """
     count = max((min(size) // _COARSEST).bit_length() - 1, 1 if min(size) > 1 else 0)
@@ -35,7 +74,7 @@ def down_up_sample(size: Size, T: int) -> LinearDegradation:
     [CD, section 5.2].
 
     Raises:
-        ProcessError: if T progressive_downsample leave no pixel.
+        ProcessError: if T halvings leave no pixel.
     """
     most = min(size).bit_length() - 1
     if most < T:

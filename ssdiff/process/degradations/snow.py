@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ssdiff import rng
 from ssdiff.devices import to_device
+from ssdiff.errors import UsageError
 from ssdiff.operators.base import Size
 from ssdiff.operators.colour import luma
 from ssdiff.process.degradations.base import check_severity, check_size, image_numbers
+from ssdiff.process.degradations.registry import register_degradation
 from ssdiff.process.gaussian import Timestep
 
 
@@ -41,6 +43,14 @@ LEVELS = {
 """The official levels [MATH.md, section 5]."""
 
 _STEEPEST, _FLATTEST = math.radians(-135), math.radians(-45)  # direction of falling flakes [ImageNet-C]
+
+
+@register_degradation("snow")
+def snowfall(size: Size, T: int, *, level: int = 3, seed: int = 0) -> Snow:
+    """It begins to snow, one layer of flakes an image [CD, section 5.4]; level 1 to 4."""
+    if level not in LEVELS:
+        raise UsageError(f"snow has no level {level}", hint=f"choose one of {', '.join(map(str, LEVELS))}")
+    return Snow(size, T, LEVELS[level], seed)
 
 
 class Snow:
