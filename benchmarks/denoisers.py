@@ -20,7 +20,6 @@ import ssdiff
 from ssdiff import rng
 from ssdiff.data import evenly, open_data
 from ssdiff.pipeline import Pipeline
-from ssdiff.process.gaussian import GaussianProcess
 
 
 def main() -> None:
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     one, other = (ssdiff.load(path, device=options.device) for path in options.models)
-    if not all(isinstance(model.process, GaussianProcess) for model in (one, other)):
+    if not all(model.process.isotropic for model in (one, other)):
         parser.error("both models must be of kind ssd or ddpm")
     images = clean_images(one, options.data, options.images)
     print("| log-SNR | size | mean square error | size | mean square error | ratio |")

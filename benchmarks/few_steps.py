@@ -25,7 +25,7 @@ from ssdiff.analysis.data_moments import measure
 from ssdiff.build import build_process
 from ssdiff.config.load import Preset
 from ssdiff.data import evenly, open_data
-from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.process.base import Process
 from ssdiff.sampling import gaussian
 from ssdiff.sampling.plan import make_plan
 
@@ -78,7 +78,6 @@ def grey_covariance(side: int, data: str, count: int) -> Tensor:
 def distance(preset: Preset, covariance: Tensor, steps: int, sampler: str) -> float:
     """Relative Frechet distance of what a chain of the linear MMSE denoiser generates."""
     process = build_process(preset)
-    assert isinstance(process, GaussianProcess)
     root = symmetric_root(covariance)
     details = root if preset.sampling.renoise == "spectral" else None
     chain = make_plan(preset, process, steps, sampler).timesteps
@@ -93,7 +92,7 @@ def symmetric_root(covariance: Tensor) -> Tensor:
 
 
 def generated(
-    process: GaussianProcess, covariance: Tensor, chain: list[int], sampler: str, details: Tensor | None
+    process: Process, covariance: Tensor, chain: list[int], sampler: str, details: Tensor | None
 ) -> Tensor:
     """Covariance of the images at the end of a chain, whose steps draw noise at resolution transitions alone.
 
@@ -121,7 +120,7 @@ def generated(
     def predict(x: Tensor, t: int) -> Tensor:
         return best_linear(process, covariance, t, x)
 
-    start = process.start(chain[0], noise(chain[0], (1, *states[chain[0]].size)))
+    start = process.pure_noise(chain[0], noise(chain[0], (1, *states[chain[0]].size)))
     second = sampler == "dpm++"
     *_, (_, x) = gaussian.sample(
         predict,
@@ -136,7 +135,7 @@ def generated(
     return x.flatten(1).mT @ x.flatten(1)
 
 
-def best_linear(process: GaussianProcess, covariance: Tensor, t: int, x: Tensor) -> Tensor:
+def best_linear(process: Process, covariance: Tensor, t: int, x: Tensor) -> Tensor:
     """E[x_0 | x_t] at the size of t - 1, for Gaussian data without mean."""
     now, side = process.states[t], process.states[0].resolution
     pixels = torch.eye(side**2, dtype=torch.float64).reshape(-1, 1, side, side)

@@ -30,7 +30,6 @@ import ssdiff
 from ssdiff.cli import run
 from ssdiff.images import save_image
 from ssdiff.pipeline import Pipeline
-from ssdiff.process.gaussian import GaussianProcess
 
 TOLERANCE = 1e-4  # relative, of what the schedules should share
 
@@ -63,7 +62,7 @@ def main() -> None:
 def misfit(first: Pipeline, second: Pipeline) -> str | None:
     """Why two models cannot take turns, in words."""
     coarse, fine = first.process, second.process
-    if not isinstance(coarse, GaussianProcess) or not isinstance(fine, GaussianProcess):
+    if not coarse.isotropic or not fine.isotropic:
         return "both models must be of kind ssd or ddpm"
     sizes = {state.size for state in fine.states}
     if len(sizes) > 1 or coarse.states[0].size not in sizes or coarse.T != fine.T:
@@ -103,7 +102,6 @@ class Relays:
 
         def reduced(x: Tensor) -> Tensor:
             process = self.first.process
-            assert isinstance(process, GaussianProcess)
             scale = states[change].signal / self.second.process.states[change].signal
             return scale * process.degrade(x, change)
 

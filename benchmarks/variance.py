@@ -21,7 +21,6 @@ from ssdiff.data import evenly
 from ssdiff.operators import matrices
 from ssdiff.operators.separable import Separable
 from ssdiff.pipeline import Pipeline
-from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.sampling.plan import Plan
 
 COARSEST = 4  # pixels a side of the last octave
@@ -43,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     for path in options.models:
         model = ssdiff.load(path, device=options.device)
-        if not isinstance(model.process, GaussianProcess):
+        if not model.process.isotropic:
             parser.error(f"{path} is of kind {model.preset.process.kind}, not ssd or ddpm")
         images = clean_images(model, options.data, options.images)
         table(model, path.name, images, model.plan(options.steps, options.sampler), options)

@@ -27,13 +27,13 @@ from ssdiff.errors import PresetError, ProcessError, UsageError
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
+from ssdiff.process.base import Process, State
 from ssdiff.process.cold import ColdProcess
 from ssdiff.process.degradations.base import Degradation, FixedNoise, Other, random_noise
 from ssdiff.process.degradations.registry import build_degradation
 from ssdiff.process.degradations.resize import resize_process
 from ssdiff.process.diagonal import DiagonalProcess
-from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, State, variance_preserving
-from ssdiff.process.kinds import Process
+from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, variance_preserving
 from ssdiff.process.spectra import BlurNoise, Blurring, Heat
 from ssdiff.schedules import noise, resolution
 

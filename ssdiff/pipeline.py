@@ -14,10 +14,7 @@ from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
-from ssdiff.process.cold import ColdProcess
-from ssdiff.process.degradations.base import Mixture
-from ssdiff.process.gaussian import GaussianProcess
-from ssdiff.process.kinds import Process
+from ssdiff.process.base import Process, degradation_streams
 from ssdiff.sampling import cold, gaussian
 from ssdiff.sampling.plan import Plan, make_plan
 
@@ -80,7 +77,7 @@ class Pipeline:
         with autocast(x_t.device, self.precision):
             output: Tensor = self.model(x_t, index, self.process.states[t - 1].resolution, labels)
         output = output.to(x_t.dtype)
-        if self.preset.process.predict == "eps" and not isinstance(self.process, ColdProcess):
+        if self.preset.process.predict == "eps" and self.process.noisy:
             return self.process.clean_from_noise(x_t, output, t)
         return output
 
@@ -128,9 +125,9 @@ class Pipeline:
         if x is None:
             x = self._begin(images, seed, top, draw)
         yield top, x
-        if isinstance(self.process, ColdProcess):
+        if not self.process.noisy:
             yield from cold.restore(
-                predict, self.process, x, plan.timesteps, plan.sampler, _streams(images, seed)
+                predict, self.process, x, plan.timesteps, plan.sampler, degradation_streams(images, seed)
             )
         elif plan.sampler == "direct":
             yield 0, predict(x, top)
@@ -157,23 +154,20 @@ class Pipeline:
                 "sampling.renoise = 'spectral' needs spectra that are taken in training",
                 hint="train with it, or set it to 'predicted'",
             )
-        assert isinstance(process, GaussianProcess), "no other changes size"
         key = rng.derive(seed, "sample/details")
         return lambda t, s: details.draw(process, t, s, key, images)
 
     def _begin(self, images: Tensor, seed: int, top: int, draw: gaussian.Noise) -> Tensor:
         """The most degraded state of an image that does not exist yet."""
         state, channels = self.process.states[top], self.preset.data.channels
-        noise = draw(top, (channels, *state.size))
         if self.start is not None:
+            noise = draw(top, (channels, *state.size))
             settings = self.preset.sampling.terminal_prior
             coarse = self.start.draw(rng.derive(seed, "sample/start"), images)
             spread = state.sigma + (settings.noise if settings else 0.0)
             return coarse + spread * noise
-        if not isinstance(self.process, ColdProcess):
-            return self.process.start(top, noise)
-        if isinstance(self.process.degradation, Mixture):
-            return self.process.degrade(torch.zeros_like(noise), top, _streams(images, seed))
+        if self.process.generates:
+            return self.process.start(images, seed, channels=channels, t=top)
         raise UsageError(
             f"{self.preset.name} is a restoration model and cannot sample unconditionally",
             hint="use `ssdiff restore IMAGE`",
@@ -192,12 +186,7 @@ class Pipeline:
             (B, C, r_t, r_t) on the pipeline's device.
         """
         numbers = (torch.arange(len(x0)) if images is None else images).to(self.device)
-        clean = x0.to(self.device)
-        if isinstance(self.process, ColdProcess):
-            return self.process.degrade(clean, t, _streams(numbers, seed))
-        shape = (clean.shape[1], *self.process.states[t].size)
-        noise = rng.normal(rng.derive(seed, "restore/noise"), numbers, t, shape)
-        return self.process.marginal(clean, t, noise)
+        return self.process.corrupt(x0.to(self.device), t, numbers, seed)
 
     def restore(
         self,
@@ -298,8 +287,3 @@ class Pipeline:
         if chosen.shape != numbers.shape or chosen.min() < 0 or chosen.max() >= classes:
             raise UsageError(f"labels must be {len(numbers)} classes in 0..{classes - 1}")
         return chosen
-
-
-def _streams(images: Tensor, seed: int) -> Tensor:
-    """(B,) numbers by which a random degradation draws: of their own for each seed."""
-    return images + (rng.derive(seed, "restore") >> 2)

@@ -23,8 +23,6 @@ from ssdiff.operators.colour import LUMA
 from ssdiff.operators.pixelwise import ChannelMix, Mask
 from ssdiff.operators.separable import Separable
 from ssdiff.pipeline import Pipeline
-from ssdiff.process.cold import ColdProcess
-from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
 
 TASKS = ("super-resolve", "deblur", "inpaint", "colourise")
@@ -94,7 +92,7 @@ class Trained:
         self._pipeline, self._options = pipeline, options
         self._t = pipeline.plan(t=t).timesteps[0]
         self.size, self.channels = pipeline.process.states[self._t].size, pipeline.preset.data.channels
-        if isinstance(pipeline.process, ColdProcess):
+        if not pipeline.process.noisy:
             if options.draws > 1:
                 raise UsageError("a cold model restores an image in one way only", hint="leave --draws out")
             self.samplers: tuple[str, ...] = ("alg2", "alg1", "direct")
@@ -109,11 +107,7 @@ class Trained:
     def admit(self, given: Tensor, numbers: Tensor) -> Tensor:
         """Scaled, and with the noise that a state has."""
         process, device = self._pipeline.process, self._pipeline.device
-        if isinstance(process, ColdProcess):
-            return given
-        key = rng.derive(self._options.seed, "restore/noise")
-        noise = rng.normal(key, numbers.to(device), self._t, tuple(given.shape[1:]))
-        return process.states[self._t].signal * given.to(device) + process.start(self._t, noise)
+        return process.from_degraded(given.to(device), self._t, numbers.to(device), self._options.seed)
 
     def look(self, degraded: Tensor) -> Tensor:
         """Without the signal scale, pixels repeated."""
@@ -176,7 +170,6 @@ class ZeroShot:
     def restore(self, degraded: Tensor, numbers: Tensor, sampler: str | None) -> Tensor:
         """Sampled from noise, every prediction made to agree with the measurement."""
         process, device = self.pipeline.process, self.pipeline.device
-        assert isinstance(process, GaussianProcess), "zero_shot made sure"
         plan = self.pipeline.plan(self.options.steps, sampler, self.options.eta)
         known = Measurement(self.operator, degraded.to(device), max(self.noise_std, _ROUNDING), process)
 
@@ -218,7 +211,7 @@ def zero_shot(
     """
     process, (side, _) = pipeline.process, pipeline.process.states[0].size
     channels = pipeline.preset.data.channels
-    if not isinstance(process, GaussianProcess) or pipeline.preset.model.classes:
+    if not (process.noisy and process.isotropic) or pipeline.preset.model.classes:
         raise UsageError(
             f"{task} without training needs an unconditional model of kind ssd or ddpm",
             hint="use a model that was trained for this degradation",

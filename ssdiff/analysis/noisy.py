@@ -19,9 +19,8 @@ from ssdiff.analysis.records import Point
 from ssdiff.errors import UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
-from ssdiff.process.diagonal import DiagonalProcess
-from ssdiff.process.gaussian import GaussianProcess, State
-from ssdiff.process.kinds import NoisyProcess
+from ssdiff.process.base import Process, State
+from ssdiff.process.gaussian import GaussianProcess
 
 
 def variance_exploding(side: int, T: int = 1000, first: float = 0.01, last: float = 50.0) -> GaussianProcess:
@@ -39,7 +38,7 @@ def variance_exploding(side: int, T: int = 1000, first: float = 0.01, last: floa
     return GaussianProcess([State(size, 1.0, 0.0), *(State(size, 1.0, sigma) for sigma in sigmas)])
 
 
-def timesteps(process: NoisyProcess, points: int) -> list[int]:
+def timesteps(process: Process, points: int) -> list[int]:
     """About ``points`` timesteps from 0 to T, evenly spaced, and those on both sides of a
     resolution transition.
 
@@ -64,15 +63,11 @@ class NoisyCurves:
         images: (N, 1, H, W) some of them, in [-1, 1], for what depends on more than two moments.
     """
 
-    def __init__(self, name: str, process: NoisyProcess, data: Moments, images: Tensor) -> None:
+    def __init__(self, name: str, process: Process, data: Moments, images: Tensor) -> None:
         self._name, self._process, self._data = name, process, data
         self._images = images.double()
         self._full = process.states[0].size
-        self._spread: _Isotropic | _Coloured
-        if isinstance(process, GaussianProcess):
-            self._spread = _Isotropic(process, data)
-        else:
-            self._spread = _Coloured(process, data)
+        self._spread = _Isotropic(process, data) if process.isotropic else _Coloured(process, data)
 
     def at(self, t: int) -> list[Point]:
         """Everything that is finite at a timestep: entropies are not at t = 0."""
@@ -89,7 +84,7 @@ class NoisyCurves:
         if t == 0:
             total = self._data.total
             return result | {"variance": total / d, "frechet": 0.0, "signal-dominated": 1.0}
-        conditional = float(normal_entropy(noise_deviations(self._process, t))) / d
+        conditional = float(normal_entropy(self._process.noise_deviations(t))) / d
         spread = self._spread.at(t)
         gained, repeats = spread.information / d, d / math.prod(size)
         lifted = _repetition(size, self._full) @ mean.flatten()
@@ -107,7 +102,7 @@ class NoisyCurves:
 
     def _signal_dominated(self, t: int) -> float:
         """Share of the pixels of x_t with |A_t x_0| > |noise| [SSD, figure 1], expected over the noise."""
-        deviation = pixel_deviations(self._process, t)
+        deviation = self._process.pixel_deviations(t)
         ratio = signal(self._process, self._images, t).abs() / (math.sqrt(2) * deviation)
         return float(torch.erf(ratio).mean())
 
@@ -126,7 +121,7 @@ class _Spread(NamedTuple):
 class _Isotropic:
     """Covariances a^2 R S R^T + sigma^2 I: one eigendecomposition for each size does for all timesteps."""
 
-    def __init__(self, process: GaussianProcess, data: Moments) -> None:
+    def __init__(self, process: Process, data: Moments) -> None:
         self._process, self._data = process, data
         self._full = process.states[0].size
         self._sizes: dict[Size, tuple[Tensor, Tensor, Tensor]] = {}
@@ -160,13 +155,13 @@ class _Isotropic:
 class _Coloured:
     """Covariances of one size with signal and noise for each coefficient of a basis."""
 
-    def __init__(self, process: DiagonalProcess, data: Moments) -> None:
+    def __init__(self, process: Process, data: Moments) -> None:
         self._process = process
-        self._columns = data.factor.mT.reshape(-1, 1, *process.size)
+        self._columns = data.factor.mT.reshape(-1, 1, *process.states[0].size)
         self._seen = process.analysis(self._columns).flatten(1).mT  # (d, k)
 
     def at(self, t: int) -> _Spread:
-        sigma = noise_deviations(self._process, t).flatten()
+        sigma = self._process.noise_deviations(t).flatten()
         columns = self._process.analysis(signal(self._process, self._columns, t)).flatten(1)  # (k, d)
         gained = information(columns / sigma)
         covariance = columns.mT @ columns
@@ -182,29 +177,12 @@ def _repetition(size: Size, full: Size) -> Tensor:
     return torch.kron(rows, columns)
 
 
-def signal(process: NoisyProcess, x: Tensor, t: int) -> Tensor:
+def signal(process: Process, x: Tensor, t: int) -> Tensor:
     """A_t x: (B, 1, H, W) float64 to (B, 1, h, w)."""
     return process.marginal(x, t, x.new_zeros(len(x), 1, *process.states[t].size))
 
 
-def noise_deviations(process: NoisyProcess, t: int) -> Tensor:
-    """(h, w) standard deviations of the noise of x_t in the basis in which it is independent."""
-    state = process.states[t]
-    if isinstance(process, GaussianProcess):
-        return torch.full(state.size, state.sigma, dtype=torch.float64)
-    return process.spectrum.coefficients(torch.tensor([t])).sigma[0, 0].expand(state.size)
-
-
-def pixel_deviations(process: NoisyProcess, t: int) -> Tensor:
-    """(h, w) standard deviations of the noise of x_t, pixel by pixel."""
-    sigma = noise_deviations(process, t)
-    if isinstance(process, DiagonalProcess):
-        rows, columns = process.spectrum.rows.square(), process.spectrum.columns.square()
-        return (rows.mT @ sigma.square() @ columns).sqrt()
-    return sigma
-
-
-def jumps(process: NoisyProcess, points: list[Point], quantity: str) -> list[float]:
+def jumps(process: Process, points: list[Point], quantity: str) -> list[float]:
     """What a quantity gains at each resolution transition, from the points on both sides of it."""
     values = {int(point.t): point.value for point in points if point.quantity == quantity}
     return [

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ssdiff import rng
-from ssdiff.analysis.noisy import jumps, noise_deviations, signal
+from ssdiff.analysis.noisy import jumps, signal
 from ssdiff.analysis.records import Check, Point, ordered
-from ssdiff.process.kinds import NoisyProcess
+from ssdiff.process.base import Process
 
 EXACT = 1e-8  # what rounding may do to float64
 _FORGOTTEN = 0.01  # nats a pixel that the last state may still know of the image
@@ -34,7 +34,7 @@ MOVES: tuple[tuple[str, Move], ...] = (("rotation by 90 degrees", rotate), ("mir
 """Two symmetries that generate all eight of the square."""
 
 
-def check_process(name: str, process: NoisyProcess, images: Tensor, points: Sequence[Point]) -> list[Check]:
+def check_process(name: str, process: Process, images: Tensor, points: Sequence[Point]) -> list[Check]:
     """Every property of one process.
 
     Args:
@@ -50,12 +50,12 @@ def check_process(name: str, process: NoisyProcess, images: Tensor, points: Sequ
     return checks + _monotone(name, process, list(points))
 
 
-def _some(process: NoisyProcess) -> list[int]:
+def _some(process: Process) -> list[int]:
     """A few timesteps from 1 to T."""
     return sorted({max(1, round(share * process.T)) for share in (0, 0.25, 0.5, 0.75, 1)})
 
 
-def _semigroup(name: str, process: NoisyProcess) -> Check:
+def _semigroup(name: str, process: Process) -> Check:
     """Whether s -> u -> t is s -> t, for means and covariances."""
     label, T = "semigroup", process.T
     if T < 3:
@@ -65,7 +65,7 @@ def _semigroup(name: str, process: NoisyProcess) -> Check:
     return Check(name, label, semigroup_deviation(process, s, u, t), EXACT, f"timesteps {s}, {u}, {t}")
 
 
-def semigroup_deviation(process: NoisyProcess, s: int, u: int, t: int) -> float:
+def semigroup_deviation(process: Process, s: int, u: int, t: int) -> float:
     """How far the process is from a Markov chain with s -> u -> t equal to s -> t, relative.
 
     Transitions x_t = M x_s + noise of covariance Q come by Bayes' rule from the posteriors that the samplers
@@ -89,7 +89,7 @@ def semigroup_deviation(process: NoisyProcess, s: int, u: int, t: int) -> float:
     return max(deviations)
 
 
-def _transition(process: NoisyProcess, s: int, t: int) -> tuple[Tensor, Tensor, float]:
+def _transition(process: Process, s: int, t: int) -> tuple[Tensor, Tensor, float]:
     """M (e_t, e_s) and Q (e_t, e_t) of x_t given x_s, and how far the posterior is from Bayes' rule."""
     noise_s, noise_t = _noise_matrix(process, s), _noise_matrix(process, t)
     eye_s, eye_t = (_basis(process, timestep) for timestep in (s, t))
@@ -103,18 +103,18 @@ def _transition(process: NoisyProcess, s: int, t: int) -> tuple[Tensor, Tensor, 
     return matrix, noise_t - matrix @ noise_s @ matrix.mT, _distance(explained + spread, noise_s)
 
 
-def _basis(process: NoisyProcess, t: int) -> Tensor:
+def _basis(process: Process, t: int) -> Tensor:
     """(e, 1, h, w) images with one pixel set, at the size of t."""
     size = process.states[t].size
     return torch.eye(math.prod(size), dtype=torch.float64).reshape(-1, 1, *size)
 
 
-def _signal_matrix(process: NoisyProcess, t: int) -> Tensor:
+def _signal_matrix(process: Process, t: int) -> Tensor:
     """(e, d) A_t."""
     return signal(process, _basis(process, 0), t).flatten(1).mT
 
 
-def _noise_matrix(process: NoisyProcess, t: int) -> Tensor:
+def _noise_matrix(process: Process, t: int) -> Tensor:
     """(e, e) covariance of x_t given x_0."""
     basis = _basis(process, t)
     root = process.marginal(basis.new_zeros(len(basis), 1, *process.states[0].size), t, basis).flatten(1)
@@ -127,7 +127,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return difference / float(b.abs().max()) if difference and b.any() else math.inf if difference else 0.0
 
 
-def _equivariance(name: str, process: NoisyProcess, x: Tensor, label: str, move: Move) -> Check:
+def _equivariance(name: str, process: Process, x: Tensor, label: str, move: Move) -> Check:
     """Whether a moved image becomes the moved x_t: means and noise, relative to the largest of each."""
     worst = 0.0
     key = rng.derive(0, "scale-space/probe")
@@ -142,13 +142,13 @@ def _equivariance(name: str, process: NoisyProcess, x: Tensor, label: str, move:
     return Check(name, label, worst, EXACT)
 
 
-def _noise_covariance(process: NoisyProcess, z: Tensor, t: int) -> Tensor:
+def _noise_covariance(process: Process, z: Tensor, t: int) -> Tensor:
     """The covariance of x_t given x_0, applied to (B, 1, h, w); the noise's root is symmetric."""
     nothing = z.new_zeros(len(z), 1, *process.states[0].size)
     return process.marginal(nothing, t, process.marginal(nothing, t, z))
 
 
-def _permutation(name: str, process: NoisyProcess, x: Tensor) -> Check:
+def _permutation(name: str, process: Process, x: Tensor) -> Check:
     """Whether shuffled pixels come out shuffled: the values of A_t x, sorted, stay, and noise is white."""
     label, worst = "permutation of pixels", 0.0
     key = rng.derive(0, "scale-space/shuffle")
@@ -156,13 +156,13 @@ def _permutation(name: str, process: NoisyProcess, x: Tensor) -> Check:
     shuffled = x.flatten(-2)[..., order].reshape(x.shape)
     for t in _some(process):
         before, after = (signal(process, images, t).flatten(1).sort(1).values for images in (x, shuffled))
-        deviations = noise_deviations(process, t)
+        deviations = process.noise_deviations(t)
         spread = float((deviations.max() - deviations.min()) / deviations.max())
         worst = max(worst, _distance(after, before), spread)
     return Check(name, label, worst, EXACT)
 
 
-def _grey_value(name: str, process: NoisyProcess, x: Tensor) -> list[Check]:
+def _grey_value(name: str, process: Process, x: Tensor) -> list[Check]:
     """Whether the expected mean of x_t is that of x_0, and that of D(x_0, t) without the signal scale."""
     means, raw, scaled = x.mean((-2, -1)), 0.0, 0.0
     for t in _some(process):
@@ -174,7 +174,7 @@ def _grey_value(name: str, process: NoisyProcess, x: Tensor) -> list[Check]:
     ]
 
 
-def _monotone(name: str, process: NoisyProcess, points: list[Point]) -> list[Check]:
+def _monotone(name: str, process: Process, points: list[Point]) -> list[Check]:
     """Lyapunov sequences: entropies rise within each size, information falls all along."""
     checks = []
     for label, quantity in (
@@ -192,7 +192,7 @@ def _monotone(name: str, process: NoisyProcess, points: list[Point]) -> list[Che
     return [*checks, Check(name, "ends in noise", known[-1], _FORGOTTEN, note)]
 
 
-def _pieces(process: NoisyProcess, points: list[Point], quantity: str) -> list[list[float]]:
+def _pieces(process: Process, points: list[Point], quantity: str) -> list[list[float]]:
     """Values of a quantity, one list for each size."""
     pieces: dict[tuple[int, int], list[float]] = {}
     for point in points:

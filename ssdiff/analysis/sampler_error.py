@@ -18,8 +18,9 @@ from torch import Tensor
 from ssdiff.analysis.data_moments import DataModel
 from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
+from ssdiff.process.base import State
 from ssdiff.process.eta import Gains, gains
-from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, State
+from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix
 
 
 def spectral_distance(

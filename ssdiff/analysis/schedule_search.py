@@ -12,7 +12,7 @@ import torch
 from ssdiff.analysis.data_moments import DataModel
 from ssdiff.analysis.sampler_error import spectral_distance
 from ssdiff.errors import PresetError, ProcessError
-from ssdiff.process.gaussian import State
+from ssdiff.process.base import State
 from ssdiff.schedules.resolution import respace
 
 Thresholds = tuple[float, ...]

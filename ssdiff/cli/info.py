@@ -14,7 +14,7 @@ from ssdiff.errors import SsdiffError
 
 if TYPE_CHECKING:
     from ssdiff.config import Preset
-    from ssdiff.process.kinds import Process
+    from ssdiff.process.base import Process
 
 
 def info(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssdiff.process.kinds import Process
+from ssdiff.process.base import Process
 from ssdiff.schedules.resolution import batch_shares
 
 Path = tuple[int, int]

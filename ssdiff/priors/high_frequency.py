@@ -23,7 +23,7 @@ from ssdiff import rng
 from ssdiff.errors import CheckpointError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Constants
-from ssdiff.process.gaussian import GaussianProcess
+from ssdiff.process.base import Process
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class HighFrequencySpectrum:
             tables[side] = Constants(dct=matrices.dct(side), roots=roots[_ring(side)])
         return tables
 
-    def draw(self, process: GaussianProcess, t: int, s: int, key: int, images: Tensor) -> Tensor:
+    def draw(self, process: Process, t: int, s: int, key: int, images: Tensor) -> Tensor:
         """What a change from timestep t to s adds to x_s: a_s times details without those of R_{s:t}.
 
         Args:
@@ -86,7 +86,7 @@ class HighFrequencySpectrum:
             raise CheckpointError("the checkpoint's spectra of details are damaged")
         return cls(rings)
 
-    def check(self, process: GaussianProcess, channels: int) -> None:
+    def check(self, process: Process, channels: int) -> None:
         """See that these are spectra for a process.
 
         Args:
@@ -103,13 +103,13 @@ class HighFrequencySpectrum:
             )
 
 
-def changes(process: GaussianProcess) -> dict[int, int]:
+def changes(process: Process) -> dict[int, int]:
     """Pixels a side that a resolution transition leads to, with the first timestep of that size."""
     sides = [state.resolution for state in process.states]
     return {side: sides.index(side) for side in dict.fromkeys(sides) if side != sides[-1]}
 
 
-def fit(batches: Iterable[Tensor], process: GaussianProcess) -> HighFrequencySpectrum:
+def fit(batches: Iterable[Tensor], process: Process) -> HighFrequencySpectrum:
     """The spectra of a data set.
 
     Args:

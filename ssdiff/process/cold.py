@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ssdiff.errors import ProcessError
+from ssdiff.process.base import Posterior, Process, State, Timestep, degradation_streams
 from ssdiff.process.degradations.base import Degradation, Mixture
-from ssdiff.process.gaussian import State, Timestep
 
 
-class ColdProcess:
+class ColdProcess(Process):
     """x_t = D(x_0, t).
 
     Args:
@@ -22,14 +23,21 @@ class ColdProcess:
         ProcessError: if the degradation changes the size.
     """
 
+    noisy = False
+
     def __init__(self, degradation: Degradation) -> None:
         self.degradation = degradation
         self.states = (State(degradation.size, 1.0, 0.0),) * (degradation.T + 1)
 
     @property
-    def T(self) -> int:
-        """The highest severity."""
-        return self.degradation.T
+    def mixes(self) -> bool:
+        """Whether images are mixed with noise or other images, which a step can estimate."""
+        return isinstance(self.degradation, Mixture)
+
+    @property
+    def generates(self) -> bool:
+        """Whether nothing but what is mixed in is left at T."""
+        return self.mixes
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
         """D(x_0, t), as :meth:`ssdiff.process.degradations.base.Degradation.degrade`."""
@@ -42,14 +50,47 @@ class ColdProcess:
             )
         return result
 
-    def redegrade(self, x_t: Tensor, clean: Tensor, t: int, s: int) -> Tensor:
-        """D(clean, s) with the noise (or other image) that explains x_t [CD, section 5.1, estimated noise].
+    def corrupt(self, x0: Tensor, t: int, images: Tensor, seed: int) -> Tensor:
+        """Return D(x_0, t), random ones by image number and seed."""
+        return self.degrade(x0, t, degradation_streams(images, seed))
+
+    def from_degraded(self, degraded: Tensor, t: int, images: Tensor, seed: int) -> Tensor:
+        """Return the images as they are."""
+        return degraded
+
+    def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 0.0) -> Posterior:
+        """Return D(x_0, s) with the noise (or other image) that explains x_t, a posterior without spread.
+
+        This is 'estimated noise' [CD, section 5.1], the DDIM step of a mixture.
+
+        Args:
+            x_t: (B, C, H, W).
+            x0_s: (B, C, H, W) clean image or prediction.
+            t: severity of ``x_t``.
+            s: severity wanted, 0 <= s < t; 0 returns ``x0_s``.
+            eta: 0; no noise is drawn anew.
 
         Raises:
-            ProcessError: if nothing is mixed in that could be estimated.
+            ProcessError: if nothing is mixed in that could be estimated, or s, t or eta is out of range.
         """
         if not isinstance(self.degradation, Mixture):
             raise ProcessError(
                 "only noise and animorphosis have something to estimate", hint="use alg2, alg1 or direct"
             )
-        return self.degradation.redegrade(x_t, clean, t, s)
+        self._check_step(t, s, eta)
+        if eta:
+            raise ProcessError(f"a cold process draws no fresh noise: eta is 0, not {eta}")
+        mean = self.degradation.redegrade(x_t, x0_s, t, s) if s else x0_s
+        return Posterior(mean, torch.zeros_like)
+
+    def start(self, images: Tensor, seed: int, *, channels: int, t: int | None = None) -> Tensor:
+        """Draw what is mixed into a grey image, as :meth:`ssdiff.process.base.Process.start`.
+
+        Raises:
+            ProcessError: if nothing is mixed in.
+        """
+        top = self.T if t is None else t
+        if not self.mixes:
+            self._cannot("be sampled from nothing", "restore degraded images")
+        grey = torch.zeros(len(images), channels, *self.states[top].size, device=images.device)
+        return self.degrade(grey, top, degradation_streams(images, seed))

@@ -13,15 +13,15 @@ from torch import Tensor
 from ssdiff.devices import to_device
 from ssdiff.errors import ProcessError
 from ssdiff.operators.base import Constants, Size
+from ssdiff.process.base import Posterior, Process, State, Timestep
 from ssdiff.process.eta import gains
-from ssdiff.process.gaussian import Posterior, State, Timestep
 from ssdiff.process.spectra import Spectrum
 
 _SLACK = 1e-9  # relative rounding that the check of a transition forgives
 _CHECKED = 16  # transitions at once
 
 
-class DiagonalProcess:
+class DiagonalProcess(Process):
     """A chain of states of one size with exact marginals and posteriors between any two of them.
 
     Args:
@@ -54,11 +54,6 @@ class DiagonalProcess:
             self._check_transitions()
 
     @property
-    def T(self) -> int:
-        """The highest timestep."""
-        return self.spectrum.T
-
-    @property
     def size(self) -> Size:
         """(H, W) of the images."""
         return self.spectrum.size
@@ -71,31 +66,29 @@ class DiagonalProcess:
             t: one timestep, or (B,) timesteps.
             images: (B,) image numbers; they do not matter.
         """
-        signal, _ = self._coefficients(t, x0)
+        signal, _ = self.coefficients(t, x0)
         scale = self.spectrum.scale[self._index(t)].to(x0)[:, None, None, None]
         return self.synthesis(signal / scale * self.analysis(x0))
 
     def marginal(self, x0: Tensor, t: Timestep, noise: Tensor) -> Tensor:
         """x_t from (B, C, H, W) clean images and standard normal noise (white, in pixels)."""
-        signal, sigma = self._coefficients(t, x0)
+        signal, sigma = self.coefficients(t, x0)
         return self.synthesis(signal * self.analysis(x0) + sigma * self.analysis(noise))
 
-    def target(self, x0: Tensor, t: Timestep) -> Tensor:
-        """What a network learns to predict from x_t: the clean image itself."""
-        return x0
+    def scale(self, degraded: Tensor, t: Timestep, noise: Tensor) -> Tensor:
+        """Return a_t degraded + U (sigma_t * U^T noise), a_t of the coefficient that is degraded least."""
+        scale = self.spectrum.scale[self._index(t)].to(degraded)[:, None, None, None]
+        _, sigma = self.coefficients(t, degraded)
+        return scale * degraded + self.synthesis(sigma * self.analysis(noise))
 
-    def noised(self, target: Tensor, t: Timestep, noise: Tensor) -> Tensor:
-        """x_t of clean images, as from :meth:`target`."""
-        return self.marginal(target, t, noise)
-
-    def start(self, t: int, noise: Tensor) -> Tensor:
-        """x_t of nothing but noise: where sampling begins."""
-        _, sigma = self._coefficients(t, noise)
+    def pure_noise(self, t: int, noise: Tensor) -> Tensor:
+        """Return U (sigma_t * U^T noise), coloured where sigma_t is."""
+        _, sigma = self.coefficients(t, noise)
         return self.synthesis(sigma * self.analysis(noise))
 
     def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Timestep) -> Tensor:
         """x_0 from x_t and its white noise; coefficients of hardly any signal tend to zero."""
-        signal, sigma = self._coefficients(t, x_t)
+        signal, sigma = self.coefficients(t, x_t)
         kept = self.analysis(x_t) - sigma * self.analysis(noise)
         return self.synthesis(signal * kept / (signal.square() + self._least**2))
 
@@ -117,10 +110,7 @@ class DiagonalProcess:
         Raises:
             ProcessError: if s, t or eta is out of range, or a size is not the process's.
         """
-        if not 0 <= s < t <= self.T or not 0 <= eta <= 1:
-            raise ProcessError(
-                f"a posterior needs 0 <= s < t <= {self.T} and eta in [0, 1], not s={s}, t={t}, eta={eta}"
-            )
+        self._check_step(t, s, eta)
         for name, x in (("x_t", x_t), ("x0_s", x0_s)):
             if tuple(x.shape[-2:]) != self.size:
                 raise ProcessError(f"{name} is {tuple(x.shape[-2:])} pixels, not {self.size}")
@@ -139,6 +129,20 @@ class DiagonalProcess:
         """(T,) log(sigma_t / a_t) of the best kept coefficient."""
         return (self.spectrum.sigma[1:] / self.spectrum.scale[1:]).log()
 
+    def coefficients(self, t: Timestep, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return signal and noise as (B, C, H, W), or (1, C, H, W) for one timestep; 1 broadcasts."""
+        signal, sigma = self.spectrum.coefficients(self._index(t))
+        return to_device(signal.to(like.dtype), like.device), to_device(sigma.to(like.dtype), like.device)
+
+    def noise_deviations(self, t: int) -> Tensor:
+        """Return (H, W) standard deviations of the coefficients' noise, those of the first channel."""
+        return self.spectrum.coefficients(torch.tensor([t])).sigma[0, 0].expand(self.size)
+
+    def pixel_deviations(self, t: int) -> Tensor:
+        """Return (H, W) standard deviations of the noise of x_t, pixel by pixel."""
+        rows, columns = self.spectrum.rows.square(), self.spectrum.columns.square()
+        return (rows.mT @ self.noise_deviations(t).square() @ columns).sqrt()
+
     def analysis(self, x: Tensor) -> Tensor:
         """Coefficients U^T x of pixels, (..., H, W)."""
         bases = self._bases.like(x)
@@ -148,11 +152,6 @@ class DiagonalProcess:
         """Pixels U c of coefficients, (..., H, W)."""
         bases = self._bases.like(coefficients)
         return bases["rows"].mT @ coefficients @ bases["columns"]
-
-    def _coefficients(self, t: Timestep, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and noise as (B, C, H, W), or (1, C, H, W) for one timestep; 1 broadcasts."""
-        signal, sigma = self.spectrum.coefficients(self._index(t))
-        return to_device(signal.to(like.dtype), like.device), to_device(sigma.to(like.dtype), like.device)
 
     def _index(self, t: Timestep) -> Tensor:
         index = torch.tensor([t]) if isinstance(t, int) else t.cpu()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,45 +17,14 @@ from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Constants, Size
 from ssdiff.operators.separable import Separable
+from ssdiff.process.base import Posterior, Process, State, Timestep
 from ssdiff.process.eta import Gains, gains
 
 ResizeMatrix = Callable[[int, int], Tensor]
-Timestep = int | Tensor
 _SLACK = 1e-9  # relative rounding that the check of a transition forgives
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """The process at one timestep: x_t = signal * R x_0 + sigma * eps."""
-
-    size: Size  # (height, width), pixels
-    signal: float  # a_t, no unit
-    sigma: float  # noise standard deviation, in units of the [-1, 1] image
-
-    @property
-    def resolution(self) -> int:
-        """Pixels a side of a square image; the height otherwise."""
-        return self.size[0]
-
-    @property
-    def snr(self) -> float:
-        """(a_t / sigma_t)^2, infinite for the clean image."""
-        return (self.signal / self.sigma) ** 2 if self.sigma else float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class Posterior:
-    """p(x_s | x_t, x_0), a normal distribution over (B, C, h_s, w_s)."""
-
-    mean: Tensor
-    root: Callable[[Tensor], Tensor]  # applies C^{1/2}, symmetric, to a batch at the size of s
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """mean + C^{1/2} noise, for standard normal ``noise`` of the mean's shape."""
-        return self.mean + self.root(noise)
-
-
-class GaussianProcess:
+class GaussianProcess(Process):
     """A chain of states with exact marginals, transitions and posteriors between any two of them.
 
     Args:
@@ -68,6 +36,8 @@ class GaussianProcess:
             variance: sigma_t^2 >= sigma_s^2 ||M_{s:t}||^2 is required [MATH.md, section 2]. It names the
                 pair of states.
     """
+
+    isotropic = True
 
     def __init__(self, states: Sequence[State], resize: ResizeMatrix = matrices.resize) -> None:
         if len(states) < 2 or states[0].signal != 1 or states[0].sigma != 0:
@@ -83,11 +53,6 @@ class GaussianProcess:
         self._steps: dict[tuple[int, int, float], Constants] = {}
         for t in range(2, len(states)):
             self._check_transition(t - 1, t)
-
-    @property
-    def T(self) -> int:
-        """The highest timestep."""
-        return len(self.states) - 1
 
     def resize(self, x: Tensor, s: int, t: int) -> Tensor:
         """R_{s:t} x: (B, C, h_s, w_s) to (B, C, h_t, w_t), no signal scale."""
@@ -119,12 +84,13 @@ class GaussianProcess:
         operator = self._resize(s, t)
         return x - operator.pseudo_inverse(operator.apply(x)) if operator else torch.zeros_like(x)
 
-    def degrade(self, x0: Tensor, t: Timestep) -> Tensor:
+    def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
         """D(x_0, t) = R_t x_0, without noise and signal scale.
 
         Args:
             x0: (B, C, H, W) clean images in [-1, 1].
             t: one timestep, or (B,) timesteps of one size.
+            images: (B,) image numbers; they do not matter.
         """
         return self.resize(x0, 0, self._one_size(t))
 
@@ -138,9 +104,14 @@ class GaussianProcess:
         """
         return self.scale(self.degrade(x0, t), t, noise)
 
-    def scale(self, reduced: Tensor, t: Timestep, noise: Tensor) -> Tensor:
-        """a_t * reduced + sigma_t * noise, for images that are already at the size of t."""
-        return self._lookup("signal", t, reduced) * reduced + self._lookup("sigma", t, reduced) * noise
+    def scale(self, degraded: Tensor, t: Timestep, noise: Tensor) -> Tensor:
+        """Return a_t degraded + sigma_t noise, for images that are already at the size of t."""
+        signal, sigma = self.coefficients(t, degraded)
+        return signal * degraded + sigma * noise
+
+    def coefficients(self, t: Timestep, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Return a_t and sigma_t: numbers for one timestep, (B, 1, 1, 1) for several."""
+        return self._lookup("signal", t, like), self._lookup("sigma", t, like)
 
     def target(self, x0: Tensor, t: Timestep) -> Tensor:
         """What a network learns to predict from x_t: the clean image at the size of t - 1 [SSD, section 4].
@@ -156,8 +127,8 @@ class GaussianProcess:
         now = self._one_size(t)
         return self.scale(self.resize(target, now - 1, now), t, noise)
 
-    def start(self, t: int, noise: Tensor) -> Tensor:
-        """x_t of nothing but noise, (B, C, h_t, w_t): where sampling begins."""
+    def pure_noise(self, t: int, noise: Tensor) -> Tensor:
+        """Return sigma_t noise, (B, C, h_t, w_t)."""
         return self.states[t].sigma * noise
 
     def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Timestep) -> Tensor:
@@ -184,10 +155,7 @@ class GaussianProcess:
         Raises:
             ProcessError: if s, t or eta is out of range, or a size does not fit its timestep.
         """
-        if not 0 <= s < t <= self.T or not 0 <= eta <= 1:
-            raise ProcessError(
-                f"a posterior needs 0 <= s < t <= {self.T} and eta in [0, 1], not s={s}, t={t}, eta={eta}"
-            )
+        self._check_step(t, s, eta)
         for name, x, state in (("x_t", x_t, self.states[t]), ("x0_s", x0_s, self.states[s])):
             if tuple(x.shape[-2:]) != state.size:
                 raise ProcessError(f"{name} is {tuple(x.shape[-2:])} pixels, its timestep has {state.size}")

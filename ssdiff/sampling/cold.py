@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from ssdiff.process.cold import ColdProcess
+from ssdiff.process.base import Process
 
 Predict = Callable[[Tensor, int], Tensor]  # x_t, t -> clean image
 ALGORITHMS = ("alg1", "alg2", "direct", "ddim")
@@ -15,7 +15,7 @@ ALGORITHMS = ("alg1", "alg2", "direct", "ddim")
 
 def restore(
     predict: Predict,
-    process: ColdProcess,
+    process: Process,
     x: Tensor,
     timesteps: Sequence[int],
     algorithm: str,
@@ -41,7 +41,7 @@ def restore(
     for t, s in itertools.pairwise(timesteps):
         clean = predict(x, t)
         if algorithm == "ddim":
-            x = process.redegrade(x, clean, t, s)
+            x = process.posterior(x, clean, t, s, eta=0.0).mean
         else:
             less = process.degrade(clean, s, images)
             x = less if algorithm == "alg1" else x - process.degrade(clean, t, images) + less

@@ -18,8 +18,7 @@ from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.inverse import regularised_inverse
 from ssdiff.operators.separable import Separable
-from ssdiff.process.gaussian import GaussianProcess
-from ssdiff.process.kinds import NoisyProcess
+from ssdiff.process.base import Process
 from ssdiff.sampling.gaussian import Predict
 
 
@@ -41,7 +40,7 @@ class Measurement:
     operator: Operator
     y: Tensor
     noise_std: float
-    process: NoisyProcess
+    process: Process
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise_std < math.inf:
@@ -112,8 +111,6 @@ class Measurement:
     @cached_property
     def _resizes(self) -> dict[Size, tuple[Separable, Separable]]:
         """R from full size to each smaller one, and a bilinear enlargement from there."""
-        if not isinstance(self.process, GaussianProcess):
-            return {}
         full = self.process.states[0].size
         smaller = {state.size for state in self.process.states} - {full}
         return {

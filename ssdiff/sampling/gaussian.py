@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from ssdiff.process.gaussian import GaussianProcess
-from ssdiff.process.kinds import NoisyProcess
+from ssdiff.process.base import Process
 
 Predict = Callable[[Tensor, int], Tensor]  # x_t, t -> clean image at the size of timestep t - 1
 Noise = Callable[[int, tuple[int, ...]], Tensor]  # timestep, (C, h, w) -> (B, C, h, w) standard normal
@@ -19,7 +18,7 @@ Added = Callable[[int, int], Tensor]  # t, s of a resolution transition -> (B, C
 
 def sample(
     predict: Predict,
-    process: NoisyProcess,
+    process: Process,
     x: Tensor,
     timesteps: Sequence[int],
     noise: Noise,
@@ -69,7 +68,7 @@ class _SecondOrder:
         process: of the chain.
     """
 
-    def __init__(self, process: NoisyProcess) -> None:
+    def __init__(self, process: Process) -> None:
         self._process, self._log_noise = process, [-math.inf, *process.log_noise().tolist()]
         self._last: tuple[int, Tensor] | None = None
         self._trend: tuple[Tensor, float] | None = None  # a move, and its length in log noise
@@ -90,7 +89,6 @@ class _SecondOrder:
         trend, self._trend = self._trend, None
         if trend is None:
             return prediction
-        assert isinstance(self._process, GaussianProcess), "no other changes size"
         return prediction + _bounded(half / trend[1]) * self._process.lift(trend[0], s, t)
 
 

@@ -9,9 +9,7 @@ import torch
 
 from ssdiff.config import Preset, SamplingSettings
 from ssdiff.errors import UsageError
-from ssdiff.process.cold import ColdProcess
-from ssdiff.process.degradations.base import Mixture
-from ssdiff.process.kinds import Process
+from ssdiff.process.base import Process
 from ssdiff.schedules.resolution import respace
 
 _ALIASES = {"posterior": "ancestral"}
@@ -39,8 +37,8 @@ class Plan:
 
 def samplers(preset: Preset, process: Process) -> tuple[str, ...]:
     """Rules of a step that a process has."""
-    if isinstance(process, ColdProcess):
-        return ("alg1", "alg2", "direct", *(["ddim"] if isinstance(process.degradation, Mixture) else []))
+    if not process.noisy:
+        return ("alg1", "alg2", "direct", *(["ddim"] if process.generates else []))
     # DPM-Solver++ needs a log-SNR that changes along the chain, heat dissipation's does not.
     return ("ancestral", "ddim", *([] if preset.process.kind == "heat" else ["dpm++"]), "direct")
 
@@ -90,10 +88,10 @@ def make_plan(
             hint=f"choose one of {', '.join(rule for rule in known if rule != 'direct')}",
         )
     spacing = None
-    if name == "dpm++" and not isinstance(process, ColdProcess):
+    if name == "dpm++":
         spacing = process.log_noise()[:top]
     wanted = min(defaults.steps, top) if steps is None else steps
-    cold = isinstance(process, ColdProcess)
+    cold = not process.noisy
     return Plan(respace(sizes, wanted, spacing), name, _eta(defaults, name, eta, cold), guidance)
 
 

@@ -17,9 +17,8 @@ from ssdiff.errors import PresetError, UsageError
 from ssdiff.priors import high_frequency
 from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.process.base import Process
 from ssdiff.process.degradations.base import Other
-from ssdiff.process.gaussian import GaussianProcess
-from ssdiff.process.kinds import Process
 
 _FITTED, _PART = 20_000, 256  # images that a terminal prior is fitted to, and how many at once
 _MEASURED, _PIXELS = 2_000, 2**21  # images whose spectra are taken, and pixels at once
@@ -107,7 +106,7 @@ def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequ
         process: reduces.
         data: (N, C, S, S) uint8; up to 2,000 images are used, evenly from the whole.
     """
-    if preset.sampling.renoise == "none" or not isinstance(process, GaussianProcess):
+    if preset.sampling.renoise == "none" or not process.changes_resolution:
         return None
     chosen = evenly(len(data), _MEASURED)
     part = min(_PART, -(-_PIXELS // preset.data.size**2))

@@ -11,15 +11,14 @@ from torch import Tensor
 from ssdiff import rng
 from ssdiff.config import TrainingSettings
 from ssdiff.devices import to_device
-from ssdiff.process.cold import ColdProcess
-from ssdiff.process.kinds import NoisyProcess, Process
+from ssdiff.process.base import Process
 
 Network = Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
 
 
 def gaussian_loss(
     network: Network,
-    process: NoisyProcess,
+    process: Process,
     x0: Tensor,
     t: Tensor,
     noise: Tensor,
@@ -70,7 +69,7 @@ def gaussian_loss(
 
 def cold_loss(
     network: Network,
-    process: ColdProcess,
+    process: Process,
     x0: Tensor,
     t: Tensor,
     images: Tensor,
@@ -118,21 +117,20 @@ Objective = Callable[[Network, Tensor, Tensor, Visit, Tensor | None], Tensor]
 
 def objective(process: Process, settings: TrainingSettings, predict: str) -> Objective:
     """The loss that belongs to a process, with its randomness."""
-    if isinstance(process, ColdProcess):
-        cold = process
+    if not process.noisy:
 
         def of_cold(network: Network, x0: Tensor, t: Tensor, visit: Visit, labels: Tensor | None) -> Tensor:
-            return cold_loss(network, cold, x0, t, visit.visits, labels, kind=settings.loss)
+            return cold_loss(network, process, x0, t, visit.visits, labels, kind=settings.loss)
 
         return of_cold
-    noisy, key = process, rng.derive(settings.seed, "train/noise")
+    key = rng.derive(settings.seed, "train/noise")
 
     def of_noisy(network: Network, x0: Tensor, t: Tensor, visit: Visit, labels: Tensor | None) -> Tensor:
-        shape = (x0.shape[1], *noisy.states[int(t[0])].size)
+        shape = (x0.shape[1], *process.states[int(t[0])].size)
         noise = rng.normal(key, to_device(visit.positions, x0.device), visit.counter, shape)
         return gaussian_loss(
             network,
-            noisy,
+            process,
             x0,
             t,
             noise,

@@ -23,7 +23,7 @@ from ssdiff.errors import Interrupted, SsdiffError
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
-from ssdiff.process.kinds import Process
+from ssdiff.process.base import Process
 from ssdiff.training.batches import Batches, Place
 from ssdiff.training.compile import require_compiler
 from ssdiff.training.dataset import (

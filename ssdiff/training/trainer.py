@@ -16,7 +16,7 @@ from ssdiff import rng
 from ssdiff.config import TrainingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import CheckpointError, NonFiniteError
-from ssdiff.process.kinds import Process
+from ssdiff.process.base import Process
 from ssdiff.training.batches import COUNTERS, Batches, Place, TimestepSampler
 from ssdiff.training.compile import compiled, require_compiler
 from ssdiff.training.losses import Network, Visit, objective

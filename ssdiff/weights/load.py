@@ -20,7 +20,6 @@ from ssdiff.models import official
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
-from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.weights import single_file
 from ssdiff.weights.untrusted import read_weights
 
@@ -77,7 +76,7 @@ def load(
     pipeline = assemble(stored.preset, stored.weights, place, pick_precision(precision, place))
     pipeline.class_names, pipeline.origin, pipeline.step = stored.class_names, stored.origin, stored.step
     pipeline.start = None if stored.start is None else CoarseMixture.from_json(stored.start)
-    if stored.details is not None and isinstance(pipeline.process, GaussianProcess):
+    if stored.details is not None and pipeline.process.changes_resolution:
         pipeline.details = HighFrequencySpectrum.from_json(stored.details)
         pipeline.details.check(pipeline.process, stored.preset.data.channels)
     return pipeline

@@ -23,7 +23,8 @@ from ssdiff.build import build_process
 from ssdiff.config.load import load_preset
 from ssdiff.errors import DataError, UsageError
 from ssdiff.operators import matrices
-from ssdiff.process.gaussian import GaussianProcess, State
+from ssdiff.process.base import State
+from ssdiff.process.gaussian import GaussianProcess
 
 SIDE = 8
 D = SIDE * SIDE

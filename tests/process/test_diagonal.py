@@ -86,9 +86,9 @@ def test_every_eta_keeps_the_marginal(kind, pair, eta):
     x0, zero = draw(1, 3, *SIZE), torch.zeros(1, 3, *SIZE, dtype=torch.float64)
     at_mean = p.posterior(p.marginal(x0, t, zero), x0, t, s, eta)
     assert_close(at_mean.mean, p.marginal(x0, s, zero))
-    gain = matrix(lambda e: p.posterior(p.start(t, e), torch.zeros_like(e), t, s, eta).mean)
+    gain = matrix(lambda e: p.posterior(p.pure_noise(t, e), torch.zeros_like(e), t, s, eta).mean)
     spread = matrix(lambda e: p.posterior(torch.zeros_like(e), torch.zeros_like(e), t, s, eta).root(e))
-    wanted = matrix(lambda e: p.start(s, e))
+    wanted = matrix(lambda e: p.pure_noise(s, e))
     assert_close(gain @ gain.mT + spread @ spread.mT, wanted @ wanted.mT, atol=1e-9, rtol=0)
 
 

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
-from ssdiff.process.gaussian import GaussianProcess, State, from_schedule
+from ssdiff.process.base import State
+from ssdiff.process.gaussian import GaussianProcess, from_schedule
 from ssdiff.schedules import noise, resolution
 
 GOLDEN = np.load(Path(__file__).parents[1] / "assets" / "process_32px_3L.npz")

@@ -60,7 +60,7 @@ def blur_diffusion(interleaved):
 def test_blur_diffusion(name):
     case, process = CASES[name], blur_diffusion(3)
     x, t = inputs(case), case["i"]
-    ours = process.start(t, x) if name.endswith("noise") else process.degrade(x.clamp(-1, 1), t)
+    ours = process.pure_noise(t, x) if name.endswith("noise") else process.degrade(x.clamp(-1, 1), t)
     if name.endswith("mean"):
         ours = ours * process.states[t].signal
     assert_close(ours, golden()[name], atol=1e-5, rtol=0)

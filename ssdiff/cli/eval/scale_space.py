@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ssdiff.analysis.imagewise import Flow
     from ssdiff.analysis.records import Check, Point
-    from ssdiff.process.kinds import NoisyProcess
+    from ssdiff.process.base import Process
 
 _VE, _FLOWS = "ve", ("heat", "osmosis")
 _DEFAULT = (
@@ -108,7 +108,7 @@ def scale_space(
     report(findings.checks, settings, terminal)
 
 
-def _processes(names: list[str], size: int) -> dict[str, NoisyProcess]:
+def _processes(names: list[str], size: int) -> dict[str, Process]:
     """Name and process of each preset, for grey images of a size.
 
     Raises:
@@ -117,16 +117,15 @@ def _processes(names: list[str], size: int) -> dict[str, NoisyProcess]:
     from ssdiff.analysis.noisy import variance_exploding
     from ssdiff.build import build_process
     from ssdiff.config.load import load_preset
-    from ssdiff.process.cold import ColdProcess
 
-    processes: dict[str, NoisyProcess] = {}
+    processes: dict[str, Process] = {}
     for name in names:
         if name == _VE:
             processes[name] = variance_exploding(size)
             continue
         preset = load_preset(name, {"data.channels": 1})
         label, process = preset.name, build_process(preset, (size, size))
-        if isinstance(process, ColdProcess):
+        if not process.noisy:
             raise UsageError(
                 f"{label} is a cold process, whose states have no density", hint="choose one with noise"
             )
@@ -164,7 +163,7 @@ def _open(source: str, size: int, count: int, terminal: Terminal) -> _Chosen:
 
 
 def _measure(
-    processes: dict[str, NoisyProcess],
+    processes: dict[str, Process],
     flows: list[str],
     chosen: _Chosen,
     count: int,

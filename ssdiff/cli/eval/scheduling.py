@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ssdiff.analysis.data_moments import DataModel
     from ssdiff.analysis.schedule_search import Outcome, Setting, Thresholds
     from ssdiff.config import Preset
-    from ssdiff.process.gaussian import State
+    from ssdiff.process.base import State
 
 _PART = 500  # images at once
 _PLANNED = "matched, planned"

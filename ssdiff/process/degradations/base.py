@@ -18,7 +18,7 @@ from ssdiff.devices import to_device
 from ssdiff.errors import ProcessError, UsageError
 from ssdiff.operators.base import Constants, Operator, Scale, Size
 from ssdiff.operators.stacked import Stacked
-from ssdiff.process.gaussian import Timestep
+from ssdiff.process.base import Process, Timestep
 
 DENSE = 256
 """Pixels a side up to which dense matrices are as quick as an FFT, and stack in a batch."""
@@ -149,17 +149,6 @@ class Mixture:
         return table[t] if isinstance(t, int) else table[to_device(t, table.device)][:, None, None, None]
 
 
-class NoisyProcess(Protocol):
-    """A process whose states carry noise."""
-
-    @property
-    def T(self) -> int:
-        """The highest severity."""
-
-    def marginal(self, x0: Tensor, t: Timestep, noise: Tensor) -> Tensor:
-        """x_t of clean images and standard normal noise."""
-
-
 class FixedNoise:
     """A process of one size as a degradation: one draw of noise an image, the same at every severity.
 
@@ -169,7 +158,7 @@ class FixedNoise:
         noise: by image number.
     """
 
-    def __init__(self, process: NoisyProcess, size: Size, noise: Other) -> None:
+    def __init__(self, process: Process, size: Size, noise: Other) -> None:
         self.size, self._process, self._noise = size, process, noise
 
     @property

@@ -18,6 +18,7 @@ from ssdiff.devices import to_device
 from ssdiff.errors import UsageError
 from ssdiff.operators.base import Constants, Size
 from ssdiff.operators.pixelwise import Mask
+from ssdiff.process.base import Timestep
 from ssdiff.process.degradations.base import (
     Degradation,
     LinearDegradation,
@@ -27,7 +28,6 @@ from ssdiff.process.degradations.base import (
     positive_pixels,
 )
 from ssdiff.process.degradations.registry import register_degradation
-from ssdiff.process.gaussian import Timestep
 
 _BUMPS, _BUMP_GROWTH = 50, 1 / 320  # the official masks of CIFAR-10: 50 bumps, 0.1 px at 32 px
 

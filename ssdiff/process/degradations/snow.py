@@ -17,9 +17,9 @@ from ssdiff.devices import to_device
 from ssdiff.errors import UsageError
 from ssdiff.operators.base import Size
 from ssdiff.operators.colour import luma
+from ssdiff.process.base import Timestep
 from ssdiff.process.degradations.base import check_severity, check_size, image_numbers
 from ssdiff.process.degradations.registry import register_degradation
-from ssdiff.process.gaussian import Timestep
 
 
 class Level(NamedTuple):

@@ -1,0 +1,276 @@
+"""What a forward process is: a chain of states, a degradation, and what samplers and training ask of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from ssdiff import rng
+from ssdiff.errors import ProcessError
+from ssdiff.operators.base import Size
+from ssdiff.operators.separable import Separable
+
+Timestep = int | Tensor
+"""One timestep, or (B,) timesteps of one size."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The process at one timestep: x_t = signal * R x_0 + sigma * eps, R the resize to ``size``."""
+
+    size: Size  # (height, width), pixels
+    signal: float  # a_t, no unit
+    sigma: float  # noise standard deviation, in units of the [-1, 1] image
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side of a square image; the height otherwise."""
+        return self.size[0]
+
+    @property
+    def snr(self) -> float:
+        """(a_t / sigma_t)^2, infinite for the clean image."""
+        return (self.signal / self.sigma) ** 2 if self.sigma else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """p(x_s | x_t, x_0) = N(mean, C), a normal distribution over (B, C, h_s, w_s)."""
+
+    mean: Tensor
+    root: Callable[[Tensor], Tensor]  # applies C^{1/2}, symmetric, to a batch at the size of s
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return mean + C^{1/2} noise, for standard normal ``noise`` of the mean's shape."""
+        return self.mean + self.root(noise)
+
+
+class Process(ABC):
+    """A forward process x_0, ..., x_T: what training, samplers and analysis ask of one.
+
+    Of x_t = A_t x_0 + n_t a subclass gives the states and D(x_0, t), that is A_t x_0 without its scale.
+    A noisy one gives its marginal and its posterior too; training, ancestral and DDIM sampling and
+    restoration are then had for nothing. What a process cannot do raises a ProcessError that says so. The
+    defaults are those of images whose size never changes.
+
+    Attributes:
+        states: sizes, signals and noise of t = 0..T; state 0 is the clean image.
+        noisy: whether x_t has Gaussian noise of its own: then there are marginals, posteriors and an eta.
+        isotropic: whether a state is one signal and one noise for all frequencies, apart from a resize.
+
+    Shapes:
+        x0 is (B, C, H, W) in [-1, 1], x_t is (B, C, h_t, w_t) with (h_t, w_t) = ``states[t].size``.
+    """
+
+    states: tuple[State, ...]
+    noisy: bool = True
+    isotropic: bool = False
+
+    @property
+    def T(self) -> int:
+        """The highest timestep (of a cold process: severity)."""
+        return len(self.states) - 1
+
+    @property
+    def changes_resolution(self) -> bool:
+        """Whether there is a resolution transition."""
+        return any(state.size != self.states[0].size for state in self.states)
+
+    @property
+    def generates(self) -> bool:
+        """Whether p(x_T) can be drawn, so that images come from nothing."""
+        return self.noisy
+
+    # The forward process.
+
+    @abstractmethod
+    def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
+        """Return D(x_0, t): no noise, no signal scale.
+
+        Args:
+            x0: (B, C, H, W) clean images in [-1, 1].
+            t: one timestep, 0..T, or (B,) timesteps of one size.
+            images: (B,) image numbers, by which a random degradation draws; 0..B-1 where omitted.
+
+        Returns:
+            (B, C, h_t, w_t).
+        """
+
+    def marginal(self, x0: Tensor, t: Timestep, noise: Tensor) -> Tensor:
+        """Return x_t of clean images and noise, a draw of p(x_t | x_0).
+
+        Args:
+            x0: (B, C, H, W) clean images in [-1, 1].
+            t: one timestep, 0..T, or (B,) timesteps of one size.
+            noise: (B, C, h_t, w_t) standard normal.
+
+        Raises:
+            ProcessError: if the process has no noise.
+        """
+        self._cannot("draw a marginal", "use degrade")
+
+    def scale(self, degraded: Tensor, t: Timestep, noise: Tensor) -> Tensor:
+        """Return x_t of what is degraded already, as by :meth:`degrade`: scaled, with noise.
+
+        Args:
+            degraded: (B, C, h_t, w_t).
+            t: one timestep, or (B,) timesteps of one size.
+            noise: (B, C, h_t, w_t) standard normal.
+        """
+        self._cannot("add noise", "use degrade")
+
+    def pure_noise(self, t: int, noise: Tensor) -> Tensor:
+        """Return x_t of a grey image: the noise alone, (B, C, h_t, w_t)."""
+        self._cannot("be nothing but noise", "use degrade")
+
+    def corrupt(self, x0: Tensor, t: int, images: Tensor, seed: int) -> Tensor:
+        """Return x_t as the network sees it, a pure function of the image, its number and the seed.
+
+        Args:
+            x0: (B, C, H, W) clean images in [-1, 1].
+            t: timestep, 1..T.
+            images: (B,) image numbers, on the device of ``x0``.
+            seed: any integer.
+        """
+        return self.marginal(x0, t, self._restoration_noise(x0, t, images, seed))
+
+    def from_degraded(self, degraded: Tensor, t: int, images: Tensor, seed: int) -> Tensor:
+        """Return the same x_t as :meth:`corrupt` from images that are degraded already, D(x_0, t)."""
+        return self.scale(degraded, t, self._restoration_noise(degraded, t, images, seed))
+
+    # Training.
+
+    def target(self, x0: Tensor, t: Timestep) -> Tensor:
+        """Return the clean image that a network learns to predict from x_t, at the size of t - 1."""
+        return x0
+
+    def noised(self, target: Tensor, t: Timestep, noise: Tensor) -> Tensor:
+        """Return x_t of clean images that are at the size of t - 1 already, as from :meth:`target`."""
+        return self.marginal(target, t, noise)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Return (a_t / sigma_t)^2 of (B,) timesteps, float32, on the device of ``t``."""
+        self._cannot("have a signal-to-noise ratio", "use the states")
+
+    def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Timestep) -> Tensor:
+        """Return D(x_0, t) from x_t and its noise, both (B, C, h_t, w_t)."""
+        self._cannot("be solved for a clean image", "predict x0")
+
+    # Sampling.
+
+    def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 1.0) -> Posterior:
+        """Return p(x_s | x_t, x_0), or a less random relative of the eta family.
+
+        Args:
+            x_t: (B, C, h_t, w_t).
+            x0_s: (B, C, h_s, w_s) clean image (or prediction) at the size of s, unscaled, about [-1, 1].
+            t: timestep of ``x_t``.
+            s: timestep wanted, 0 <= s < t; 0 returns ``x0_s`` without noise.
+            eta: 1 is the exact posterior, 0 keeps every known noise component (DDIM).
+
+        Raises:
+            ProcessError: if the process has none, s, t or eta is out of range, or a size does not fit.
+        """
+        self._cannot("have a posterior", "use the samplers of cold diffusion")
+
+    def start(self, images: Tensor, seed: int, *, channels: int, t: int | None = None) -> Tensor:
+        """Draw the terminal prior p(x_T), where sampling from nothing begins, by image number.
+
+        Args:
+            images: (B,) image numbers; sets the device.
+            seed: any integer.
+            channels: of the images.
+            t: timestep to begin at; T where omitted.
+
+        Returns:
+            (B, channels, h_t, w_t) float32.
+
+        Raises:
+            ProcessError: if what is left at T cannot be drawn.
+        """
+        top = self.T if t is None else t
+        return self.pure_noise(top, self.sampling_noise(images, seed, top, channels))
+
+    def sampling_noise(self, images: Tensor, seed: int, t: int, channels: int) -> Tensor:
+        """Draw (B, channels, h_t, w_t) standard normal noise of a sampler's step to t, by image number."""
+        return rng.normal(rng.derive(seed, "sample"), images, t, (channels, *self.states[t].size))
+
+    def log_noise(self) -> Tensor:
+        """Return (T,) log(sigma_t / a_t) of the content that every size has; never falls with t."""
+        self._cannot("have a noise level", "use the states")
+
+    # Resolution transitions.
+
+    def resize(self, x: Tensor, s: int, t: int) -> Tensor:
+        """Return R_{s:t} x: (B, C, h_s, w_s) to (B, C, h_t, w_t), no signal scale."""
+        return x
+
+    def reduction(self, size: Size) -> Separable:
+        """Return R from full size to a smaller one of the process.
+
+        Raises:
+            ProcessError: no timestep has that size.
+        """
+        raise ProcessError(f"no timestep has {size} pixels by a resolution transition")
+
+    def lift(self, x: Tensor, s: int, t: int) -> Tensor:
+        """Return R_{s:t}^T x / ||R_{s:t}||^2: (B, C, h_t, w_t) to (B, C, h_s, w_s)."""
+        return x
+
+    def high_frequencies(self, x: Tensor, s: int, t: int) -> Tensor:
+        """Return x - R_{s:t}^+ R_{s:t} x: what of (B, C, h_s, w_s) images is not seen at the size of t."""
+        return torch.zeros_like(x)
+
+    # Analysis.
+
+    def analysis(self, x: Tensor) -> Tensor:
+        """Return coefficients of (..., H, W) pixels in the orthonormal basis where noise is independent."""
+        return x
+
+    def synthesis(self, coefficients: Tensor) -> Tensor:
+        """Return the pixels of (..., H, W) coefficients, the inverse of :meth:`analysis`."""
+        return coefficients
+
+    def coefficients(self, t: Timestep, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Return the signal and noise of x_t, coefficient by coefficient of :meth:`analysis`.
+
+        They broadcast against (B, C, h_t, w_t); numbers where all coefficients have the same.
+
+        Args:
+            t: one timestep, or (B,) timesteps of one size.
+            like: gives device and type.
+        """
+        self._cannot("be written by coefficients", "use degrade")
+
+    def noise_deviations(self, t: int) -> Tensor:
+        """Return (h_t, w_t) standard deviations of the noise in the basis in which it is independent."""
+        state = self.states[t]
+        return torch.full(state.size, state.sigma, dtype=torch.float64)
+
+    def pixel_deviations(self, t: int) -> Tensor:
+        """Return (h_t, w_t) standard deviations of the noise of x_t, pixel by pixel."""
+        return self.noise_deviations(t)
+
+    def _restoration_noise(self, like: Tensor, t: int, images: Tensor, seed: int) -> Tensor:
+        shape = (like.shape[1], *self.states[t].size)
+        return rng.normal(rng.derive(seed, "restore/noise"), images, t, shape)
+
+    def _check_step(self, t: int, s: int, eta: float) -> None:
+        """Refuse a step of a sampler that is out of range."""
+        if not 0 <= s < t <= self.T or not 0 <= eta <= 1:
+            raise ProcessError(
+                f"a posterior needs 0 <= s < t <= {self.T} and eta in [0, 1], not s={s}, t={t}, eta={eta}"
+            )
+
+    def _cannot(self, what: str, instead: str) -> NoReturn:
+        raise ProcessError(f"a {type(self).__name__} cannot {what}", hint=instead)
+
+
+def degradation_streams(images: Tensor, seed: int) -> Tensor:
+    """Return (B,) numbers by which a random degradation draws for a seed, from image numbers."""
+    return images + (rng.derive(seed, "restore") >> 2)
