@@ -19,6 +19,7 @@ from torch import Tensor
 import ssdiff
 from ssdiff import rng
 from ssdiff.data import evenly, open_data
+from ssdiff.images import from_uint8
 from ssdiff.pipeline import Pipeline
 
 
@@ -55,7 +56,7 @@ def clean_images(model: Pipeline, data: str, count: int) -> Tensor:
     preset = model.preset.data
     found = open_data(data, size=preset.size, channels=preset.channels)
     chosen = torch.from_numpy(found.images[evenly(len(found), min(count, len(found)))])
-    return chosen.to(model.device).float() / 127.5 - 1
+    return from_uint8(chosen.to(model.device))
 
 
 def timesteps(model: Pipeline, count: int) -> list[int]:

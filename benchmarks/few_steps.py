@@ -25,6 +25,7 @@ from ssdiff.analysis.data_moments import measure
 from ssdiff.build import build_process
 from ssdiff.config.load import Preset
 from ssdiff.data import evenly, open_data
+from ssdiff.images import from_uint8
 from ssdiff.process.base import Process
 from ssdiff.sampling import gaussian
 from ssdiff.sampling.plan import make_plan
@@ -70,7 +71,7 @@ def grey_covariance(side: int, data: str, count: int) -> Tensor:
     """(R R, R R) of grey images of R pixels a side."""
     found = open_data(data, size=side, channels=1)
     images = torch.from_numpy(found.images[evenly(len(found), min(count, len(found)))])
-    model = measure([images.double() / 127.5 - 1], (side,), covariance=True)
+    model = measure([from_uint8(images).double()], (side,), covariance=True)
     assert model.covariance is not None
     return model.covariance
 

@@ -5,7 +5,8 @@ A message is one line that says what is wrong, where, and how to fix it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -116,3 +117,28 @@ def one_line(error: BaseException | str) -> str:
     """Return what an error says, or its type, as one line of at most 200 letters."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= _SAID else f"{said[:_SAID]}..."
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether PyTorch or Python ran out of memory, whatever they call it."""
+    words = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("allocate memory" in words or "out of memory" in words))
+    )
+
+
+@contextmanager
+def memory_for(what: str, hint: str) -> Iterator[None]:
+    """Say what was too large when memory runs out in a block.
+
+    Raises:
+        ResourceError: then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise ResourceError(f"out of memory with {what} ({one_line(error)})", hint=hint) from error

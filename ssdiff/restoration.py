@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ssdiff import rng
 from ssdiff.errors import UsageError
+from ssdiff.images import from_uint8, to_uint8
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.colour import LUMA
@@ -157,7 +158,7 @@ class ZeroShot:
         key = rng.derive(self.options.seed, "restore/measurement")
         y = self.operator.apply(clean)
         noisy = y + self.noise_std * rng.normal(key, numbers.to(y.device), 0, tuple(y.shape[1:]))
-        return ((noisy.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+        return from_uint8(to_uint8(noisy))
 
     def admit(self, given: Tensor, numbers: Tensor) -> Tensor:
         """As they are."""

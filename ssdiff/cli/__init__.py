@@ -18,8 +18,8 @@ import typer
 from ssdiff import __version__
 from ssdiff.cli import data, degrade, doctor, info, presets, restore, sample, train, weights
 from ssdiff.cli import eval as evaluation
-from ssdiff.cli.common import MEMORY_HINT, first_line, is_main_process, out_of_memory
-from ssdiff.errors import SsdiffError
+from ssdiff.cli.common import MEMORY_HINT, is_main_process, out_of_memory
+from ssdiff.errors import SsdiffError, one_line
 
 app = typer.Typer(
     name="ssdiff",
@@ -126,7 +126,7 @@ def _usage(arguments: list[str], error: Any) -> int:
 
 def _unexpected(arguments: list[str], error: Exception) -> int:
     if out_of_memory(error):
-        message = f"out of memory: {first_line(error)}; {MEMORY_HINT}"
+        message = f"out of memory: {one_line(error)}; {MEMORY_HINT}"
         return _report(arguments, message, _RESOURCES, None, MEMORY_HINT)
     if isinstance(error, OSError) and error.errno in (*_FULL, *_REFUSED):
         hint = "free some space" if error.errno in _FULL else "check permissions and the disk"
@@ -134,9 +134,9 @@ def _unexpected(arguments: list[str], error: Exception) -> int:
         message = f"{error.strerror}{where}; {hint} and try again"
         return _report(arguments, message, _RESOURCES, error.filename, hint)
     if isinstance(error, ImportError) and "torch" in str(error).lower():
-        message = f"PyTorch or torchvision cannot be imported: {first_line(error)}; run `ssdiff doctor`"
+        message = f"PyTorch or torchvision cannot be imported: {one_line(error)}; run `ssdiff doctor`"
         return _report(arguments, message, _RESOURCES, None, "run `ssdiff doctor`")
-    what = f"a bug in ssdiff: {type(error).__name__}: {first_line(error)}"
+    what = f"a bug in ssdiff: {type(error).__name__}: {one_line(error)}"
     return _report(arguments, f"{what}; traceback in {_keep_traceback()}", _BUG)
 
 

@@ -25,7 +25,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from ssdiff.errors import ResourceError, UsageError
+from ssdiff.errors import UsageError
+from ssdiff.errors import memory_for as memory_for
+from ssdiff.errors import out_of_memory as out_of_memory
 from ssdiff.progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
@@ -204,36 +206,6 @@ def check_precision(name: str) -> None:
 def is_main_process() -> bool:
     """Whether this is the process that prints: always, but for torchrun's others."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch or Python ran out of memory, whatever they call it."""
-    words = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("allocate memory" in words or "out of memory" in words))
-    )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message; its type if it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def memory_for(what: str, hint: str) -> Iterator[None]:
-    """Say what was too large when memory runs out in a block.
-
-    Raises:
-        ResourceError: then.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        raise ResourceError(f"out of memory with {what} ({first_line(error)})", hint=hint) from error
 
 
 def find_model(path: Path | None, terminal: Terminal) -> Path:

@@ -11,8 +11,8 @@ from typing import Any
 
 import typer
 
-from ssdiff.cli.common import Json, Terminal, first_line, human_bytes
-from ssdiff.errors import CheckpointError
+from ssdiff.cli.common import Json, Terminal, human_bytes
+from ssdiff.errors import CheckpointError, one_line
 
 _PACKAGES = (
     "torch",
@@ -93,7 +93,7 @@ def _torchvision(values: dict[str, Any], lines: list[str], problems: list[str]) 
             return  # already among the missing packages
         problems.append(
             f"torchvision {build} cannot be imported beside torch {torch.__version__} "
-            f"({first_line(error)}); their builds must match: "
+            f"({one_line(error)}); their builds must match: "
             "run `pip install --force-reinstall torch torchvision`"
         )
 

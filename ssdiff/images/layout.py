@@ -12,7 +12,7 @@ from ssdiff.errors import UsageError
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Nearest bytes of pixels in [-1, 1]; what lies outside is clipped.
+    """Return the nearest bytes of pixels in [-1, 1]; what lies outside is clipped.
 
     Args:
         x: (...), floating point; uint8 is returned as it is.
@@ -24,13 +24,15 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def from_uint8(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Bytes 0..255 as pixels in [-1, 1]; undone exactly by :func:`to_uint8`.
+    """Return bytes 0..255 as pixels 2 b / 255 - 1 in [-1, 1]; undone exactly by :func:`to_uint8`.
+
+    The one formula of training, sampling and evaluation: a run that is resumed must see the same bits.
 
     Args:
         x: (...), uint8.
         dtype: floating-point type of the result.
     """
-    return x.float().div(127.5).sub(1).to(dtype)
+    return x.to(torch.float32, copy=True).mul_(2 / 255).sub_(1).to(dtype)
 
 
 def upscale_nearest(x: Tensor, size: int | tuple[int, int]) -> Tensor:

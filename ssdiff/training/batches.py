@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssdiff import rng
 from ssdiff.devices import to_device
+from ssdiff.images import from_uint8
 from ssdiff.operators.base import Size
 from ssdiff.schedules.resolution import batch_shares
 
@@ -150,7 +151,7 @@ class Batches:
         positions = self._place.positions
         global_batch = self._place.batch * self._place.world
         numbers = self._order(positions + counter * global_batch)
-        images = self._bytes(numbers).float().mul_(2 / 255).sub_(1)
+        images = from_uint8(self._bytes(numbers))
         if self._flip:
             mirrored = rng.uniform(self._flip_key, positions, counter % COUNTERS, (1, 1, 1)) < 0.5
             images = torch.where(to_device(mirrored, self._device), images.flip(-1), images)

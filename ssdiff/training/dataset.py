@@ -14,6 +14,7 @@ from ssdiff.config import DataSettings, Preset
 from ssdiff.data import DATA_NAMES, ImageSet, evenly, open_data
 from ssdiff.distributed import World
 from ssdiff.errors import PresetError, UsageError
+from ssdiff.images import from_uint8
 from ssdiff.priors import high_frequency
 from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
@@ -90,7 +91,7 @@ def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixtu
     chosen = evenly(len(data), _FITTED)
     numbers = torch.cat(
         [
-            describe(process.degrade(to_float(data[part]), process.T), settings.grid, settings.basis)
+            describe(process.degrade(_pixels(data[part]), process.T), settings.grid, settings.basis)
             for part in np.array_split(chosen, -(-len(chosen) // _PART))
         ]
     )
@@ -111,7 +112,7 @@ def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequ
     chosen = evenly(len(data), _MEASURED)
     part = min(_PART, -(-_PIXELS // preset.data.size**2))
     parts = np.array_split(chosen, -(-len(chosen) // part))
-    return high_frequency.fit((to_float(data[part]) for part in parts), process)
+    return high_frequency.fit((_pixels(data[part]) for part in parts), process)
 
 
 def mixed_with(data: np.ndarray, seed: int) -> Other:
@@ -125,14 +126,13 @@ def mixed_with(data: np.ndarray, seed: int) -> Other:
 
     def choose(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
         which = rng.integers(key, numbers, 0, 0, len(data)).cpu().numpy()
-        return to_float(data[which]).to(numbers.device)
+        return _pixels(data[which]).to(numbers.device)
 
     return choose
 
 
-def to_float(data: np.ndarray) -> Tensor:
-    """(N, C, S, S) bytes as floats in [-1, 1]."""
-    return torch.tensor(data, dtype=torch.float32) * (2 / 255) - 1
+def _pixels(data: np.ndarray) -> Tensor:
+    return from_uint8(torch.tensor(data))
 
 
 def portable_source(source: str | Path | None) -> str | None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ssdiff import images
 from ssdiff.pipeline import Pipeline
-from ssdiff.training.dataset import to_float
 
 _MOST_COLUMNS = 16  # of a grid with one class a column
 _RESTORED = 12  # images of a grid of restorations
@@ -52,7 +51,7 @@ def _picture(pipeline: Pipeline, data: np.ndarray, on_step: Callable[[int], None
         columns = classes if 1 < classes <= _MOST_COLUMNS else None
         drawn = pipeline.sample(settings.sample_count, steps, seed=settings.seed, on_step=on_step)
         return images.grid(drawn, columns)
-    clean = to_float(data[: min(_RESTORED, settings.sample_count)])
+    clean = images.from_uint8(torch.tensor(data[: min(_RESTORED, settings.sample_count)]))
     degraded = pipeline.degrade(clean, process.T, seed=settings.seed)
     restored = pipeline.restore(degraded, process.T, steps=steps, seed=settings.seed, on_step=on_step)
     return images.grid(torch.cat([clean, degraded.cpu().clamp(-1, 1), restored]), len(clean))

@@ -58,6 +58,13 @@ def test_bytes_survive_the_round_trip():
         assert torch.equal(to_uint8(from_uint8(every, dtype)), every)
 
 
+def test_bytes_become_the_floats_that_training_has_always_seen():
+    every = torch.arange(256, dtype=torch.uint8)
+    expected = torch.tensor(every.numpy(), dtype=torch.float32) * (2 / 255) - 1
+    assert torch.equal(from_uint8(every), expected)
+    assert torch.equal(from_uint8(every), every.float().mul_(2 / 255).sub_(1))
+
+
 @given(st.floats(-3, 3, width=32))
 def test_to_uint8_rounds_to_the_nearest_and_clips(value):
     byte = to_uint8(torch.tensor(value)).item()

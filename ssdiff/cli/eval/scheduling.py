@@ -91,11 +91,13 @@ def read_models(
         DataError: it cannot be used.
     """
     import numpy as np
+    import torch
 
     from ssdiff.analysis.data_moments import measure
     from ssdiff.build import RESIZES, level_sizes
     from ssdiff.data import evenly
-    from ssdiff.training.dataset import open_as, to_float
+    from ssdiff.images import from_uint8
+    from ssdiff.training.dataset import open_as
 
     wanted = source or preset.data.source
     if wanted is None:
@@ -109,7 +111,7 @@ def read_models(
 
         def batches() -> Iterator[Tensor]:
             for part in parts:
-                yield to_float(data.images[part])
+                yield from_uint8(torch.tensor(data.images[part]))
                 bar.advance(task)
 
         return {
