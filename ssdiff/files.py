@@ -138,5 +138,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def writer_is_alive(pid: int) -> bool | None:
+    """Return whether the process that left a file is alive; None on Windows, where asking would end it.
+
+    Args:
+        pid: its number on this machine; another process may have it by now.
+    """
+    if os.name == "nt":
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is alive, but somebody else's
+    return True
+
+
 def _cannot_write(path: Path, error: OSError) -> ResourceError:
     return ResourceError(f"cannot write {path}: {error.strerror or error}", path=path)

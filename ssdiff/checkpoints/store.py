@@ -32,7 +32,7 @@ from ssdiff.checkpoints.manifest import (
 )
 from ssdiff.checkpoints.writing import safetensors_chunks, write
 from ssdiff.errors import CheckpointError, ResourceError
-from ssdiff.files import sync_folder
+from ssdiff.files import sync_folder, writer_is_alive
 
 # `.old` is a step that is being saved anew: it counts until the new one has its name.
 _STEP = re.compile(r"step-([0-9]{8,20})(\.old)?")
@@ -283,23 +283,14 @@ def _sweep(root: Path) -> None:
     """Delete what writers that are no more have left."""
     for path in root.iterdir():
         staging, step = _STAGING.fullmatch(path.name), _STEP.fullmatch(path.name)
-        left = staging is not None and not _runs_elsewhere(int(staging[1]))
+        left = staging is not None and not _writes_elsewhere(int(staging[1]))
         replaced = step is not None and step[2] is not None and (root / f"step-{step[1]}").exists()
         if left or replaced:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _runs_elsewhere(pid: int) -> bool:
-    """Whether another process has this number; not asked on Windows, where asking would end it."""
-    if pid == os.getpid() or os.name == "nt":
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it runs, but is somebody else's
-    return True
+def _writes_elsewhere(pid: int) -> bool:
+    return pid != os.getpid() and bool(writer_is_alive(pid))
 
 
 def _cannot_save(root: Path, step: int, needed: int, error: OSError) -> ResourceError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +55,7 @@ def _describe_run(folder: Any, values: dict[str, Any], lines: list[str]) -> None
     from ssdiff import checkpoints
 
     status = folder.read_status() or {}
-    values["status"], values["killed"] = status, _is_gone(status)
+    values["status"], values["killed"] = status, folder.was_killed()
     state = status.get("state", "unknown")
     reason = f": {status['reason']}" if status.get("reason") else ""
     lines.append(f"state {state}, step {status.get('step', 0)}{reason}")
@@ -75,20 +73,6 @@ def _describe_run(folder: Any, values: dict[str, Any], lines: list[str]) -> None
         lines.append(f"checkpoint {found.name}, {human_bytes(size)}, {verdict}")
     if not values["checkpoints"]:
         lines.append("no checkpoint yet")
-
-
-def _is_gone(status: dict[str, Any]) -> bool:
-    """Whether a run that calls itself running was killed; not asked of another machine or on Windows."""
-    pid = status.get("pid")
-    if status.get("state") != "running" or status.get("host") != socket.gethostname() or os.name == "nt":
-        return False
-    try:
-        os.kill(pid if isinstance(pid, int) and pid > 0 else os.getpid(), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass  # it runs, but is somebody else's
-    return False
 
 
 def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -> None:

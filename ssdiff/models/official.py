@@ -5,7 +5,7 @@ Two layouts are read: the Flexi-UNet of [SSD] and the UNet of guided-diffusion, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 _MARK = "input_blocks.0.0.weight"
 _ADAPTERS = ("adapters_in.", "adapters_out.")
 _NAMED = 3  # names in a message
+_OTHER_PRESET = "give the preset that the weights were trained with"
 
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
@@ -60,7 +61,7 @@ def convert(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
         for ours, theirs in table:
             if theirs.startswith(_ADAPTERS):
                 found[theirs] = torch.zeros(wanted[ours].shape)
-    _check_names(found, [theirs for _, theirs in table])
+    check_names([theirs for _, theirs in table], found)
     converted: dict[str, Tensor] = {}
     for ours, theirs in table:
         value = _fit(found[theirs], wanted[ours], theirs)
@@ -71,6 +72,36 @@ def convert(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
             )
         converted[ours] = value
     return converted
+
+
+def check_names(needed: Collection[str], found: Collection[str]) -> None:
+    """Refuse weights that are not those of a model, by their names.
+
+    Args:
+        needed: what the model has, in its order.
+        found: what the file has.
+
+    Raises:
+        CheckpointError: some are missing or left over; names a few of each.
+    """
+    missing = [name for name in needed if name not in found]
+    extra = sorted(set(found) - set(needed))
+    parts = [
+        f"{len(names)} {word}, e.g. {', '.join(names[:_NAMED])}"
+        for word, names in (("missing", missing), ("left over", extra))
+        if names
+    ]
+    if parts:
+        raise CheckpointError(
+            f"the weights are of another architecture: {'; '.join(parts)}",
+            hint=_OTHER_PRESET,
+        )
+
+
+def wrong_shape(name: str, found: Sequence[int], needed: Sequence[int]) -> CheckpointError:
+    """Return the error for a weight that is not of the model's shape."""
+    message = f"the weight {name} is {tuple(found)}, the preset needs {tuple(needed)}"
+    return CheckpointError(message, hint=_OTHER_PRESET)
 
 
 def _match_decoder(found: Mapping[str, Tensor], table: Sequence[tuple[str, str]], full: bool) -> bool:
@@ -87,29 +118,11 @@ def _match_decoder(found: Mapping[str, Tensor], table: Sequence[tuple[str, str]]
     )
 
 
-def _check_names(found: Mapping[str, Tensor], needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in found]
-    extra = sorted(found.keys() - set(needed))
-    parts = [
-        f"{len(names)} {word}, e.g. {', '.join(names[:_NAMED])}"
-        for word, names in (("missing", missing), ("left over", extra))
-        if names
-    ]
-    if parts:
-        raise CheckpointError(
-            f"the weights are of another architecture: {'; '.join(parts)}",
-            hint="give the preset that they were trained with",
-        )
-
-
 def _fit(value: Tensor, like: Tensor, name: str) -> Tensor:
     if name == "label_emb.weight" and value.shape == (like.shape[0] - 1, like.shape[1]):
         value = torch.cat([value, torch.zeros_like(value[:1])])
     if value.numel() != like.numel() or value.shape[:2] != like.shape[:2]:
-        raise CheckpointError(
-            f"{name} is {tuple(value.shape)}, the preset needs {tuple(like.shape)}",
-            hint="give the preset that the weights were trained with",
-        )
+        raise wrong_shape(name, value.shape, like.shape)
     return value.reshape(like.shape)  # their 1x1 projections are one-dimensional convolutions
 
 

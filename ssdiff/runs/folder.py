@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from ssdiff.errors import OutputError, ResourceError, SsdiffError
-from ssdiff.files import replace_file
+from ssdiff.files import replace_file, writer_is_alive
 
 State = Literal["running", "finished", "interrupted", "failed"]
 # A folder that has nothing else is still empty: it was locked, but no run began.
@@ -163,6 +163,14 @@ class RunFolder:
     def read_status(self) -> dict[str, Any] | None:
         """What :meth:`write_status` wrote last; None if there is nothing to read."""
         return _read(self.status)
+
+    def was_killed(self) -> bool:
+        """Return whether a run that calls itself running is no more; not asked of another machine."""
+        status = self.read_status() or {}
+        if status.get("state") != "running" or status.get("host") != socket.gethostname():
+            return False
+        pid = status.get("pid")
+        return isinstance(pid, int) and pid > 0 and writer_is_alive(pid) is False
 
     def append_metrics(self, values: Mapping[str, object]) -> None:
         """Add a line to the metrics log and hand it to the system at once.

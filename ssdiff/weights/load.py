@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -131,22 +131,9 @@ def assemble(
     return Pipeline(preset, build_process(preset), model, precision=dtype)
 
 
-def _check_weights(expected: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
+def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """Row 21 of the fault table: what differs, named."""
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    shapes = [
-        f"{name} is {tuple(found[name].shape)}, the preset needs {tuple(expected[name].shape)}"
-        for name in expected.keys() & found.keys()
-        if expected[name].shape != found[name].shape
-    ]
-    problems = sorted(shapes)[:1]
-    problems += [
-        f"{len(names)} weights {word}, e.g. {names[0]}"
-        for word, names in (("missing", missing), ("unknown", extra))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f"the weights do not fit the preset: {'; '.join(problems)}",
-            hint="give the preset that the weights were trained with",
-        )
+    official.check_names(list(expected), found)
+    for name in sorted(expected):
+        if expected[name].shape != found[name].shape:
+            raise official.wrong_shape(name, found[name].shape, expected[name].shape)
