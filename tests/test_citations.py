@@ -1,4 +1,4 @@
-"""Everything that code cites exists: documents, sections, equations, keys of papers, rows of the fault table."""
+"""Everything that code cites exists: documents, sections, equations, keys of papers, rows of the faults."""
 
 import ast
 import io
@@ -76,7 +76,7 @@ def keys_cited(text: str) -> list[str]:
 
 
 def cited_texts(root: Path) -> list[tuple[str, str]]:
-    """(path, text) of each docstring and comment of the code, and of each page; on one line, code left out."""
+    """(path, text) of each docstring and comment of the code, and of each page, on one line, without code."""
     result = []
     for folder in CODE:
         for path in sorted((root / folder).rglob("*.py")):
