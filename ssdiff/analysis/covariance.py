@@ -1,70 +1,19 @@
-"""Mean and covariance of images, entropies and Frechet distances of normal distributions; float64."""
+"""Entropies, information and Frechet distances of normal distributions, from covariances; float64."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ssdiff.errors import DataError
-
-_RANK_TOLERANCE = 1e-12  # relative to the largest eigenvalue
 LOG_2_PI_E = math.log(2 * math.pi * math.e)
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """First two moments of images with d pixels.
-
-    Attributes:
-        mean: (d,).
-        factor: (d, k) with orthogonal columns, factor @ factor.T the covariance; k is its rank.
-    """
-
-    mean: Tensor
-    factor: Tensor
-
-    @property
-    def pixels(self) -> int:
-        """d."""
-        return len(self.mean)
-
-    @property
-    def eigenvalues(self) -> Tensor:
-        """(k,) the positive ones of the covariance."""
-        return self.factor.square().sum(0)
-
-    @property
-    def total(self) -> float:
-        """The trace of the covariance."""
-        return float(self.factor.square().sum())
-
-
-def moments(images: Tensor) -> Moments:
-    """Mean and covariance of grey images.
-
-    Args:
-        images: (N, 1, H, W), N at least 2, not all equal.
-
-    Raises:
-        DataError: there are fewer, or they do not differ.
-    """
-    if len(images) < 2:
-        raise DataError(f"a covariance needs at least 2 images, not {len(images)}")
-    flat = images.double().flatten(1)  # (N, d)
-    mean = flat.mean(0)
-    centred = (flat - mean) / math.sqrt(len(flat) - 1)
-    values, vectors = torch.linalg.eigh(centred.mT @ centred)
-    kept = values > _RANK_TOLERANCE * values[-1]
-    if not bool(kept.any()) or float(values[-1]) < 1e-12:
-        raise DataError("the images are all equal and have no covariance", hint="use others")
-    return Moments(mean, vectors[:, kept] * values[kept].sqrt())
-
-
 def normal_entropy(sigma: Tensor) -> Tensor:
-    """Differential entropy of independent normal numbers, nats: sum of log(2 pi e sigma^2) / 2.
+    """Compute the differential entropy of independent normal numbers, in nats.
+
+        H = sum_i log(2 pi e sigma_i^2) / 2
 
     Args:
         sigma: (...) standard deviations, positive.
@@ -73,19 +22,30 @@ def normal_entropy(sigma: Tensor) -> Tensor:
 
 
 def information(whitened: Tensor) -> float:
-    """I(x; y) in nats of y = A x + noise, all normal: log det(I + W W^T) / 2.
+    """Compute the mutual information of y = A x + noise and x, both normal, in nats.
+
+        I(x; y) = H(y) - H(y | x) = log det(I + W W^T) / 2,    W = Q^{-1/2} A F
+
+    with Q the covariance of the noise and F F^T that of x.
 
     Args:
-        whitened: (k, e) W: columns of the covariance factor of x, under A, divided by the noise.
+        whitened: (k, e) W^T: the columns of F under A, divided by the noise's standard deviations.
     """
     small = whitened if whitened.shape[0] <= whitened.shape[1] else whitened.mT
-    gram = small @ small.mT
+    gram = small @ small.mT  # det(I + W W^T) = det(I + W^T W): the smaller one does
     gram.diagonal().add_(1.0)
-    return float(torch.linalg.cholesky(gram).diagonal().log().sum())
+    return float(torch.linalg.cholesky(gram).diagonal().log().sum())  # log det(L L^T) / 2
+
+
+def trace_of_root(product: Tensor) -> float:
+    """Compute tr P^{1/2} of a positive semidefinite (n, n) matrix: the sum of its eigenvalues' roots."""
+    return float(torch.linalg.eigvalsh((product + product.mT) / 2).clamp_min(0).sqrt().sum())
 
 
 def root_sum(covariance: Tensor, factor: Tensor) -> float:
-    """tr (B^{1/2} A B^{1/2})^{1/2} of covariances A and B = F F^T.
+    """Compute tr (B^{1/2} A B^{1/2})^{1/2} of covariances A and B = F F^T.
+
+    B^{1/2} A B^{1/2} has the positive eigenvalues of F^T A F, and of L^T B L where A = L L^T.
 
     Args:
         covariance: (e, e) A, positive definite.
@@ -93,29 +53,27 @@ def root_sum(covariance: Tensor, factor: Tensor) -> float:
     """
     if factor.shape[1] > len(covariance):
         root = torch.linalg.cholesky(covariance)
-        product = root.mT @ factor
-        product = product @ product.mT
-    else:
-        product = factor.mT @ covariance @ factor
-    return float(torch.linalg.eigvalsh((product + product.mT) / 2).clamp_min(0).sqrt().sum())
+        half = root.mT @ factor
+        return trace_of_root(half @ half.mT)
+    return trace_of_root(factor.mT @ covariance @ factor)
 
 
 def frechet(means: Tensor, trace_a: float, trace_b: float, roots: float) -> float:
-    """Squared Frechet (2-Wasserstein) distance of normal distributions [Dowson & Landau 1982].
+    """Compute the squared Frechet (2-Wasserstein) distance of normal distributions [Dowson & Landau 1982].
 
-    |m_a - m_b|^2 + tr A + tr B - 2 tr (A^{1/2} B A^{1/2})^{1/2}
+        |m_a - m_b|^2 + tr A + tr B - 2 tr (A^{1/2} B A^{1/2})^{1/2}
 
     Args:
         means: (d,) m_a - m_b.
         trace_a: tr A.
         trace_b: tr B.
-        roots: the last trace, from :func:`root_sum`.
+        roots: the last trace, from :func:`root_sum` or :func:`trace_of_root`.
     """
     return max(0.0, float(means.square().sum()) + trace_a + trace_b - 2 * roots)
 
 
 def frechet_of_samples(a: Tensor, b: Tensor) -> float:
-    """The same between the moments of two samples of as many images, without any d x d matrix.
+    """Compute :func:`frechet` between the moments of two samples of as many images, without a d x d matrix.
 
     Args:
         a: (N, d).

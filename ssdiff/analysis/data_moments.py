@@ -1,4 +1,7 @@
-"""Second moments of a data set in one pass: covariance, cosine spectra of every resolution, octaves."""
+"""What the closed forms need to know of a data set: mean, covariance, and DCT spectra at every resolution.
+
+Images become grey by their luma; all is float64.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdiff.data.moments import RunningMoments
 from ssdiff.errors import DataError
 from ssdiff.operators import matrices
 from ssdiff.operators.colour import luma
@@ -16,15 +20,17 @@ from ssdiff.operators.separable import Separable
 from ssdiff.process.gaussian import ResizeMatrix
 
 _LEAST = 2  # images
+_NO_VARIANCE = 1e-12  # in all pixels together: what rounding leaves of images that are equal
+_RANK_TOLERANCE = 1e-12  # relative to the largest eigenvalue
 
 
 @dataclass(frozen=True, slots=True)
-class DataModel:
-    """Grey images as a normal distribution.
+class DataMoments:
+    """Second moments of grey images at every resolution of a process, biased (divided by N).
 
     Attributes:
         side: pixels a side, R.
-        count: images seen.
+        count: images seen, N.
         spectra: pixels a side r to the (r, r) variances of the DCT-II coefficients of images resized to it.
         covariance: (R^2, R^2), or None where only the spectra were asked for.
         resize: by which they were resized.
@@ -38,7 +44,10 @@ class DataModel:
 
     @property
     def octaves(self) -> dict[int, float]:
-        """r to the variance, per pixel at r, of the frequencies that the next smaller resolution has not."""
+        """Pixels a side r to the variance, per pixel at r, of what the next smaller resolution has not.
+
+        It is the sum of the variances of the frequencies (i, j) with i or j not below r / 2, over r^2.
+        """
         return {
             side: float(self.spectra[side].sum() - self.spectra[side][:smaller, :smaller].sum()) / side**2
             for side, smaller in itertools.pairwise(self.spectra)
@@ -56,11 +65,11 @@ def measure(
     *,
     covariance: bool,
     resize: ResizeMatrix = matrices.resize,
-) -> DataModel:
-    """Statistics of a data set.
+) -> DataMoments:
+    """Measure a data set in one pass.
 
     Args:
-        batches: (B, C, R, R) images in [-1, 1]; colour becomes its Rec. 601 luma.
+        batches: (B, C, R, R) images in [-1, 1].
         sides: pixels a side of every resolution, R first, falling.
         covariance: whether to keep the dense one, 8 R^4 bytes.
         resize: (n_in, n_out) to the 1-D matrix of one resolution transition.
@@ -70,45 +79,77 @@ def measure(
     """
     steps = [Separable(resize(a, b)) for a, b in itertools.pairwise(sides)]
     bases = [matrices.dct(side) for side in sides]
-    spectra = [_Spread() for _ in sides]
-    product, total, count = torch.zeros(0), torch.zeros(0), 0
+    pixels, coefficients = RunningMoments(), [RunningMoments() for _ in sides]
     for batch in batches:
-        x = luma(batch.double())[:, 0]
+        x = luma(batch.double())  # (B, 1, R, R)
         if covariance:
-            flat = x.flatten(1)
-            product, total = flat.mT @ flat + (product if count else 0), flat.sum(0) + (total if count else 0)
-        count += len(x)
+            pixels.add(x.flatten(1)[..., None, None])
         for level, basis in enumerate(bases):
-            spectra[level].add(basis @ x @ basis.mT)
+            coefficients[level].add(basis @ x @ basis.mT)
             if level < len(steps):
                 x = steps[level].apply(x)
+    count = coefficients[0].count
+    _check_count(count)
+    spectra = {
+        side: part.covariance()[..., 0, 0].clamp_min(0)
+        for side, part in zip(sides, coefficients, strict=True)
+    }
+    found = DataMoments(sides[0], count, spectra, pixels.covariance()[0, 0] if covariance else None, resize)
+    _check_variance(found.total)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianData:
+    """Gaussian data: the normal distribution with the mean and the covariance of grey images of d pixels.
+
+    Attributes:
+        mean: (d,).
+        factor: (d, k) with orthogonal columns, factor @ factor.T the covariance; k is its rank.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+    @property
+    def pixels(self) -> int:
+        """d."""
+        return len(self.mean)
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        """(k,) positive ones of the covariance."""
+        return self.factor.square().sum(0)
+
+    @property
+    def total(self) -> float:
+        """Trace of the covariance."""
+        return float(self.factor.square().sum())
+
+
+def gaussian_data(images: Tensor) -> GaussianData:
+    """Fit Gaussian data to images, with the unbiased covariance (divided by N - 1).
+
+    Args:
+        images: (N, 1, H, W), N at least 2, not all equal.
+
+    Raises:
+        DataError: there are fewer, or they do not differ.
+    """
+    _check_count(len(images))
+    found = RunningMoments()
+    found.add(images.double().flatten(1)[..., None, None])
+    values, vectors = torch.linalg.eigh(found.covariance(correction=1)[0, 0])
+    _check_variance(float(values[-1]))
+    kept = values > _RANK_TOLERANCE * values[-1]
+    return GaussianData(found.mean()[0, 0], vectors[:, kept] * values[kept].sqrt())
+
+
+def _check_count(count: int) -> None:
     if count < _LEAST:
-        raise DataError(f"a covariance needs at least {_LEAST} images, not {count}")
-    model = DataModel(
-        sides[0],
-        count,
-        {side: part.variance() for side, part in zip(sides, spectra, strict=True)},
-        product / count - torch.outer(total, total) / count**2 if covariance else None,
-        resize,
-    )
-    if model.total <= 0:
-        raise DataError("the images are all equal", hint="use others")
-    return model
+        raise DataError(f"a covariance needs at least {_LEAST} images, not {count}", hint="use more images")
 
 
-class _Spread:
-    """Running mean and mean square."""
-
-    def __init__(self) -> None:
-        self._count, self._sum, self._squares = 0, torch.zeros(()), torch.zeros(())
-
-    def add(self, values: Tensor) -> None:
-        """(B, r, r) more values."""
-        self._count += len(values)
-        self._sum = self._sum + values.sum(0)
-        self._squares = self._squares + values.square().sum(0)
-
-    def variance(self) -> Tensor:
-        """(r, r) of all values so far."""
-        mean = self._sum / self._count
-        return (self._squares / self._count - mean.square()).clamp_min(0)
+def _check_variance(total: float) -> None:
+    if total < _NO_VARIANCE:
+        raise DataError("the images are all equal and have no covariance", hint="use others")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ssdiff.analysis.data_moments import DataModel
+from ssdiff.analysis.data_moments import DataMoments
 from ssdiff.analysis.sampler_error import spectral_distance
 from ssdiff.errors import PresetError, ProcessError
 from ssdiff.process.base import State
@@ -47,12 +47,12 @@ class Outcome:
 
 
 def chain_of(states: Sequence[State], steps: int) -> list[int]:
-    """The timesteps that a sampler visits, T first, 0 last."""
+    """Return the timesteps that a sampler visits, T first, 0 last."""
     return respace(torch.tensor([state.resolution for state in states[1:]]), min(steps, len(states) - 1))
 
 
 def mean_flops(states: Sequence[State], paths: Mapping[tuple[int, int], int]) -> float:
-    """Forward FLOPs of a step, mean over the timesteps.
+    """Compute the forward FLOPs of a step, mean over the timesteps 1..T.
 
     Args:
         states: t = 0..T.
@@ -64,28 +64,27 @@ def mean_flops(states: Sequence[State], paths: Mapping[tuple[int, int], int]) ->
 def chain_flops(
     states: Sequence[State], timesteps: Sequence[int], paths: Mapping[tuple[int, int], int]
 ) -> int:
-    """Forward FLOPs of one image along a chain."""
+    """Compute the forward FLOPs of one image along a chain."""
     return sum(paths[states[t].resolution, states[t - 1].resolution] for t in timesteps[:-1])
 
 
 class Search:
-    """Tries thresholds.
+    """Try thresholds, and remember what each came to.
 
-    Schedules are judged without added details: with them Gaussian data would favour any threshold, where
-    images
-    allow it only as long as noise hides the details.
+    Schedules are evaluated without high-frequency renoising: with it Gaussian data would favour any
+    threshold, where images allow it only as long as noise hides what is redrawn.
 
     Args:
         data: with spectra of every resolution.
         states: from thresholds to states; raises :class:`ssdiff.errors.ProcessError` (or a
             :class:`ssdiff.errors.PresetError`) where they make none.
-        settings: that a schedule is judged by.
+        settings: that a schedule is evaluated by.
         paths: as in :func:`mean_flops`.
     """
 
     def __init__(
         self,
-        data: DataModel,
+        data: DataMoments,
         states: Callable[[Thresholds], Sequence[State]],
         settings: Sequence[Setting],
         paths: Mapping[tuple[int, int], int],
@@ -98,8 +97,8 @@ class Search:
         """Everything that made a schedule, the cheapest first."""
         return sorted((found for found in self._known.values() if found), key=lambda found: found.flops)
 
-    def judge(self, at: Thresholds, states: Sequence[State]) -> Outcome:
-        """The outcome of one schedule."""
+    def evaluate(self, at: Thresholds, states: Sequence[State]) -> Outcome:
+        """Evaluate one schedule."""
         logs = [
             math.log(spectral_distance(self._data, states, chain_of(states, one.steps), one.eta))
             for one in self._settings
@@ -107,7 +106,7 @@ class Search:
         return Outcome(at, math.exp(sum(logs) / len(logs)), mean_flops(states, self._paths))
 
     def best(self, changes: int, budget: float, tell: Callable[[int], None] = lambda tried: None) -> Outcome:
-        """The smallest distance among the schedules that cost at most the budget.
+        """Find the smallest distance among the schedules that cost at most the budget.
 
         A grid of whole log-SNRs first, then ever finer moves of single thresholds.
 
@@ -137,7 +136,7 @@ class Search:
             least = f", the least is {self.tried[0].flops / 1e9:.3g} GFLOPs a step" if self.tried else ""
             raise ProcessError(
                 f"no schedule costs {budget / 1e9:.3g} GFLOPs a step or less{least}",
-                hint="raise --budget or use a preset of more levels",
+                hint="raise the budget or use a preset of more levels",
             )
         return min(found, key=lambda outcome: (outcome.distance, outcome.flops))
 
@@ -149,11 +148,11 @@ class Search:
         except (PresetError, ProcessError):
             self._known[at] = None
         else:
-            self._known[at] = self.judge(at, states)
+            self._known[at] = self.evaluate(at, states)
 
 
 def front(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those that nothing cheaper beats, the cheapest first."""
+    """Return those that nothing cheaper beats, the cheapest first."""
     result: list[Outcome] = []
     for outcome in sorted(outcomes, key=lambda found: (found.flops, found.distance)):
         if not result or outcome.distance < result[-1].distance:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import rng
+from ssdiff.data.moments import RunningMoments
 from ssdiff.errors import CheckpointError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Constants
@@ -116,21 +117,16 @@ def fit(batches: Iterable[Tensor], process: Process) -> HighFrequencySpectrum:
         batches: (B, C, R, R) images in [-1, 1]; a single image has no variance, so nothing is added.
         process: for square images, says which resolutions and how images are reduced to them.
     """
-    products: dict[int, Tensor] = {}
-    sums: dict[int, Tensor] = {}
-    count = 0
+    sides = changes(process)
+    coefficients = {side: RunningMoments() for side in sides}
     for batch in batches:
-        count += len(batch)
-        for side, timestep in changes(process).items():
+        for side, timestep in sides.items():
             reduced = process.degrade(batch, timestep)
             basis = matrices.dct(side).to(reduced)
-            found = (basis @ reduced @ basis.mT).double()
-            products[side] = products.get(side, 0) + torch.einsum("bcij,bdij->ijcd", found, found)
-            sums[side] = sums.get(side, 0) + found.sum(0).permute(1, 2, 0)
+            coefficients[side].add((basis @ reduced @ basis.mT).double())
     rings = {}
-    for side, product in products.items():
-        mean = sums[side] / count
-        covariance = product / count - mean[..., :, None] * mean[..., None, :]
+    for side, found in coefficients.items():
+        covariance = found.covariance()
         which, channels = _ring(side).flatten(), covariance.shape[-1]
         total = torch.zeros(_count(side), channels, channels, dtype=torch.float64)
         members = which.bincount(minlength=_count(side)).clamp_min(1)

@@ -185,7 +185,7 @@ def test_the_search_finds_the_best_affordable_schedule():
         for one in settings
     ]
     assert best.distance == pytest.approx(math.exp(sum(logs) / 2))
-    with pytest.raises(ProcessError, match="raise --budget"):
+    with pytest.raises(ProcessError, match="raise the budget"):
         search.best(1, 1.0)
 
 
@@ -282,7 +282,7 @@ def test_existing_files_stay(plan, ssdiff, tmp_path):
         (("--preset", "cold-mask-cifar10"), 2, "no resolution transitions to plan"),
         (("--budget", 0), 2, "--budget"),
         (("--budget", 1.5), 2, "--budget"),
-        (("--budget", 0.01), 2, "raise --budget"),
+        (("--budget", 0.01), 2, "raise the budget"),
         (("--images", 1), 2, "--images"),
         (("--steps", "0"), 2, "--steps must be whole numbers within 1..1000"),
         (("--steps", "5,x"), 2, "numbers between commas"),

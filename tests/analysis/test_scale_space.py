@@ -8,17 +8,10 @@ import pytest
 import torch
 
 from ssdiff import images
-from ssdiff.analysis.covariance import (
-    frechet,
-    frechet_of_samples,
-    information,
-    moments,
-    normal_entropy,
-    root_sum,
-)
-from ssdiff.analysis.noisy import NoisyCurves, timesteps, variance_exploding
-from ssdiff.analysis.properties import check_process, semigroup_deviation
-from ssdiff.analysis.records import Check, ordered
+from ssdiff.analysis.covariance import frechet, frechet_of_samples, information, normal_entropy, root_sum
+from ssdiff.analysis.data_moments import gaussian_data
+from ssdiff.analysis.scale_space_curves import NoisyCurves, timesteps, variance_exploding
+from ssdiff.analysis.scale_space_properties import Check, check_process, ordered, semigroup_deviation
 from ssdiff.build import build_process
 from ssdiff.config.load import load_preset
 from ssdiff.errors import DataError, UsageError
@@ -45,7 +38,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def data(pictures):
-    return moments(pictures)
+    return gaussian_data(pictures)
 
 
 def spd(seed, n=6):
@@ -63,13 +56,13 @@ def test_moments_are_mean_and_covariance(pictures, data):
     torch.testing.assert_close(data.factor @ data.factor.mT, torch.cov(flat.mT))
     torch.testing.assert_close(data.mean, flat.mean(0))
     assert data.total == pytest.approx(float(flat.var(0).sum()))
-    assert moments(pictures[:5]).factor.shape == (D, 4)  # the rank
+    assert gaussian_data(pictures[:5]).factor.shape == (D, 4)  # the rank
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "at least 2 images"), (4, "all equal")])
 def test_moments_need_images_that_differ(count, words):
     with pytest.raises(DataError, match=words):
-        moments(torch.full((count, 1, 4, 4), 0.5))
+        gaussian_data(torch.full((count, 1, 4, 4), 0.5))
 
 
 def test_entropy_of_known_normal_distributions():
@@ -100,7 +93,7 @@ def test_frechet_against_the_textbook():
         assert found == pytest.approx(expected)
 
 
-def test_frechet_of_samples_is_that_of_their_moments(pictures):
+def test_frechet_of_samples_is_that_of_their_gaussian_data(pictures):
     x, y = pictures[:100].flatten(1), (0.5 * pictures[100:] + 0.2).flatten(1)
     a, b = torch.cov(x.mT), torch.cov(y.mT)
     roots = sqrtm(sqrtm(a) @ b @ sqrtm(a)).trace()

@@ -118,8 +118,8 @@ def test_added_details_bring_the_chain_nearer_to_the_data(exact):
 
     def distance(details):
         if exact:
-            return ExactChains(model).distance(process, chain, 0.0, details=details)
-        return spectral_distance(model, process.states, chain, 0.0, details=details)
+            return ExactChains(model).distance(process, chain, 0.0, renoise=details)
+        return spectral_distance(model, process.states, chain, 0.0, renoise=details)
 
     assert distance(True) < 0.95 * distance(False)
 

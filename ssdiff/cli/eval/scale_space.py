@@ -17,8 +17,9 @@ from ssdiff.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdiff.analysis.imagewise import Flow
-    from ssdiff.analysis.records import Check, Point
+    from ssdiff.analysis.image_filters import Flow
+    from ssdiff.analysis.scale_space_curves import Point
+    from ssdiff.analysis.scale_space_properties import Check
     from ssdiff.process.base import Process
 
 _VE, _FLOWS = "ve", ("heat", "osmosis")
@@ -114,7 +115,7 @@ def _processes(names: list[str], size: int) -> dict[str, Process]:
     Raises:
         UsageError: one does not exist, is cold, or does not fit the size; or two have one name.
     """
-    from ssdiff.analysis.noisy import variance_exploding
+    from ssdiff.analysis.scale_space_curves import variance_exploding
     from ssdiff.build import build_process
     from ssdiff.config.load import load_preset
 
@@ -170,11 +171,14 @@ def _measure(
     seed: int,
     terminal: Terminal,
 ) -> Findings:
-    from ssdiff.analysis.covariance import moments
-    from ssdiff.analysis.noisy import NoisyCurves, timesteps
-    from ssdiff.analysis.properties import check_process
+    from ssdiff.analysis.data_moments import gaussian_data
+    from ssdiff.analysis.scale_space_curves import NoisyCurves, timesteps
+    from ssdiff.analysis.scale_space_properties import check_process
 
-    data, followed = moments(chosen.grey), chosen.grey[:: max(1, len(chosen.grey) // _FOLLOWED)][:_FOLLOWED]
+    data, followed = (
+        gaussian_data(chosen.grey),
+        chosen.grey[:: max(1, len(chosen.grey) // _FOLLOWED)][:_FOLLOWED],
+    )
     findings = Findings()
     walks = {name: timesteps(process, count) for name, process in processes.items()}
     with terminal.progress("points") as bar:
@@ -202,12 +206,13 @@ def _follow(
     name: str, grey: Tensor, count: int, seed: int, advance: Callable[[str, list[Point]], None]
 ) -> list[Check]:
     """Curves and properties of an image filter."""
-    from ssdiff.analysis.flow_properties import check_flow
-    from ssdiff.analysis.imagewise import evolve, flow_points, noise_guidance, times
+    from ssdiff.analysis.image_filters import diffusion_times, evolve, noise_guidance
+    from ssdiff.analysis.scale_space_curves import flow_points
+    from ssdiff.analysis.scale_space_properties import check_flow
 
     start = (grey.double() + 1) / 2
     flow = _flow(name, noise_guidance(len(start), 1, start.shape[-1], seed))
-    at, states, steady = times(start.shape[-1], count), [], flow.steady(start)
+    at, states, steady = diffusion_times(start.shape[-1], count), [], flow.steady(start)
     for place, u in enumerate(evolve(flow, start, at)):
         states.append(u)
         advance(name, flow_points(name, u, start, steady, at[place], place / (count - 1)))
@@ -216,8 +221,7 @@ def _follow(
 
 def _flow(name: str, guidance: Tensor) -> Flow:
     """Heat, or osmosis towards guidance images."""
-    from ssdiff.analysis.diffusion import HomogeneousDiffusion
-    from ssdiff.analysis.osmosis import Osmosis
+    from ssdiff.analysis.image_filters import HomogeneousDiffusion, Osmosis
 
     if name == "osmosis":
         return Osmosis(guidance)
@@ -229,13 +233,13 @@ def _strip(name: str, colour: Tensor, seed: int) -> Tensor:
     import torch
 
     from ssdiff import images
-    from ssdiff.analysis.imagewise import evolve, noise_guidance, times
+    from ssdiff.analysis.image_filters import diffusion_times, evolve, noise_guidance
 
     start = (colour.double() + 1) / 2
     guidance = noise_guidance(len(start), 3, start.shape[-1], seed)
     if len(start) > 1:  # every other image goes towards its neighbour instead of noise
         guidance[1::2] = start.roll(-1, 0)[1::2].clamp_min(_DARKEST)
     flow = _flow(name, guidance)
-    frames = [2 * u - 1 for u in evolve(flow, start, times(start.shape[-1], _FRAMES))]
+    frames = [2 * u - 1 for u in evolve(flow, start, diffusion_times(start.shape[-1], _FRAMES))]
     rows = [images.film_strip([frame[i] for frame in frames], height=_HEIGHT) for i in range(len(start))]
     return images.grid(torch.stack(rows), columns=1)

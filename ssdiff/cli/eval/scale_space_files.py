@@ -15,7 +15,8 @@ from ssdiff.cli.common import Terminal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdiff.analysis.records import Check, Point
+    from ssdiff.analysis.scale_space_curves import Point
+    from ssdiff.analysis.scale_space_properties import Check
     from ssdiff.reporting.plots import Panel
 
 

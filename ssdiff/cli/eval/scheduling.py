@@ -15,7 +15,7 @@ from ssdiff.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdiff.analysis.data_moments import DataModel
+    from ssdiff.analysis.data_moments import DataMoments
     from ssdiff.analysis.schedule_search import Outcome, Setting, Thresholds
     from ssdiff.config import Preset
     from ssdiff.process.base import State
@@ -83,7 +83,7 @@ class Report:
 
 def read_models(
     preset: Preset, source: str | None, images: int, exact: bool, terminal: Terminal
-) -> dict[str, DataModel]:
+) -> dict[str, DataMoments]:
     """Statistics of the data at the resolutions of a preset, by the name of the resize that makes them.
 
     Raises:
@@ -120,7 +120,7 @@ def read_models(
         }
 
 
-def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal) -> None:
+def compare(report: Report, models: Mapping[str, DataMoments], terminal: Terminal) -> None:
     """Fill in the rows: DDPM, published SSD, the preset's own matched schedule, and the planned one."""
     from ssdiff.analysis.schedule_search import Search, front
     from ssdiff.build import build_states
@@ -146,7 +146,7 @@ def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal)
         return build_states(_matched(preset, at))
 
     search = Search(models[_MATCHED_RESIZE], states, report.settings, paths)
-    full = search.judge((), build_states(presets["DDPM"])).flops
+    full = search.evaluate((), build_states(presets["DDPM"])).flops
     with terminal.progress("schedules") as bar:
         task = bar.add_task("searching", total=None, rate="-", note="")
         best = search.best(levels - 1, report.budget * full, lambda tried: bar.update(task, completed=tried))
@@ -159,7 +159,7 @@ def compare(report: Report, models: Mapping[str, DataModel], terminal: Terminal)
     report.front = front(search.tried)
 
 
-def write(report: Report, models: Mapping[str, DataModel], seconds: float, terminal: Terminal) -> None:
+def write(report: Report, models: Mapping[str, DataMoments], seconds: float, terminal: Terminal) -> None:
     """The files, and the table on stdout."""
     from ssdiff.files import write_atomic
     from ssdiff.reporting.plots import save_panels
@@ -218,7 +218,7 @@ def _paths(preset: Preset) -> dict[tuple[int, int], int]:
 def _row(
     name: str,
     preset: Preset,
-    model: DataModel,
+    model: DataMoments,
     settings: Sequence[Setting],
     paths: Mapping[tuple[int, int], int],
 ) -> Row:
@@ -233,9 +233,9 @@ def _row(
     found = []
     for setting in settings:
         chain = chain_of(states, setting.steps)
-        spectral = spectral_distance(model, states, chain, setting.eta, details=details)
+        spectral = spectral_distance(model, states, chain, setting.eta, renoise=details)
         process = GaussianProcess(states, model.resize)
-        true = exact.distance(process, chain, setting.eta, details=details) if exact else None
+        true = exact.distance(process, chain, setting.eta, renoise=details) if exact else None
         found.append((setting, len(chain) - 1, chain_flops(states, chain, paths), spectral, true))
     rule = preset.process.resolution
     at = rule.at if isinstance(rule, LogSnrTransitions) and preset.process.levels > 1 else ()
@@ -276,7 +276,7 @@ def _csv(report: Report) -> str:
     return stream.getvalue()
 
 
-def _table(report: Report, model: DataModel) -> str:
+def _table(report: Report, model: DataMoments) -> str:
     """For people: one line a schedule, one column a setting."""
     full = report.rows[0].flops
     width = max(len(row.name) for row in report.rows)

@@ -1,21 +1,29 @@
-"""Curves of noisy processes along t, exact for data that are known by mean and covariance.
+"""Curves of a scale-space: entropies, information, variance and distance to the data along t [GS].
 
-x_t given x_0 is normal with mean A_t x_0 and independent noise in a known orthonormal basis, so entropies,
-information and Frechet distances are closed-form [MATH.md, section 7; GS].
+Of noisy processes they are exact for Gaussian data: x_t = A_t x_0 + n_t, n_t ~ N(0, Q_t) with a Q_t that is
+diagonal in a known orthonormal basis. With S the covariance of the data, x_t has the covariance
+S_t = A_t S A_t^T + Q_t, and
+
+    H(x_t | x_0) = log det(2 pi e Q_t) / 2                         conditional entropy
+    I(x_0; x_t)  = log det(I + Q_t^{-1/2} A_t S A_t^T Q_t^{-1/2}) / 2
+    H(x_t)       = H(x_t | x_0) + I(x_0; x_t)                      entropy of the marginal
+
+in nats per pixel of the full grid, so that resolution transitions compare. Of image filters, which have no
+density, they are those of the samples.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ssdiff.analysis.covariance import Moments, frechet, information, normal_entropy, root_sum
-from ssdiff.analysis.records import Point
+from ssdiff.analysis.covariance import frechet, frechet_of_samples, information, normal_entropy, root_sum
+from ssdiff.analysis.data_moments import GaussianData
 from ssdiff.errors import UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
@@ -23,9 +31,30 @@ from ssdiff.process.base import Process, State
 from ssdiff.process.gaussian import GaussianProcess
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of one curve.
+
+    Attributes:
+        process: name.
+        t: timestep, 0..T; diffusion time in squared pixels for image filters.
+        time: position along the process, 0 (clean) to 1.
+        quantity: what the value is, e.g. ``"information"``.
+        value: finite; entropies and information in nats per pixel of the full grid, grey in [-1, 1].
+    """
+
+    process: str
+    t: float
+    time: float
+    quantity: str
+    value: float
+
+
 def variance_exploding(side: int, T: int = 1000, first: float = 0.01, last: float = 50.0) -> GaussianProcess:
-    """Noise alone, the signal stays: sigma rises geometrically [Song et al. 2021, "Score-based generative
-    modeling through stochastic differential equations", section 3.4].
+    """Build the process of noise alone, x_t = x_0 + sigma_t eps with a sigma that rises geometrically.
+
+    [Song et al. 2021, "Score-based generative modeling through stochastic differential equations", section
+    3.4].
 
     Args:
         side: pixels a side.
@@ -39,8 +68,7 @@ def variance_exploding(side: int, T: int = 1000, first: float = 0.01, last: floa
 
 
 def timesteps(process: Process, points: int) -> list[int]:
-    """About ``points`` timesteps from 0 to T, evenly spaced, and those on both sides of a
-    resolution transition.
+    """Choose about ``points`` timesteps from 0 to T evenly, and those on both sides of each transition.
 
     Raises:
         UsageError: fewer than 2 points.
@@ -63,14 +91,14 @@ class NoisyCurves:
         images: (N, 1, H, W) some of them, in [-1, 1], for what depends on more than two moments.
     """
 
-    def __init__(self, name: str, process: Process, data: Moments, images: Tensor) -> None:
+    def __init__(self, name: str, process: Process, data: GaussianData, images: Tensor) -> None:
         self._name, self._process, self._data = name, process, data
         self._images = images.double()
         self._full = process.states[0].size
         self._spread = _Isotropic(process, data) if process.isotropic else _Coloured(process, data)
 
     def at(self, t: int) -> list[Point]:
-        """Everything that is finite at a timestep: entropies are not at t = 0."""
+        """Compute everything that is finite at a timestep: entropies are not at t = 0."""
         return [
             Point(self._name, t, t / self._process.T, quantity, value)
             for quantity, value in self._values(t).items()
@@ -101,7 +129,10 @@ class NoisyCurves:
         }
 
     def _signal_dominated(self, t: int) -> float:
-        """Share of the pixels of x_t with |A_t x_0| > |noise| [SSD, figure 1], expected over the noise."""
+        """Share of the pixels of x_t with |A_t x_0| > |noise| [SSD, figure 1], expected over the noise.
+
+        P(|eps| < r) = erf(r / sqrt 2), with r the ratio of a pixel's signal to its noise's deviation.
+        """
         deviation = self._process.pixel_deviations(t)
         ratio = signal(self._process, self._images, t).abs() / (math.sqrt(2) * deviation)
         return float(torch.erf(ratio).mean())
@@ -121,7 +152,7 @@ class _Spread(NamedTuple):
 class _Isotropic:
     """Covariances a^2 R S R^T + sigma^2 I: one eigendecomposition for each size does for all timesteps."""
 
-    def __init__(self, process: Process, data: Moments) -> None:
+    def __init__(self, process: Process, data: GaussianData) -> None:
         self._process, self._data = process, data
         self._full = process.states[0].size
         self._sizes: dict[Size, tuple[Tensor, Tensor, Tensor]] = {}
@@ -155,7 +186,7 @@ class _Isotropic:
 class _Coloured:
     """Covariances of one size with signal and noise for each coefficient of a basis."""
 
-    def __init__(self, process: Process, data: Moments) -> None:
+    def __init__(self, process: Process, data: GaussianData) -> None:
         self._process = process
         self._columns = data.factor.mT.reshape(-1, 1, *process.states[0].size)
         self._seen = process.analysis(self._columns).flatten(1).mT  # (d, k)
@@ -178,15 +209,53 @@ def _repetition(size: Size, full: Size) -> Tensor:
 
 
 def signal(process: Process, x: Tensor, t: int) -> Tensor:
-    """A_t x: (B, 1, H, W) float64 to (B, 1, h, w)."""
+    """Return A_t x, the expected x_t: (B, 1, H, W) float64 to (B, 1, h, w)."""
     return process.marginal(x, t, x.new_zeros(len(x), 1, *process.states[t].size))
 
 
-def jumps(process: Process, points: list[Point], quantity: str) -> list[float]:
-    """What a quantity gains at each resolution transition, from the points on both sides of it."""
-    values = {int(point.t): point.value for point in points if point.quantity == quantity}
+def image_entropy(u: Tensor) -> Tensor:
+    """Compute the (B, C) entropy of each plane as a distribution p of grey over n pixels, in nats.
+
+        H = -sum_i p_i log p_i,    log n where the plane is flat [Weickert 1998]
+
+    Args:
+        u: (B, C, H, W), not negative, with a positive mean.
+    """
+    p = u / u.sum((-2, -1), keepdim=True)
+    return -torch.xlogy(p, p).sum((-2, -1))
+
+
+def relative_entropy(u: Tensor, steady: Tensor) -> Tensor:
+    """Compute the (B, C) Kullback-Leibler divergence sum_i p_i log(p_i / q_i) of planes, in nats.
+
+    Args:
+        u: (B, C, H, W) grey, p once each plane is scaled to sum 1.
+        steady: likewise q, the steady state.
+    """
+    p, q = (x / x.sum((-2, -1), keepdim=True) for x in (u, steady))
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum((-2, -1))
+
+
+def flow_points(name: str, u: Tensor, start: Tensor, steady: Tensor, t: float, time: float) -> list[Point]:
+    """Compute the quantities of an image filter at one time.
+
+    Args:
+        name: of the filter, in the points.
+        u: (B, 1, H, W) in [0, 1] at this time.
+        start: the same images at time 0.
+        steady: where they end.
+        t: diffusion time, squared pixels.
+        time: position along the process, 0..1.
+    """
+    now, first = (2 * x.flatten(1) - 1 for x in (u, start))  # grey in [-1, 1], as everywhere else
+    total = float(first.var(0).sum())
+    values = {
+        "mean": float(now.mean()),
+        "variance": float(now.var(0).mean()),
+        "frechet": frechet_of_samples(now, first) / total,
+        "image-entropy": float(image_entropy(u).mean()),
+        "relative-entropy": float(relative_entropy(u, steady).mean()),
+    }
     return [
-        values[t] - values[s]
-        for s, t in itertools.pairwise(sorted(values))
-        if process.states[s].size != process.states[t].size
+        Point(name, t, time, quantity, value) for quantity, value in values.items() if math.isfinite(value)
     ]

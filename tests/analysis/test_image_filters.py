@@ -5,17 +5,16 @@ import math
 import pytest
 import torch
 
-from ssdiff.analysis.diffusion import HomogeneousDiffusion, laplace_eigenvalues
-from ssdiff.analysis.flow_properties import check_flow
-from ssdiff.analysis.imagewise import (
+from ssdiff.analysis.image_filters import (
+    HomogeneousDiffusion,
+    Osmosis,
+    diffusion_times,
     evolve,
-    flow_points,
-    image_entropy,
+    laplace_eigenvalues,
     noise_guidance,
-    relative_entropy,
-    times,
 )
-from ssdiff.analysis.osmosis import Osmosis
+from ssdiff.analysis.scale_space_curves import flow_points, image_entropy, relative_entropy
+from ssdiff.analysis.scale_space_properties import check_flow
 from ssdiff.errors import ProcessError, UsageError
 
 SIDE = 8
@@ -141,21 +140,21 @@ def test_entropies_of_known_images():
 
 
 def test_times_are_blurs():
-    result = times(32, 5)
+    result = diffusion_times(32, 5)
     assert result[0] == 0 and result[-1] == pytest.approx(24**2 / 2)
     assert (
         result[2] ** 2 < result[1] * result[3] * 1.000001
         and result[2] ** 2 > result[1] * result[3] * 0.999999
     )
     with pytest.raises(UsageError, match="at least 2 points"):
-        times(32, 1)
+        diffusion_times(32, 1)
 
 
 @pytest.mark.parametrize("name", ["heat", "osmosis"])
 def test_properties_of_the_filters(name):
     u = draw(5, 20)
     flow = HomogeneousDiffusion((SIDE, SIDE)) if name == "heat" else Osmosis(noise_guidance(20, 1, SIDE, 0))
-    at = times(SIDE, 5)
+    at = diffusion_times(SIDE, 5)
     checks = check_flow(name, flow, at, list(evolve(flow, u, at)), exact=name == "heat")
     failed = [check.law for check in checks if not check.passed]
     assert failed == ([] if name == "heat" else ["entropy of the image rises"])
@@ -170,7 +169,7 @@ class Leaking(HomogeneousDiffusion):
 
 
 def test_checks_find_a_broken_filter():
-    flow, at = Leaking((SIDE, SIDE)), times(SIDE, 5)
+    flow, at = Leaking((SIDE, SIDE)), diffusion_times(SIDE, 5)
     u = draw(5, 20) * 0.01
     checks = check_flow("broken", flow, at, list(evolve(flow, u, at)), exact=True)
     failed = {check.law for check in checks if not check.passed}

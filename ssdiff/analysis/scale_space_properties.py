@@ -1,32 +1,84 @@
-"""Measured properties of noisy processes as scale-spaces [MATH.md, section 7; GS]."""
+"""Measured properties of scale-spaces: semigroup, symmetries, average grey value, Lyapunov sequences.
+
+Of noisy processes [GS], and of image filters [Weickert 1998; Weickert et al. 2013].
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ssdiff import rng
-from ssdiff.analysis.noisy import jumps, signal
-from ssdiff.analysis.records import Check, Point, ordered
+from ssdiff.analysis.image_filters import Flow, Move
+from ssdiff.analysis.scale_space_curves import (
+    Point,
+    image_entropy,
+    relative_entropy,
+    signal,
+)
 from ssdiff.process.base import Process
 
 EXACT = 1e-8  # what rounding may do to float64
 _FORGOTTEN = 0.01  # nats a pixel that the last state may still know of the image
 _PROBES = 4
+_DISCRETE = 0.02  # of a scheme of first order whose steps are 3 % of the time
+_STEADY = 1e-6
+_FEW = 16  # images for what takes more runs of the filter
+_LONG = 4.0  # in units of the squared side, by when even the slowest wave is gone
 
-Move = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How far a process is from a property of scale-spaces.
+
+    Attributes:
+        process: name.
+        law: the property, in words.
+        deviation: 0 where the property holds exactly.
+        tolerance: the largest deviation that passes.
+        note: what the numbers need to be understood, or nothing.
+    """
+
+    process: str
+    law: str
+    deviation: float
+    tolerance: float
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the property holds; never for a deviation that is not a number."""
+        return self.deviation <= self.tolerance
+
+
+def ordered(values: list[float], rising: bool) -> float:
+    """Measure how far a sequence is from monotone: the largest step in the wrong direction, 0 if none."""
+    steps = [(a - b if rising else b - a) for a, b in itertools.pairwise(values)]
+    return max([0.0, *steps])
+
+
+def jumps(process: Process, points: list[Point], quantity: str) -> list[float]:
+    """Return what a quantity gains at each resolution transition, from the points on both sides of it."""
+    values = {int(point.t): point.value for point in points if point.quantity == quantity}
+    return [
+        values[t] - values[s]
+        for s, t in itertools.pairwise(sorted(values))
+        if process.states[s].size != process.states[t].size
+    ]
 
 
 def rotate(x: Tensor) -> Tensor:
-    """By 90 degrees: (..., H, W) to (..., W, H)."""
+    """Rotate by 90 degrees: (..., H, W) to (..., W, H)."""
     return x.rot90(1, (-2, -1))
 
 
 def mirror(x: Tensor) -> Tensor:
-    """Left to right."""
+    """Mirror left to right."""
     return x.flip(-1)
 
 
@@ -35,7 +87,7 @@ MOVES: tuple[tuple[str, Move], ...] = (("rotation by 90 degrees", rotate), ("mir
 
 
 def check_process(name: str, process: Process, images: Tensor, points: Sequence[Point]) -> list[Check]:
-    """Every property of one process.
+    """Check every property of one noisy process.
 
     Args:
         name: of the process.
@@ -66,10 +118,12 @@ def _semigroup(name: str, process: Process) -> Check:
 
 
 def semigroup_deviation(process: Process, s: int, u: int, t: int) -> float:
-    """How far the process is from a Markov chain with s -> u -> t equal to s -> t, relative.
+    """Measure how far a process is from a Markov chain with s -> u -> t equal to s -> t, relative.
 
-    Transitions x_t = M x_s + noise of covariance Q come by Bayes' rule from the posteriors that the samplers
-    use, so that this measures those too.
+    Transitions x_t = M_{s:t} x_s + N(0, Q_{s:t}) come by Bayes' rule from the posteriors that the samplers
+    use, so that this measures those too. Of a chain
+
+        M_{s:t} = M_{u:t} M_{s:u},    Q_{s:t} = M_{u:t} Q_{s:u} M_{u:t}^T + Q_{u:t},    A_t = M_{s:t} A_s
 
     Args:
         process: for grey images.
@@ -98,7 +152,8 @@ def _transition(process: Process, s: int, t: int) -> tuple[Tensor, Tensor, float
     gain = back.mean.flatten(1).mT  # (e_s, e_t): B of x_s = mu_s + B (x_t - A_t x_0) + C^{1/2} eps
     root = back.root(eye_s).flatten(1)
     spread = root.mT @ root
-    matrix = torch.linalg.solve(noise_s, gain @ noise_t).mT  # cov(x_t, x_s) cov(x_s)^{-1}
+    # Bayes: given x_0, cov(x_s, x_t) = B Q_t, so M = Q_t B^T Q_s^{-1} and Q = Q_t - M Q_s M^T.
+    matrix = torch.linalg.solve(noise_s, gain @ noise_t).mT
     explained = gain @ noise_t @ gain.mT
     return matrix, noise_t - matrix @ noise_s @ matrix.mT, _distance(explained + spread, noise_s)
 
@@ -199,3 +254,46 @@ def _pieces(process: Process, points: list[Point], quantity: str) -> list[list[f
         if point.quantity == quantity:
             pieces.setdefault(process.states[int(point.t)].size, []).append(point.value)
     return list(pieces.values())
+
+
+def check_flow(
+    name: str, flow: Flow, times: Sequence[float], states: Sequence[Tensor], exact: bool
+) -> list[Check]:
+    """Check every property of one image filter.
+
+    Args:
+        name: of the filter.
+        flow: the filter.
+        times: increasing, squared pixels; the first is 0.
+        states: (B, C, H, W) at each time.
+        exact: whether the filter is exact in time, or discretised.
+    """
+    start, steady = states[0], flow.steady(states[0])
+    few, begin = flow.first(_FEW), start[:_FEW]
+    middle = times[-1] / 64
+    whole = few.advance(begin, 0.0, middle)
+    half = few.advance(few.advance(begin, 0.0, middle / 9), middle / 9, middle)
+    tolerance, note = (EXACT, "") if exact else (_DISCRETE, "error of the time steps")
+    checks = [Check(name, "semigroup", _distance(half, whole), tolerance, note)]
+    for label, move in MOVES:
+        moved = few.moved(move).advance(move(begin), 0.0, middle)
+        checks.append(Check(name, label, _distance(moved, move(whole)), EXACT))
+    means = torch.stack([u.mean((-2, -1)) for u in states])  # (K, B, C)
+    least = min(float(u.min()) for u in states)
+    entropies = torch.stack([image_entropy(u) for u in states])
+    distances = torch.stack([relative_entropy(u, steady) for u in states])
+    end = few.advance(states[-1][:_FEW], times[-1], _LONG * start.shape[-1] ** 2)
+    flat = "" if torch.allclose(steady, steady[..., :1, :1]) else "not expected, the steady state is not flat"
+    return [
+        *checks,
+        Check(name, "average grey value", float((means - means[0]).abs().max()), EXACT),
+        Check(name, "positivity", max(0.0, -least), 0.0, f"least value {least:.3g}"),
+        Check(name, "entropy of the image rises", _worst(-entropies.diff(dim=0)), EXACT, flat),
+        Check(name, "relative entropy to the steady state falls", _worst(distances.diff(dim=0)), EXACT),
+        Check(name, "ends at the steady state", _distance(end, steady[:_FEW]), _STEADY),
+    ]
+
+
+def _worst(steps: Tensor) -> float:
+    """The largest step in the wrong direction, 0 if there is none."""
+    return max(0.0, float(steps.max()))
