@@ -159,7 +159,7 @@ def build_states(preset: Preset, size: Size | None = None) -> list[State]:
     """
     side = preset.data.size
     full = size or (side, side)
-    sides = level_sizes(preset)
+    sides = preset_level_sizes(preset)
     scaled = [(max(1, round(full[0] * n / side)), max(1, round(full[1] * n / side))) for n in sides]
     settings = preset.process
     nu = _noise(settings)
@@ -175,7 +175,7 @@ def build_states(preset: Preset, size: Size | None = None) -> list[State]:
     return variance_preserving(nu, [scaled[k] for k in level.tolist()], scaled[0])
 
 
-def level_sizes(preset: Preset) -> tuple[int, ...]:
+def preset_level_sizes(preset: Preset) -> tuple[int, ...]:
     """Pixels a side of each level of the process, largest first."""
     coarsest = 2 ** (len(preset.model.multipliers) - 1)
     return resolution.level_sizes(preset.data.size, preset.process.levels, preset.process.factor, coarsest)

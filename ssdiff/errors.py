@@ -100,13 +100,13 @@ def did_you_mean(name: str, names: Iterable[str], *, prefix: str = "", most: int
         most: at most so many are proposed.
     """
     known = list(names)
-    near = nearest(name, known, most)
+    near = nearest_names(name, known, most)
     if near:
         return f"did you mean {' or '.join(prefix + found for found in near)}?"
     return f"choose from {', '.join(known[:_LISTED])}{', ...' if len(known) > _LISTED else ''}"
 
 
-def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:
+def nearest_names(name: str, names: Iterable[str], most: int = 3) -> list[str]:
     """Return the known names that may have been meant, the nearest first."""
     from difflib import get_close_matches  # not at import: only errors need it
 

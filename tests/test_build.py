@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from ssdiff import build_model, build_process, load_preset
-from ssdiff.build import level_sizes
+from ssdiff.build import preset_level_sizes
 from ssdiff.config.load import preset_names
 from ssdiff.devices import autocast, pick_device, pick_precision
 from ssdiff.errors import PresetError, ResourceError
@@ -68,7 +68,7 @@ def test_matched_noise_keeps_the_snr_of_coarse_content():
 
 def test_factors_other_than_two():
     preset = load_preset("celeba64", {"process.factor": 2**0.5, "process.levels": 5})
-    assert level_sizes(preset) == (64, 48, 32, 24, 16)
+    assert preset_level_sizes(preset) == (64, 48, 32, 24, 16)
     model, process = outline(preset), build_process(preset)
     for path in flops.path_costs(model, process, 3):
         x = torch.zeros(1, 3, path.resolution, path.resolution, device="meta")

@@ -54,7 +54,7 @@ ASKS_FOR_VERSIONS = ("cli/doctor.py",)
 TERMINAL = {"Terminal", "StopRequest", "Console", "Table", "print", "typer", "click", "rich", "sys", "signal"}
 
 # The same public name in two modules, and why.
-SAME_NAME: dict[str, str] = {}
+SAME_NAME = {"load": "checkpoints has save and load, as a store has; ssdiff.load opens a model"}
 
 
 def sources(folder: Path) -> Iterator[tuple[Path, ast.Module]]:
@@ -285,7 +285,6 @@ AHEAD = (
     uses_of_the_command_line,
     work_in_the_command_line,
     strange_definitions_in_the_command_line,
-    questions_for_the_kind_of_process,
     names_defined_twice,
 )
 

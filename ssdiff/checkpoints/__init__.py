@@ -10,7 +10,7 @@ The store allows one writer at a time; the lock of :class:`ssdiff.runs.RunFolder
 
 from ssdiff.checkpoints.manifest import FORMAT
 from ssdiff.checkpoints.store import (
-    Found,
+    Checkpoint,
     Loaded,
     latest,
     list_steps,
@@ -23,7 +23,7 @@ from ssdiff.checkpoints.store import (
 
 __all__ = [
     "FORMAT",
-    "Found",
+    "Checkpoint",
     "Loaded",
     "latest",
     "list_steps",

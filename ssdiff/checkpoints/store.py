@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Checkpoint:
     """A checkpoint that is as it was written."""
 
     path: Path
@@ -115,7 +115,7 @@ def list_steps(root: Path) -> list[Path]:
     return [path for _, path in _numbered(root)]
 
 
-def latest(root: Path) -> tuple[Found | None, list[tuple[Path, str]]]:
+def latest(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
     """The newest checkpoint whose contents are as they were written.
 
     Returns:
@@ -124,19 +124,19 @@ def latest(root: Path) -> tuple[Found | None, list[tuple[Path, str]]]:
     skipped: list[tuple[Path, str]] = []
     for path in reversed(list_steps(root)):
         try:
-            return Found(path, examine(path).step), skipped
+            return Checkpoint(path, examine(path).step), skipped
         except Damage as damage:
             skipped.append((path, str(damage)))
     return None, skipped
 
 
-def verify(path: Path) -> Found:
+def verify(path: Path) -> Checkpoint:
     """Compare the whole checkpoint with its manifest.
 
     Raises:
         CheckpointError: absent, incomplete, damaged, of a newer format, or pointing outside; says which.
     """
-    return Found(path, _verified(path).step)
+    return Checkpoint(path, _verified(path).step)
 
 
 def load(path: Path, names: Iterable[str] | None = None, device: str | torch.device = "cpu") -> Loaded:

@@ -21,11 +21,11 @@ from pydantic_core import ErrorDetails
 
 from ssdiff.config import Preset
 from ssdiff.config.aliases import today
-from ssdiff.errors import PresetError, did_you_mean, nearest
+from ssdiff.errors import PresetError, did_you_mean, nearest_names
 
 __all__ = [
     "Preset",
-    "compare",
+    "differences",
     "load_preset",
     "override",
     "parse_override",
@@ -122,7 +122,7 @@ def shipped_preset(name: str) -> str:
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
 
 
-def compare(a: Preset, b: Preset, sections: Collection[str] | None = None) -> list[str]:
+def differences(a: Preset, b: Preset, sections: Collection[str] | None = None) -> list[str]:
     """Fields in which two presets differ, as ``"model.width: 128 != 64"``; those that only b has come last.
 
     Args:
@@ -174,7 +174,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = nearest(path.stem, preset_names(), 1)
+        near = nearest_names(path.stem, preset_names(), 1)
         hint = f"did you mean the preset {near[0]}?" if near else "give the name of a preset or a TOML file"
         raise PresetError(f"no preset file {path}", path=path, hint=hint) from None
     except UnicodeDecodeError as error:
@@ -256,7 +256,7 @@ def _explain(error: ErrorDetails) -> str:
         choices = str(context.get("expected_tags") or context.get("expected"))
         found, path = context.get("tag", found), f"{path}.kind" if "tag" in context else path
         options = [item.strip(" '") for item in choices.replace(" or ", ", ").split(",")]
-        near = nearest(str(found), options, 1)
+        near = nearest_names(str(found), options, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{path}: must be {choices}, not {_show(found)}{hint}"
     allowed = _allowed(kind, field) or error["msg"].removeprefix("Input should be ")

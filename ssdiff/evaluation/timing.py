@@ -24,7 +24,7 @@ from ssdiff.devices import synchronise
 from ssdiff.evaluation.flops import Path, PathCost, paths_along, paths_of
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
-from ssdiff.priors.high_frequency import fit
+from ssdiff.priors.high_frequency import fit_spectrum
 from ssdiff.process.base import Process
 from ssdiff.process.degradations.base import random_noise
 from ssdiff.sampling.plan import Plan
@@ -188,7 +188,7 @@ def untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipel
     if device.type != "mps":
         model.to(memory_format=torch.channels_last)
     blank = [torch.zeros(1, preset.data.channels, *process.states[0].size)]
-    details = fit(blank, process) if process.changes_resolution else None
+    details = fit_spectrum(blank, process) if process.changes_resolution else None
     return Pipeline(preset, process, model.eval(), precision=dtype, details=details)
 
 

@@ -109,7 +109,7 @@ def describe(images: Tensor, grid: int, basis: Basis) -> Tensor:
     return (reduce[0].to(wide) @ wide @ reduce[1].to(wide).mT).flatten(1).cpu()
 
 
-def fit(
+def fit_mixture(
     numbers: Tensor, size: Size, channels: int, grid: int, basis: Basis, components: int
 ) -> CoarseMixture:
     """Maximum likelihood by expectation maximisation, from a start that depends on the numbers alone.

@@ -110,7 +110,7 @@ def changes(process: Process) -> dict[int, int]:
     return {side: sides.index(side) for side in dict.fromkeys(sides) if side != sides[-1]}
 
 
-def fit(batches: Iterable[Tensor], process: Process) -> HighFrequencySpectrum:
+def fit_spectrum(batches: Iterable[Tensor], process: Process) -> HighFrequencySpectrum:
     """The spectra of a data set.
 
     Args:

@@ -16,7 +16,7 @@ from ssdiff.distributed import World
 from ssdiff.errors import PresetError, UsageError
 from ssdiff.images import from_uint8
 from ssdiff.priors import high_frequency
-from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit
+from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit_mixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process
 from ssdiff.process.degradations.base import Other
@@ -96,7 +96,7 @@ def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixtu
         ]
     )
     size = process.states[0].size
-    return fit(numbers, size, data.shape[1], settings.grid, settings.basis, settings.components)
+    return fit_mixture(numbers, size, data.shape[1], settings.grid, settings.basis, settings.components)
 
 
 def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequencySpectrum | None:
@@ -112,7 +112,7 @@ def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequ
     chosen = evenly(len(data), _MEASURED)
     part = min(_PART, -(-_PIXELS // preset.data.size**2))
     parts = np.array_split(chosen, -(-len(chosen) // part))
-    return high_frequency.fit((_pixels(data[part]) for part in parts), process)
+    return high_frequency.fit_spectrum((_pixels(data[part]) for part in parts), process)
 
 
 def mixed_with(data: np.ndarray, seed: int) -> Other:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssdiff import checkpoints, runs
 from ssdiff.config import Preset
-from ssdiff.config.load import compare, parse_preset
+from ssdiff.config.load import differences, parse_preset
 from ssdiff.errors import CheckpointError, UsageError
 
 _MODEL_SECTIONS = ("data", "process", "model")
@@ -130,7 +130,7 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset
         return request.preset, []
     stored = parse_preset(str(loaded.meta.get("preset", "")), "the checkpoint's preset")
     wanted = request.preset or (request.adjust(stored) if request.adjust else stored)
-    differing = compare(stored, wanted, _MODEL_SECTIONS)
+    differing = differences(stored, wanted, _MODEL_SECTIONS)
     if stored.training.seed != wanted.training.seed:
         differing.append(f"training.seed: {stored.training.seed} != {wanted.training.seed}")
     if differing:
@@ -138,7 +138,7 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset
             f"the checkpoint was trained with other settings: {'; '.join(differing[:5])}",
             hint="leave --preset out to go on with the run's own, or start a new run with --out",
         )
-    return wanted, compare(stored, wanted, ("training", "sampling"))
+    return wanted, differences(stored, wanted, ("training", "sampling"))
 
 
 def check_unchanged(start: Start, fingerprint: str, processes: int) -> None:

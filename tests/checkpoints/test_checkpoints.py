@@ -495,7 +495,7 @@ def test_damage_is_found_said_and_skipped(tmp_path, harm, message):
     ):
         checkpoints.load(bad)
     found, skipped = checkpoints.latest(tmp_path)
-    assert found == checkpoints.Found(tmp_path / "step-00000001", 1)
+    assert found == checkpoints.Checkpoint(tmp_path / "step-00000001", 1)
     assert [path for path, _ in skipped] == [bad] and str(tmp_path) not in skipped[0][1]
     assert names(tmp_path)[:2] in (
         ["step-00000001", "step-00000002"],

@@ -21,7 +21,7 @@ from ssdiff.build import build_process
 from ssdiff.config.load import load_preset, override
 from ssdiff.errors import CheckpointError, PresetError, UsageError
 from ssdiff.operators import matrices
-from ssdiff.priors.high_frequency import HighFrequencySpectrum, changes, fit
+from ssdiff.priors.high_frequency import HighFrequencySpectrum, changes, fit_spectrum
 from ssdiff.sampling import gaussian
 
 
@@ -45,7 +45,7 @@ def test_spectra_of_every_size_that_is_reached():
     process = build_process(by_area())
     assert changes(process) == {8: 0} and changes(build_process(ddpm())) == {}
     x, covariance = coloured(20_000)
-    details = fit(x.split(7000), process)
+    details = fit_spectrum(x.split(7000), process)
     assert set(details.rings) == {8} and len(details.rings[8]) == round(math.hypot(7, 7)) + 1
     for ring in range(11):
         assert_close(details.rings[8][ring], covariance(ring), atol=0, rtol=0.1)
@@ -55,7 +55,7 @@ def test_what_is_drawn_has_the_spectrum_and_nothing_that_the_small_image_tells()
     process = build_process(by_area())
     x, _ = coloured(20_000)
     s = change(process)
-    details = fit([x], process)
+    details = fit_spectrum([x], process)
     drawn = details.draw(process, s + 1, s, rng.derive(0, "test"), torch.arange(20_000))
     assert drawn.shape == (20_000, 3, 8, 8) and drawn.dtype == torch.float32
     assert_close(process.resize(drawn, s, s + 1), torch.zeros(20_000, 3, 4, 4), atol=1e-6, rtol=0)
@@ -78,7 +78,7 @@ def test_details_vary_after_a_change_as_they_should(eta):
     """x_s after a change, by the linear MMSE denoiser, against the marginal at s."""
     process, x = late(), images(20_000)
     model = measure([x], SIDES, covariance=True, resize=process.resize_matrix)
-    details, states, t = fit([x], process), process.states, change(process) + 1
+    details, states, t = fit_spectrum([x], process), process.states, change(process) + 1
     rows = matrices.area(8, 4)
     resize = torch.kron(rows, rows)
     own = states[t].signal ** 2 * resize @ model.covariance @ resize.mT
@@ -151,7 +151,7 @@ def test_only_a_change_of_size_asks_for_details():
 
 def test_spectra_survive_a_checkpoint():
     process = build_process(by_area())
-    details = fit([coloured(50)[0]], process)
+    details = fit_spectrum([coloured(50)[0]], process)
     again = HighFrequencySpectrum.from_json(details.to_json())
     where = (process, change(process) + 1, change(process), 3, torch.arange(5))
     assert torch.equal(again.draw(*where), details.draw(*where))
@@ -175,7 +175,7 @@ def test_spectra_of_another_model_are_refused(rings):
 def test_a_single_image_has_no_variance():
     process = build_process(by_area())
     s = change(process)
-    drawn = fit([images(1)], process).draw(process, s + 1, s, 3, torch.arange(2))
+    drawn = fit_spectrum([images(1)], process).draw(process, s + 1, s, 3, torch.arange(2))
     assert_close(drawn, torch.zeros(2, 1, 8, 8), atol=1e-6, rtol=0)
 
 
@@ -223,7 +223,7 @@ def test_what_asks_for_no_details_needs_no_spectra(run_folder):
     x = torch.zeros(2, 3, *pipeline.process.states[s].size)
     assert pipeline.restore(x, s, steps=2).shape == (2, 3, 16, 16)
     refined = [list(pipeline.walk(numbers, plan, refine=lambda predict: predict))[-1][1]]
-    pipeline.details = fit([torch.randn(50, 3, 16, 16)], pipeline.process)
+    pipeline.details = fit_spectrum([torch.randn(50, 3, 16, 16)], pipeline.process)
     refined.append(list(pipeline.walk(numbers, plan, refine=lambda predict: predict))[-1][1])
     assert torch.equal(*refined)
 
@@ -231,7 +231,7 @@ def test_what_asks_for_no_details_needs_no_spectra(run_folder):
 def test_details_have_random_numbers_of_their_own(run_folder, monkeypatch):
     pipeline = package.load(run_folder, device="cpu")
     pipeline.preset = override(pipeline.preset, {"sampling.renoise": "spectral"})
-    pipeline.details = fit([torch.randn(50, 3, 16, 16)], pipeline.process)
+    pipeline.details = fit_spectrum([torch.randn(50, 3, 16, 16)], pipeline.process)
     keys = []
     normal = rng.normal
     monkeypatch.setattr(

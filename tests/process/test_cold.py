@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from ssdiff import rng
 from ssdiff.errors import CheckpointError, ProcessError
 from ssdiff.operators.base import Scale
-from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit
+from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit_mixture
 from ssdiff.process.cold import ColdProcess
 from ssdiff.process.degradations.base import LinearDegradation, Mixture
 from ssdiff.process.degradations.registry import build_degradation
@@ -153,7 +153,7 @@ def test_a_mixture_over_coarse_images(basis, grid):
     centres = torch.stack([torch.full((width,), -2.0), torch.full((width,), 2.0)]).double()
     which = (torch.rand(4000, generator=generator) < 0.3).long()
     numbers = centres[which] + 0.3 * torch.randn(4000, width, generator=generator).double()
-    mixture = fit(numbers, (8, 8), 3, grid, basis, 2)
+    mixture = fit_mixture(numbers, (8, 8), 3, grid, basis, 2)
     order = mixture.means[:, 0].argsort()
     assert_close(mixture.means[order], centres, atol=0.05, rtol=0)
     assert_close(mixture.weights[order], torch.tensor([0.7, 0.3]).double(), atol=0.03, rtol=0)
@@ -169,7 +169,7 @@ def test_a_mixture_over_coarse_images(basis, grid):
 
 def test_a_mixture_survives_a_checkpoint():
     numbers = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).double()
-    mixture = fit(numbers, (8, 8), 3, 1, "blocks", 2)
+    mixture = fit_mixture(numbers, (8, 8), 3, 1, "blocks", 2)
     again = CoarseMixture.from_json(mixture.to_json())
     images = torch.arange(5)
     assert torch.equal(again.draw(3, images), mixture.draw(3, images))
@@ -180,6 +180,6 @@ def test_a_mixture_survives_a_checkpoint():
 
 
 def test_equal_numbers_do_no_harm():
-    mixture = fit(torch.full((20, 3), 0.25).double(), (8, 8), 3, 1, "blocks", 4)
+    mixture = fit_mixture(torch.full((20, 3), 0.25).double(), (8, 8), 3, 1, "blocks", 4)
     images = mixture.draw(1, torch.arange(10))
     assert_close(images, torch.full_like(images, 0.25), atol=0.01, rtol=0)

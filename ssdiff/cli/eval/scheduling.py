@@ -94,7 +94,7 @@ def read_models(
     import torch
 
     from ssdiff.analysis.data_moments import measure
-    from ssdiff.build import RESIZES, level_sizes
+    from ssdiff.build import RESIZES, preset_level_sizes
     from ssdiff.data import evenly
     from ssdiff.images import from_uint8
     from ssdiff.training.dataset import open_as
@@ -105,7 +105,7 @@ def read_models(
     with terminal.preparing() as show:
         data = open_as(preset.data, wanted, show)
     chosen = evenly(len(data), images)
-    parts, sides = np.array_split(chosen, -(-len(chosen) // _PART)), level_sizes(preset)
+    parts, sides = np.array_split(chosen, -(-len(chosen) // _PART)), preset_level_sizes(preset)
     with terminal.progress("batch") as bar:
         task = bar.add_task("statistics", total=len(RESIZES) * len(parts), rate="-", note="")
 

@@ -22,7 +22,7 @@ from ssdiff.process.degradations.base import check_severity, check_size, image_n
 from ssdiff.process.degradations.registry import register_degradation
 
 
-class Level(NamedTuple):
+class SnowLevel(NamedTuple):
     """How hard it snows; pairs run from t = 1 to T."""
 
     mean: float  # of the Gaussian field
@@ -35,10 +35,10 @@ class Level(NamedTuple):
 
 
 LEVELS = {
-    1: Level(0.1, 0.3, 3.0, (0.7, 0.3), (0.5, 5.0), 5, (0.95, 0.7)),
-    2: Level(0.55, 0.3, 2.5, (1.15, 0.7), (0.05, 12.0), 11, (0.95, 0.55)),
-    3: Level(0.55, 0.3, 2.5, (1.15, 0.7), (0.05, 16.0), 11, (0.95, 0.4)),
-    4: Level(0.55, 0.3, 2.5, (1.15, 0.55), (0.05, 20.0), 11, (0.95, 0.3)),
+    1: SnowLevel(0.1, 0.3, 3.0, (0.7, 0.3), (0.5, 5.0), 5, (0.95, 0.7)),
+    2: SnowLevel(0.55, 0.3, 2.5, (1.15, 0.7), (0.05, 12.0), 11, (0.95, 0.55)),
+    3: SnowLevel(0.55, 0.3, 2.5, (1.15, 0.7), (0.05, 16.0), 11, (0.95, 0.4)),
+    4: SnowLevel(0.55, 0.3, 2.5, (1.15, 0.55), (0.05, 20.0), 11, (0.95, 0.3)),
 }
 """The official levels [MATH.md, section 5]."""
 
@@ -65,7 +65,7 @@ class Snow:
         seed: decides the layers, with the image numbers.
     """
 
-    def __init__(self, size: Size, T: int, level: Level, seed: int) -> None:
+    def __init__(self, size: Size, T: int, level: SnowLevel, seed: int) -> None:
         self.size, self._top, self._level = size, T, level
         self._field, self._angle = rng.derive(seed, "degrade/snow"), rng.derive(seed, "degrade/snow/angle")
 
