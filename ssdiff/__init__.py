@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ssdiff.build import build_model as build_model
     from ssdiff.build import build_process as build_process
     from ssdiff.config.load import load_preset as load_preset
+    from ssdiff.degradation import degrade as degrade
     from ssdiff.pipeline import Pipeline as Pipeline
     from ssdiff.process.degradations.registry import degradations as degradations
     from ssdiff.process.degradations.registry import register_degradation as register_degradation
@@ -24,6 +25,7 @@ _MODULES = {
     "Pipeline": "ssdiff.pipeline",
     "build_model": "ssdiff.build",
     "build_process": "ssdiff.build",
+    "degrade": "ssdiff.degradation",
     "degradations": "ssdiff.process.degradations.registry",
     "import_official": "ssdiff.weights.load",
     "load": "ssdiff.weights.load",
@@ -37,6 +39,7 @@ __all__ = [
     "build_model",
     "build_process",
     "degradations",
+    "degrade",
     "import_official",
     "load",
     "load_preset",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,10 +26,13 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from ssdiff.errors import UsageError
+from ssdiff.errors import DataError, PartialFailure, UsageError
 from ssdiff.errors import memory_for as memory_for
 from ssdiff.errors import out_of_memory as out_of_memory
 from ssdiff.progress import Progress
+
+if TYPE_CHECKING:
+    from ssdiff.data.inputs import FailedFile
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress; errors only.")]
@@ -218,3 +222,22 @@ def find_model(path: Path | None, terminal: Terminal) -> Path:
     elif found.chosen == "newest":
         terminal.say(f"using the newest run, {found.path}")
     return found.path
+
+
+def raise_failures(failed: Sequence[FailedFile], done: int) -> None:
+    """Name the images that failed on stderr, after the result.
+
+    Args:
+        failed: each with what was wrong.
+        done: how many did not fail.
+
+    Raises:
+        DataError: all failed.
+        PartialFailure: some did.
+    """
+    for one in failed:
+        about = "" if one.file.source in str(one.error) else f"{one.file.source}: "
+        print(f"ssdiff: error: {about}{one.error}", file=sys.stderr)
+    if failed:
+        message = f"{len(failed)} of {done + len(failed)} images failed, each named above"
+        raise PartialFailure(message) if done else DataError(message)

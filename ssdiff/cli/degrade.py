@@ -6,8 +6,17 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Device, Json, Overwrite, Quiet, Seed, Terminal, positive
-from ssdiff.errors import UsageError
+from ssdiff.cli.common import (
+    Device,
+    Json,
+    Overwrite,
+    Quiet,
+    Seed,
+    Terminal,
+    parse_sets,
+    positive,
+    raise_failures,
+)
 
 _DEFAULT_OP = "downsample"
 
@@ -77,43 +86,24 @@ def degrade(
     quiet: Quiet = False,
 ) -> None:
     """Degrade images of any size and see what is left; a smaller result keeps its true size."""
-    from ssdiff.cli.common import parse_sets
-    from ssdiff.cli.degrading import Task, named, of_preset, run
-    from ssdiff.cli.inputs import expand, partners, plan_outputs
+    from ssdiff.data.inputs import expand, plan_outputs
+    from ssdiff.degradation import DegradeTask, degrade_files, family_of, other_files, severities
     from ssdiff.devices import pick_device
     from ssdiff.images import MAX_PIXELS
 
     limit = MAX_PIXELS if max_pixels is None else positive(max_pixels, "--max-pixels")
-    other = None if with_ is None else partners(with_, limit)
-    if preset is None:
-        if noise:
-            raise UsageError("--noise needs --preset, whose noise it is", hint="or use --op noise")
-        options = parse_sets(sets) | ({} if max_std is None else {"max_std": max_std})
-        family = named(op or _DEFAULT_OP, top, seed, options, other)
-    else:
-        taken = {"--op": op, "--T": top, "--max-std": max_std, "--set": sets}
-        for option, value in taken.items():
-            if value is not None:
-                raise UsageError(
-                    f"{option} does not go with --preset, which decides it", hint="leave one out"
-                )
-        family = of_preset(preset, noise, seed, other)
-    severities = _severities(t, strip, family.T)
-    ending = f"strip{strip}" if strip is not None else f"t{severities[-1]}"
-    jobs = plan_outputs(expand(images), out, f"{family.label}-{ending}.png", overwrite)
-    task = Task(family, severities, strip is not None, upscale, limit, pick_device(device))
-    run(jobs, task, overwrite, Terminal(quiet, json))
-
-
-def _severities(t: int | None, strip: int | None, T: int) -> list[int]:
-    """The severities to compute, the last one the end of the strip."""
-    if t is None and strip is None:
-        raise UsageError("--t is missing", hint=f"give a severity, 0..{T}, or --strip K for all at a glance")
-    end = T if t is None else t
-    if not 0 <= end <= T:
-        raise UsageError(f"--t {end} is outside 0..{T}", hint="0 is the image itself, T the most degraded")
-    if strip is None:
-        return [end]
-    if not 2 <= strip <= end + 1:
-        raise UsageError(f"--strip must be between 2 and {end + 1} (severities 0..{end}), not {strip}")
-    return [round(i * end / (strip - 1)) for i in range(strip)]
+    other = None if with_ is None else other_files(with_, limit)
+    options = parse_sets(sets) | ({} if max_std is None else {"max_std": max_std})
+    chosen = op or (_DEFAULT_OP if preset is None else None)
+    family = family_of(chosen, top, noise, seed, preset, other, options)
+    wanted = severities(t, strip, family.T)
+    ending = f"strip{strip}" if strip is not None else f"t{wanted[-1]}"
+    files = plan_outputs(expand(images), out, f"{family.label}-{ending}.png", overwrite)
+    task = DegradeTask(family, wanted, strip is not None, upscale, limit, pick_device(device), overwrite)
+    terminal = Terminal(quiet, json)
+    with terminal.progress_callback("img") as progress:
+        result = degrade_files(files, task, progress=progress)
+    if result.failed and len(files) == 1:
+        raise result.failed[0].error
+    terminal.result("\n".join(str(one) for one in result.done), result.to_dict())
+    raise_failures(result.failed, len(result.done))

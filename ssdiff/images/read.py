@@ -127,6 +127,33 @@ def open_image(
         raise DataError(f"cannot decode {name}: {reason}", path=name, hint="is the file complete?") from error
 
 
+def from_pillow(
+    image: Image.Image,
+    *,
+    channels: int | None = None,
+    background: float = 1.0,
+    size: tuple[int, int] | None = None,
+) -> Image.Image:
+    """Return a Pillow image of any mode as one of mode L or RGB, by the policies of this module.
+
+    Args:
+        image: is left as it is.
+        channels: 1, 3 or None, as in :func:`read_image`.
+        background: grey behind transparent pixels, from 0 to 1.
+        size: (H, W) to which the largest part of that shape in the middle is resized.
+
+    Raises:
+        DataError: its pixels cannot be had.
+    """
+    name = getattr(image, "filename", "") or "the image"
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"cannot decode {name}: {error}", path=name, hint="is the file complete?") from error
+    plain = _normalise(upright, name, channels, background)
+    return fit(plain, size) if size else plain
+
+
 def image_size(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) that a file's header states; nothing is decoded.
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image
 from torch import Tensor
 
 from ssdiff.errors import UsageError
 from ssdiff.files import check_output, write_atomic
-from ssdiff.images.layout import to_uint8
+from ssdiff.images.convert import to_pillow
 
 SAVE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Endings that :func:`save_image` understands."""
@@ -42,7 +41,7 @@ def save_image(x: Tensor, path: Path | str, overwrite: bool = False) -> Path:
         ResourceError: the folder cannot be written or the disk is full.
     """
     path = check_output(path, overwrite, SAVE_SUFFIXES)
-    image, options = _to_pillow(x), _OPTIONS[path.suffix.lower()]
+    image, options = to_pillow(x), _OPTIONS[path.suffix.lower()]
     return write_atomic(path, lambda stream: image.save(stream, **options), overwrite)
 
 
@@ -74,7 +73,7 @@ def save_gif(
     shapes = sorted({tuple(frame.shape) for frame in frames})
     if len(shapes) != 1:
         raise UsageError(f"an animation needs frames of one shape, not {shapes or 'none at all'}", path=path)
-    first, *others = [_to_pillow(frame) for frame in frames]
+    first, *others = [to_pillow(frame) for frame in frames]
     options: dict[str, Any] = {"loop": 0} if loop else {}
     duration = ms if isinstance(ms, int) else list(ms)
 
@@ -82,10 +81,3 @@ def save_gif(
         first.save(stream, format="GIF", save_all=True, append_images=others, duration=duration, **options)
 
     return write_atomic(path, write, overwrite)
-
-
-def _to_pillow(x: Tensor) -> Image.Image:
-    if x.ndim != 3 or x.shape[0] not in (1, 3):
-        raise UsageError(f"an image to save must be (1 or 3, height, width), not {tuple(x.shape)}")
-    array = to_uint8(x.detach()).cpu().permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)

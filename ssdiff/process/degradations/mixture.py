@@ -27,7 +27,7 @@ def animorph(size: Size, T: int, *, other: Other | None = None) -> Mixture:
         other: image numbers and (C, H, W) to the images that they turn into.
     """
     if other is None:
-        raise UsageError("animorph turns an image into another one", hint="name that one with --with")
+        raise UsageError("animorph turns an image into another one", hint="name that one by other (--with)")
     return _mixed(size, T, other)
 
 
