@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ssdiff.build import build_process as build_process
     from ssdiff.config.load import load_preset as load_preset
     from ssdiff.degradation import degrade as degrade
+    from ssdiff.evaluation.cost import cost as cost
     from ssdiff.pipeline import Pipeline as Pipeline
     from ssdiff.process.degradations.registry import degradations as degradations
     from ssdiff.process.degradations.registry import register_degradation as register_degradation
@@ -27,6 +28,7 @@ _MODULES = {
     "build_process": "ssdiff.build",
     "degrade": "ssdiff.degradation",
     "degradations": "ssdiff.process.degradations.registry",
+    "cost": "ssdiff.evaluation.cost",
     "import_official": "ssdiff.weights.load",
     "load": "ssdiff.weights.load",
     "load_preset": "ssdiff.config.load",

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ssdiff.errors import ResourceError
+from ssdiff.errors import ResourceError, UsageError
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -30,11 +30,18 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16 of ``auto`` (bf16 where the GPU computes it natively), ``fp32`` or ``bf16``."""
+    """Return the type of ``auto`` (bf16 where the GPU computes it natively), ``fp32`` or ``bf16``.
+
+    Raises:
+        UsageError: another name.
+    """
     if name == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if name not in known:
+        raise UsageError(f"unknown precision {name!r}", hint="choose auto, fp32 or bf16")
+    return known[name]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # package, a module may have a row of its own.
 MAY_IMPORT: dict[str, str] = {
     "errors": "",
+    "display": "",
     "progress": "",
     "rng": "",
     "registry": "errors",

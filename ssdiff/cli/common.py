@@ -169,23 +169,6 @@ def parse_sets(sets: list[str] | None) -> dict[str, object]:
     return dict(parse_override(text) for text in sets or [])
 
 
-def human_bytes(count: float) -> str:
-    """1.5 GB and the like, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def human_seconds(seconds: float) -> str:
-    """12 s, 3.4 min, 5.6 h, 7.8 days."""
-    for limit, unit, size in ((120.0, "s", 1.0), (7200.0, "min", 60.0), (172_800.0, "h", 3600.0)):
-        if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 86_400:.3g} days"
-
-
 def positive(value: int, name: str) -> int:
     """The value, if it is at least 1.
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import typer
 
-from ssdiff.cli.common import Json, Terminal, human_bytes
+from ssdiff.cli.common import Json, Terminal
+from ssdiff.display import human_bytes
 from ssdiff.errors import CheckpointError, one_line
 
 _PACKAGES = (

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssdiff.cli.common import Json, Terminal, human_bytes
+from ssdiff.cli.common import Json, Terminal
+from ssdiff.display import human_bytes
 from ssdiff.errors import SsdiffError
 
 if TYPE_CHECKING:

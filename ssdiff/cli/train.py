@@ -15,24 +15,13 @@ from ssdiff.cli.common import (
     Sets,
     StopRequest,
     Terminal,
-    human_bytes,
-    human_seconds,
     is_main_process,
-    memory_for,
     parse_sets,
 )
+from ssdiff.display import human_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-
-    from ssdiff.config import Preset
-    from ssdiff.evaluation.flops import PathCost
     from ssdiff.training.run import Event, Result
-
-_MEASURING = 10.0  # seconds that a dry run spends on it, about
-
 
 _Preset = Annotated[
     str | None, typer.Option(metavar="NAME|FILE.toml", help="What to train; see `ssdiff presets list`.")
@@ -89,7 +78,11 @@ def train(
     overrides = parse_sets(set_)
     settings = load_preset(preset, overrides) if preset else None
     if dry_run:
-        _dry_run(settings or load_preset("shapes32", overrides), device, terminal)
+        from ssdiff.evaluation.cost import dry_run as measure
+
+        with terminal.progress_callback("path") as progress:
+            expected = measure(settings or load_preset("shapes32", overrides), device, progress)
+        terminal.result(f"{expected}\nnothing was written", expected.to_dict())
         return
     from ssdiff.training.resume import Request
     from ssdiff.training.run import train as run
@@ -170,90 +163,3 @@ class _Watcher:
         if self.reading is None:
             self.reading = self.bar.add_task("preparing data", total=total, rate="-", note="")
         self.bar.update(self.reading, completed=done)
-
-
-def _dry_run(preset: Preset, device: str, terminal: Terminal) -> None:
-    """Print what a run would cost; writes nothing."""
-    import torch
-
-    from ssdiff.build import build_model, build_process
-    from ssdiff.devices import pick_device
-    from ssdiff.evaluation import flops
-
-    place, process, settings = pick_device(device), build_process(preset), preset.training
-    channels, classes = preset.data.channels, preset.model.classes
-    with torch.device("meta"):
-        outline = build_model(preset)
-    costs = flops.path_costs(outline, process, channels, classes, transition_share=settings.transition_share)
-    times = _seconds_per_image(preset, costs, place)
-    images = settings.batch * settings.grad_accum_steps
-    step = images * sum(path.share * times[path.path] for path in costs)
-    values = {
-        "preset": preset.name,
-        "summary": preset.summary,
-        "parameters": sum(weight.numel() for weight in outline.parameters()),
-        "T": process.T,
-        "mean_gflops": flops.mean_flops(costs) / 1e9,
-        "training_bytes": flops.training_bytes(outline, costs, settings.batch),
-        "batch": settings.batch,
-        "images_per_step": images,
-        "steps": settings.steps,
-        "seconds_per_step": step,
-        "seconds_in_all": step * settings.steps,
-        "device": str(place),
-        "paths": [
-            {
-                "in": [path.resolution] * 2,
-                "out": [path.wanted] * 2,
-                "share": path.share,
-                "gflops": path.flops / 1e9,
-                "activation_bytes": path.activation_bytes,
-                "seconds_per_image": times[path.path],
-            }
-            for path in costs
-        ],
-    }
-    terminal.result(_dry_run_text(values), values)
-
-
-def _seconds_per_image(
-    preset: Preset, costs: Sequence[PathCost], device: torch.device
-) -> dict[tuple[int, int], float]:
-    """Measured, of a training step that is not compiled, in the run's precision; by path."""
-    from ssdiff.config.load import override
-    from ssdiff.devices import pick_precision
-    from ssdiff.evaluation import timing
-
-    dtype = pick_precision(preset.training.precision, device)
-    peak = timing.matrix_peak(device, dtype, _MEASURING / 20)
-    batch = timing.affordable_batch(costs, peak, _MEASURING, preset.training.batch)
-    pipeline = timing.untrained(override(preset, {"training.compile": False}), device, dtype)
-    with memory_for(f"{batch} images of {preset.data.size} px at once", "lower training.batch"):
-        trainer = timing.PathTrainer(pipeline, batch)
-        timings = timing.time_training(trainer, device, _MEASURING, lambda: None)
-    return {path: timing.seconds / batch for path, timing in timings.items()}
-
-
-def _dry_run_text(values: dict[str, Any]) -> str:
-    lines = [
-        f"{values['preset']}: {values['summary']}",
-        f"{values['parameters'] / 1e6:.2f} M parameters, T = {values['T']}",
-        "path          share of steps   GFLOPs   activations   ms an image, a whole step",
-    ]
-    lines += [
-        f"{path['in'][0]:4d} -> {path['out'][0]:4d}  {100 * path['share']:13.1f} % {path['gflops']:8.2f} "
-        f"{human_bytes(path['activation_bytes']):>13} {1e3 * path['seconds_per_image']:13.1f}"
-        for path in values["paths"]
-    ]
-    return "\n".join(
-        [
-            *lines,
-            f"forward cost   {values['mean_gflops']:.1f} GFLOPs an image, mean over the batches",
-            f"memory         about {human_bytes(values['training_bytes'])} at batch {values['batch']}: "
-            "weights, Adam, average, activations",
-            f"time           about {human_seconds(values['seconds_per_step'])} a step of "
-            f"{values['images_per_step']} images on {values['device']}, "
-            f"{human_seconds(values['seconds_in_all'])} for {values['steps']} steps",
-            "nothing was written",
-        ]
-    )

@@ -85,12 +85,12 @@ def paths_along(process: Process, timesteps: Sequence[int]) -> Counter[Path]:
     return Counter((sides[t], sides[t - 1]) for t in timesteps)
 
 
-def mean_flops(costs: list[PathCost]) -> float:
+def mean_flops(costs: Sequence[PathCost]) -> float:
     """Forward FLOPs of one image averaged over the training batches, the papers' cost of a step."""
     return sum(cost.share * cost.flops for cost in costs)
 
 
-def trajectory_flops(costs: list[PathCost], visits: Mapping[Path, int]) -> int:
+def trajectory_flops(costs: Sequence[PathCost], visits: Mapping[Path, int]) -> int:
     """FLOPs of one image along a trajectory.
 
     Args:
@@ -100,14 +100,14 @@ def trajectory_flops(costs: list[PathCost], visits: Mapping[Path, int]) -> int:
     return sum(visits.get(cost.path, 0) * cost.flops for cost in costs)
 
 
-def training_bytes(model: nn.Module, costs: list[PathCost], batch: int) -> int:
+def training_bytes(model: nn.Module, costs: Sequence[PathCost], batch: int) -> int:
     """Estimate of the memory that training needs: weights and their companions, and the largest path's
     activations."""
     parameters = sum(weight.numel() for weight in model.parameters())
     return parameters * _STATE_BYTES + batch * max(cost.activation_bytes for cost in costs)
 
 
-def training_flops(costs: list[PathCost]) -> float:
+def training_flops(costs: Sequence[PathCost]) -> float:
     """FLOPs of one image in training, averaged over the batches."""
     return sum(cost.share * cost.training_flops for cost in costs)
 

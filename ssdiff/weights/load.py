@@ -57,6 +57,29 @@ def find_model(path: str | Path | None = None) -> Found:
     return Found(shipped, "bundled")
 
 
+def find_preset(source: str | Path, overrides: Mapping[str, object] | None = None) -> Preset:
+    """Read the settings of a preset by name or file, or those of a run, checkpoint or single-file model.
+
+    Args:
+        source: what is there as a file or folder is a model; a name alone may be that of a preset.
+        overrides: settings that differ, by their dotted names.
+
+    Raises:
+        PresetError: no such preset, or one that is not valid.
+        CheckpointError: no such run or model.
+    """
+    path, changes = Path(source), dict(overrides or {})
+    if path.suffix == ".toml":
+        return load_preset(path, changes)
+    if not path.exists():
+        if path.name != str(source):
+            raise CheckpointError(f"no run or model at {source}", path=source, hint="check the path")
+        return load_preset(str(source), changes)
+    if runs.is_run(path):
+        return load_preset(path / "preset.toml", changes)
+    return override(single_file.read(path).preset, changes)
+
+
 def load(
     source: str | Path, *, weights: str = "ema", device: str = "auto", precision: str = "auto"
 ) -> Pipeline:

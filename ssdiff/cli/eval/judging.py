@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssdiff.cli.common import Terminal, memory_for
 from ssdiff.cli.eval import sets
+from ssdiff.cli.eval.options import publish
 from ssdiff.cli.sample import load_pipeline
 from ssdiff.errors import UsageError
 
@@ -229,4 +230,4 @@ def _report(
     against = f" against {reference['count']} of {reference['source']}" if reference else ""
     shown = ", ".join(f"{key} {value:.5g}" for key, value in values.items())
     text = f"{name}: {shown} ({about['count']} images{against})"
-    sets.publish(result, text, question.out, question.overwrite, terminal)
+    publish(result, text, question.out, question.overwrite, terminal)

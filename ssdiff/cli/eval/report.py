@@ -19,15 +19,13 @@ from ssdiff.cli.common import (
     Seed,
     Terminal,
     Weights,
-    human_bytes,
 )
 from ssdiff.cli.eval.options import Steps
+from ssdiff.display import human_bytes
 from ssdiff.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
-    import torch
-
-    from ssdiff.cli.eval.reporting import Clock
+    from ssdiff.evaluation.cost import Cost
     from ssdiff.pipeline import Pipeline
     from ssdiff.reporting.html import Block, Section
     from ssdiff.runs import RunFolder
@@ -75,6 +73,7 @@ def report(
     """
     from ssdiff.cli.sample import load_pipeline
     from ssdiff.devices import pick_device
+    from ssdiff.evaluation.cost import cost
     from ssdiff.files import check_output, write_atomic
     from ssdiff.reporting.html import page
     from ssdiff.weights.single_file import newest_checkpoint
@@ -87,8 +86,17 @@ def report(
     checkpoint, place = newest_checkpoint(folder.path), pick_device(device)
     pipeline = load_pipeline(checkpoint, weights, str(place), precision, terminal)
     drawing = _Drawing(samples, steps, weights, seed)
-    clock = _clock(place, precision, terminal) if timing else None
-    sections, counts = _sections(folder, checkpoint, pipeline, drawing, clock, terminal)
+    with terminal.progress_callback("path") as progress:
+        spent = cost(
+            pipeline,
+            steps=steps,
+            measure=timing,
+            seconds=_SECONDS,
+            device=str(place),
+            precision=precision,
+            progress=progress,
+        )
+    sections, counts = _sections(folder, checkpoint, pipeline, drawing, spent, terminal)
     preset = pipeline.preset
     content = page(f"{folder.path.resolve().name}: {preset.name}", preset.summary, sections)
     write_atomic(out, content, overwrite)
@@ -109,7 +117,7 @@ def _sections(
     checkpoint: Path,
     pipeline: Pipeline,
     drawing: _Drawing,
-    clock: Clock | None,
+    spent: Cost,
     terminal: Terminal,
 ) -> tuple[list[Section], dict[str, Any]]:
     """The report's parts, and how much of the run's files could be used."""
@@ -124,7 +132,7 @@ def _sections(
         reporting.about(folder, pipeline, meta, records, drawing.weights),
         *_pictures(pipeline, plan, drawing, folder, terminal),
         reporting.curves(records, damaged),
-        reporting.costs(pipeline.preset, drawing.steps, clock),
+        reporting.costs(spent),
         reporting.distances(results, unread),
         reporting.settings(pipeline.preset),
     ]
@@ -150,15 +158,6 @@ def _folder(run: Path | None, terminal: Terminal) -> RunFolder:
     if found.chosen == "newest":
         terminal.say(f"using the newest run, {path}")
     return runs.RunFolder(path)
-
-
-def _clock(device: torch.device, precision: str, terminal: Terminal) -> Clock:
-    """Measures for the table of costs."""
-    from ssdiff.cli.eval.cost import timed
-    from ssdiff.devices import pick_precision
-
-    dtype = pick_precision(precision, device)
-    return lambda counted: timed(counted, device, dtype, None, _SECONDS, terminal)
 
 
 def _pictures(

@@ -6,25 +6,23 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ssdiff import __version__
-from ssdiff.cli.common import human_seconds
+from ssdiff.display import human_seconds
 from ssdiff.errors import DataError
 
 if TYPE_CHECKING:
-    from ssdiff.cli.eval.cost import Counted
     from ssdiff.config import Preset
+    from ssdiff.evaluation.cost import Cost
     from ssdiff.pipeline import Pipeline
     from ssdiff.reporting.html import Block, Section
     from ssdiff.reporting.plots import Panel
     from ssdiff.runs import RunFolder
-
-    Clock = Callable[[Counted], dict[str, Any]]
 
 Record = dict[str, Any]
 
@@ -126,38 +124,12 @@ def curves(records: Sequence[Record], damaged: int) -> Section:
     return Section("Loss", blocks)
 
 
-def costs(preset: Preset, steps: int | None, clock: Clock | None) -> Section:
-    """What `ssdiff eval cost` says.
-
-    Args:
-        preset: of the run.
-        steps: of sampling; None leaves them to the preset.
-        clock: adds measured times to the values; None measures nothing.
-    """
-    from ssdiff.cli.eval.cost import Counted, machine, summary
+def costs(found: Cost) -> Section:
+    """Say what `ssdiff eval cost` says."""
     from ssdiff.reporting.html import Section, Table, Text
 
-    counted = Counted(preset, steps)
-    values = counted.values()
-    if clock is not None:
-        values |= clock(counted)
-    headings = ["In and out", "Parameters used", "Forward GFLOPs", "Training steps", "Sampling steps"]
-    rows = [
-        [
-            f"{path['in'][0]} to {path['out'][0]} px",
-            f"{path['parameters'] / 1e6:.2f} M",
-            f"{path['gflops']:.3g}",
-            f"{100 * path['training_share']:.1f} %",
-            f"{100 * path['sampling_share']:.1f} %",
-        ]
-        for path in values["paths"]
-    ]
-    if clock is not None:
-        headings += [f"{kind}: {what}" for kind in ("Training", "Sampling") for what in ("ms", "of peak")]
-        for row, path in zip(rows, values["paths"], strict=True):
-            for rates in (path["training"], path["sampling"]):
-                row += [f"{rates['ms']:.4g}", f"{100 * rates['utilisation']:.1f} %"] if rates else ["-", "-"]
-    lines = [Text(line) for line in [*summary(values), *([machine(values)] if clock else [])]]
+    headings, rows = found.table()
+    lines = [Text(line) for line in [*found.summary(), found.machine()] if line]
     table = Table("One image through the network", headings, rows, range(1, len(headings)))
     return Section("Cost", [table, *lines])
 

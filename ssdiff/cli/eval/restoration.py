@@ -23,7 +23,7 @@ from ssdiff.cli.common import (
     positive,
 )
 from ssdiff.cli.eval import sets
-from ssdiff.cli.eval.options import Batch, Checkpoint, Out, WeightsFile
+from ssdiff.cli.eval.options import Batch, Checkpoint, Out, WeightsFile, publish
 from ssdiff.cli.eval.pairs import Paired, Simulated, open_images
 from ssdiff.cli.restoring import Row, image_quality_table
 from ssdiff.cli.sample import load_pipeline
@@ -111,7 +111,7 @@ def restore(
         result = _answer(question, world, device, terminal)
         if result is not None:
             text = image_quality_table(result["rows"], result["count"], result["distance"])
-            sets.publish(result, text, out, overwrite, terminal)
+            publish(result, text, out, overwrite, terminal)
         world.barrier()
 
 

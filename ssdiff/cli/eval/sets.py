@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -175,25 +174,6 @@ def described(
         "skipped": len(data.skipped),
         "cached": cached,
     }
-
-
-def publish(result: dict[str, Any], text: str, out: Path | None, overwrite: bool, terminal: Terminal) -> None:
-    """Say a result and its warnings, and write it as JSON where it is asked for.
-
-    Args:
-        result: with its ``warnings``.
-        text: for people.
-        out: file, or None.
-        overwrite: whether a file there may be replaced.
-        terminal: for messages.
-    """
-    from ssdiff.files import write_atomic
-
-    for warning in result["warnings"]:
-        terminal.say(f"warning: {warning}")
-    if out is not None:
-        write_atomic(out, json.dumps(result, indent=1).encode(), overwrite)
-    terminal.result(text, result)
 
 
 def versions() -> dict[str, str]:
