@@ -86,6 +86,10 @@ class Interrupted(SsdiffError):
     code = 75
 
 
+class RenamedSetting(FutureWarning):
+    """A preset key was given by its former name; it is read, but a later version may not."""
+
+
 _LISTED = 40  # names in a hint
 _SAID = 200  # letters of another library's message
 

@@ -152,7 +152,7 @@ class Pipeline:
         if details is None:
             raise UsageError(
                 "sampling.renoise = 'spectral' needs spectra that are taken in training",
-                hint="train with it, or set it to 'predicted'",
+                hint="train with it, or set it to 'none'",
             )
         key = rng.derive(seed, "sample/details")
         return lambda t, s: details.draw(process, t, s, key, images)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -19,7 +23,7 @@ from ssdiff import __version__
 from ssdiff.cli import data, degrade, doctor, info, presets, restore, sample, train, weights
 from ssdiff.cli import eval as evaluation
 from ssdiff.cli.common import MEMORY_HINT, is_main_process, out_of_memory
-from ssdiff.errors import SsdiffError, one_line
+from ssdiff.errors import RenamedSetting, SsdiffError, one_line
 
 app = typer.Typer(
     name="ssdiff",
@@ -86,7 +90,8 @@ def run(arguments: list[str]) -> int:
         interrupted and resumable, 130 interrupted.
     """
     try:
-        code = app(args=arguments, prog_name="ssdiff", standalone_mode=False)
+        with _warnings(quiet="--quiet" in arguments or "-q" in arguments):
+            code = app(args=arguments, prog_name="ssdiff", standalone_mode=False)
         sys.stdout.flush()
         # Typer makes a number of Ctrl-C, older versions an exception.
         return _interrupted(arguments) if code == _INTERRUPTED else code if isinstance(code, int) else 0
@@ -104,6 +109,28 @@ def run(arguments: list[str]) -> int:
         raise
     except Exception as error:  # the boundary: everything else is reported here
         return _unexpected(arguments, error)
+
+
+@contextmanager
+def _warnings(quiet: bool) -> Iterator[None]:
+    """Show a warning of ssdiff as one line on stderr; those of libraries go to the log of the run."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, RenamedSetting):
+            logging.getLogger("ssdiff").info("%s: %s (%s:%d)", category.__name__, message, filename, lineno)
+        elif not quiet and is_main_process():
+            print(f"ssdiff: note: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _interrupted(arguments: list[str]) -> int:

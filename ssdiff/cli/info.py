@@ -36,9 +36,9 @@ def info(
     lines = [str(source)]
     if runs.is_run(source):
         _describe_run(runs.RunFolder(source), values, lines)
-        from ssdiff.config.load import load_preset
+        from ssdiff.config.load import parse_preset
 
-        preset = load_preset(source / "preset.toml")
+        preset = parse_preset((source / "preset.toml").read_text("utf-8"), f"the preset of {source}")
     else:
         stored = single_file.read(source)
         preset = stored.preset

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ssdiff.errors import PresetError
+from ssdiff.errors import PresetError, RenamedSetting
 
 RENAMED: Mapping[tuple[str, ...], str] = {
     ("process", "match"): "snr_preserving",
@@ -33,20 +33,30 @@ _VALUES: Mapping[tuple[str, ...], Mapping[object, object]] = {("sampling", "reno
 _told: set[tuple[str, ...]] = set()
 
 
-def today(values: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
+def today(values: Mapping[str, Any], *, warn: bool = True, where: str | None = None) -> dict[str, Any]:
     """Return nested settings with every former key and value under its name of today.
 
     Args:
         values: tables of a preset, from one file or one set of overrides.
-        warn: issue a FutureWarning for each former key, once a process.
+        warn: issue a :class:`ssdiff.errors.RenamedSetting` for each former key, once a process.
+        where: the file, for the warning.
 
     Raises:
         PresetError: a former key stands beside its new name.
     """
-    return _today(values, (), warn)
+    renamed: list[tuple[tuple[str, ...], str]] = []
+    result = _today(values, (), renamed)
+    for place, new in renamed if warn else ():
+        if place not in _told:
+            _told.add(place)
+            file = f"{where}: " if where else ""
+            warnings.warn(f"{file}{'.'.join(place)} is now called {new}", RenamedSetting, stacklevel=3)
+    return result
 
 
-def _today(values: Mapping[str, Any], path: tuple[str, ...], warn: bool) -> dict[str, Any]:
+def _today(
+    values: Mapping[str, Any], path: tuple[str, ...], renamed: list[tuple[tuple[str, ...], str]]
+) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in values.items():
         place = (*path, key)
@@ -55,11 +65,9 @@ def _today(values: Mapping[str, Any], path: tuple[str, ...], warn: bool) -> dict
             old, new = ".".join(place), ".".join((*path, name))
             if name in values:
                 raise PresetError(f"{old} and {new} are one setting, given twice", hint=f"leave {old} out")
-            if warn and place not in _told:
-                _told.add(place)
-                warnings.warn(f"{old} is now called {new}", FutureWarning, stacklevel=4)
+            renamed.append((place, new))
         if isinstance(value, Mapping):
-            value = _today(value, (*path, name), warn)
+            value = _today(value, (*path, name), renamed)
         elif isinstance(value, str):
             value = _VALUES.get((*path, name), {}).get(value, value)
         result[name] = value

@@ -156,7 +156,8 @@ def _resolve(name_or_path: str | Path, seen: tuple[str, ...], base: Path | None 
         path, base, source = Path(f"{text}.toml"), None, shipped_preset(text)
     if key in seen:
         raise PresetError(f"presets extend each other: {' -> '.join((*seen, key))}", path=path)
-    return {"name": name, **_extend(today(_parse(source, str(path), path)), base, (*seen, key))}
+    values = today(_parse(source, str(path), path), where=str(path))
+    return {"name": name, **_extend(values, base, (*seen, key))}
 
 
 def _extend(values: dict[str, Any], base: Path | None, seen: tuple[str, ...]) -> dict[str, Any]:

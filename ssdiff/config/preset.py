@@ -121,7 +121,7 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
     if sampling.eta not in (None, own):
         problems.append(f"sampling.eta: sampler {sampling.sampler!r} has {own:g}; set it for 'ddim' only")
     if sampling.renoise == "spectral" and process.levels == 1:
-        problems.append("sampling.renoise: one level never changes resolution; leave it 'predicted'")
+        problems.append("sampling.renoise: one level never changes resolution; leave it 'none'")
     if sampling.guidance != 1 and not preset.model.classes:
         problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")
     if (share := preset.training.transition_share) * (changes := process.levels - 1) >= 1:

@@ -114,7 +114,7 @@ def import_official(
 ) -> Pipeline:
     """A pipeline from weights in the layout of the authors' code [SSD] or of guided-diffusion's UNet.
 
-    No spectra of training images come with them, so a preset's ``sampling.renoise`` becomes ``"predicted"``.
+    No spectra of training images come with them, so a preset's ``sampling.renoise`` becomes ``"none"``.
 
     Args:
         source: a state dict, or a file of one (``.pt`` files are read through the guard of

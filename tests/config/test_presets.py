@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ssdiff.config import Preset
 from ssdiff.config.load import (
-    compare,
+    differences,
     load_preset,
     override,
     parse_override,
@@ -68,7 +68,7 @@ def test_matched_twin_differs_from_its_published_preset_only_in_noise_and_shares
     twin, published = load_preset(name), load_preset(name.removesuffix("-matched"))
     assert twin.process.snr_preserving == 1
     assert len(twin.process.resolution.at) == twin.process.levels - 1
-    changed = {line.split(":")[0] for line in compare(twin, published)}
+    changed = {line.split(":")[0] for line in differences(twin, published)}
     assert changed == {
         "name",
         "summary",
@@ -387,9 +387,9 @@ def test_a_preset_cannot_be_changed():
 def test_compare():
     a = load_preset("celeba64")
     b = load_preset("celeba64", {"model.width": 64, "training.lr": 1, "process.noise.kind": "cosine"})
-    assert compare(a, a) == []
-    assert compare(a, b, sections=("model",)) == ["model.width: 128 != 64"]
-    assert compare(a, b) == [
+    assert differences(a, a) == []
+    assert differences(a, b, sections=("model",)) == ["model.width: 128 != 64"]
+    assert differences(a, b) == [
         "process.noise.kind: 'linear' != 'cosine'",
         "process.noise.beta_start: 0.0001 != unset",
         "process.noise.beta_end: 0.02 != unset",
@@ -452,7 +452,7 @@ overrides = st.fixed_dictionaries(
 def test_round_trip(changes):
     preset = load_preset("celeba64", changes)
     assert parse_preset(preset.to_toml()) == preset
-    assert compare(preset, parse_preset(preset.to_toml())) == []
+    assert differences(preset, parse_preset(preset.to_toml())) == []
 
 
 values = st.recursive(
