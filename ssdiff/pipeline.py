@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from ssdiff import rng
 from ssdiff.config import Preset
 from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
+from ssdiff.images.convert import Output, check_output_form, convert
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process, degradation_streams
+from ssdiff.progress import Counter, Progress
 from ssdiff.sampling import cold, gaussian
 from ssdiff.sampling.plan import Plan, make_plan
 
@@ -242,8 +245,10 @@ class Pipeline:
         guidance: float | None = None,
         first: int = 0,
         on_step: Callable[[int], None] | None = None,
-    ) -> Tensor:
-        """Images number ``first`` to ``first + n - 1`` of a seed.
+        output: Output = "pt",
+        progress: Progress | None = None,
+    ) -> Any:
+        """Draw images number ``first`` to ``first + n - 1`` of a seed.
 
         Args:
             n: how many.
@@ -256,12 +261,21 @@ class Pipeline:
             guidance: weight of the class.
             first: number of the first image.
             on_step: called after each step with the number of images in the batch.
+            output: ``"pt"`` for a tensor, ``"pil"`` for Pillow images, ``"np"`` for an array of bytes.
+            progress: called as progress("sampling", done, n).
 
         Returns:
-            (n, C, R, R) float32 on the CPU in [-1, 1].
+            (n, C, R, R) float32 on the CPU in [-1, 1]; or :class:`ssdiff.images.Pictures`, a list that a
+            notebook shows as a grid; or (n, R, R, C) uint8.
+
+        Raises:
+            UsageError: for options out of range.
         """
+        check_counts(n, first, batch)
+        check_output_form(output)
         plan = self.plan(steps, sampler, eta, guidance)
         size = batch or self.preset.sampling.batch
+        count = Counter(progress, "sampling", n, steps=plan.evaluations)
         numbers = torch.arange(first, first + n)
         chosen = self.choose_labels(numbers, labels)
         result = torch.empty(n, self.preset.data.channels, *self.process.states[0].size)
@@ -270,11 +284,13 @@ class Pipeline:
             images = numbers[part].to(self.device)
             given = None if chosen is None else chosen[part].to(self.device)
             for timestep, x in self.walk(images, plan, seed, given):
-                if on_step is not None and timestep < plan.timesteps[0]:
-                    on_step(len(images))
+                if timestep < plan.timesteps[0]:
+                    count(len(images))
+                    if on_step is not None:
+                        on_step(len(images))
                 if timestep == 0:
                     result[part] = x.clamp(-1, 1).cpu()
-        return result
+        return convert(result, output)
 
     def choose_labels(self, numbers: Tensor, labels: Sequence[int] | Tensor | None = None) -> Tensor | None:
         """(n,) classes of images: the given ones, checked, or in turn by number; None for a model without."""
@@ -287,3 +303,14 @@ class Pipeline:
         if chosen.shape != numbers.shape or chosen.min() < 0 or chosen.max() >= classes:
             raise UsageError(f"labels must be {len(numbers)} classes in 0..{classes - 1}")
         return chosen
+
+
+def check_counts(n: object, first: object = 0, batch: object = None) -> None:
+    """Refuse numbers of images that make no sense.
+
+    Raises:
+        UsageError: then.
+    """
+    for name, value, least in (("n", n, 1), ("first", first, 0), ("batch", batch, 1)):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise UsageError(f"{name} must be a whole number, at least {least}, not {value!r}")

@@ -17,9 +17,9 @@ from ssdiff.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdiff.cli.drawing import Job
     from ssdiff.distributed import World
     from ssdiff.evaluation.features import Extractor, Features
+    from ssdiff.generation import Generation
 
 _SUBSET = 1000  # images in a subset of kid
 _NAMES = {"prc": "precision and recall", "is": "inception score", "mind": "MIND"}
@@ -78,15 +78,15 @@ def answer(question: Question, world: World, device: str, terminal: Terminal) ->
     world.barrier()
 
 
-def _draw(question: Question, device: str, world: World, terminal: Terminal) -> Job:
+def _draw(question: Question, device: str, world: World, terminal: Terminal) -> Generation:
     """What the model is going to draw; all that can be wrong with it is found here.
 
     Raises:
         DataError: too few images for the metric.
         UsageError: too few for the processes, or a model that only restores.
     """
-    from ssdiff.cli.drawing import Job
     from ssdiff.evaluation.distances import require
+    from ssdiff.generation import Generation
 
     pipeline = load_pipeline(question.ckpt, "ema", device, "auto", terminal)
     count = sets.ENOUGH if question.n is None else question.n
@@ -98,10 +98,10 @@ def _draw(question: Question, device: str, world: World, terminal: Terminal) -> 
         raise UsageError(message, hint="use `ssdiff eval restore`")
     plan = pipeline.plan(*question.sampling)
     batch = question.batch or pipeline.preset.sampling.batch
-    return Job(pipeline, plan, count, 0, question.seed, batch, None)
+    return Generation(pipeline, plan, count, 0, question.seed, batch, None)
 
 
-def _size(question: Question, drawing: Job | None) -> int:
+def _size(question: Question, drawing: Generation | None) -> int:
     """Pixels a side at which both sides are compared."""
     if question.resize is not None:
         return question.resize
@@ -109,7 +109,7 @@ def _size(question: Question, drawing: Job | None) -> int:
     return sets.common_size([s for s in (question.images, question.reference) if s is not None], model)
 
 
-def _reference(question: Question, drawing: Job | None) -> sets.Choice:
+def _reference(question: Question, drawing: Generation | None) -> sets.Choice:
     """The set asked for, or what the model was trained on."""
     if question.reference is not None:
         return sets.Choice(question.reference)
@@ -136,7 +136,7 @@ def _judged(
 
 
 def _of_model(
-    question: Question, job: Job, extractor: Extractor, world: World, terminal: Terminal
+    question: Question, job: Generation, extractor: Extractor, world: World, terminal: Terminal
 ) -> tuple[Features | None, dict[str, Any]]:
     """Features of images that the model draws: each process its share, all of them on process 0."""
     from ssdiff.evaluation.distances import collect

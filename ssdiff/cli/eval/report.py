@@ -184,11 +184,11 @@ def _pictures(
 def _drawn(pipeline: Pipeline, plan: Plan, drawing: _Drawing, terminal: Terminal) -> list[Section]:
     """Draw images once, and keep the states that the film shows."""
     from ssdiff import images
-    from ssdiff.cli.drawing import Job
+    from ssdiff.generation import Generation
     from ssdiff.reporting.html import Section, Strip, Text, pixels
 
     states, preset = pipeline.process.states, pipeline.preset
-    job = Job(pipeline, plan, drawing.n, 0, drawing.seed, preset.sampling.batch, None)
+    job = Generation(pipeline, plan, drawing.n, 0, drawing.seed, preset.sampling.batch, None)
     walked = plan.timesteps if plan.sampler != "direct" else [plan.timesteps[0], 0]
     shown = _shown(walked, [state.resolution for state in states])
     with terminal.progress("step") as bar:

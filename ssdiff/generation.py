@@ -1,0 +1,382 @@
+"""Generating images to a file: grid, film strip, animation, array, or a folder with a file an image.
+
+Several processes share the work; an image is the same whatever their number.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssdiff import images
+from ssdiff.config.load import override
+from ssdiff.distributed import World
+from ssdiff.errors import OutputError, ResourceError, UsageError, did_you_mean, memory_for
+from ssdiff.files import check_output, write_atomic
+from ssdiff.pipeline import Pipeline, check_counts
+from ssdiff.progress import Counter, Progress
+from ssdiff.sampling.plan import Plan
+
+Advance = Callable[[int], None]  # told of so many images a step further
+
+_FRAMES = 40  # of an animation, at most
+_STRIP = 10  # timesteps of a film strip
+_FRAME_TIME, _HOLD = 80, 1500  # milliseconds a frame, and that an animation rests on its last one
+_FILES = 8  # written at once: most of the time goes into waiting for the disk
+_ARRAY = ".npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the images go, and as what."""
+
+    kind: str
+    path: Path
+    overwrite: bool
+    columns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What to draw.
+
+    Attributes:
+        pipeline: the model.
+        plan: steps and their rule.
+        n: how many images.
+        first: number of the first one.
+        seed: decides them.
+        batch: images drawn at once.
+        classes: used in turn by image number; None: all of them.
+    """
+
+    pipeline: Pipeline
+    plan: Plan
+    n: int
+    first: int
+    seed: int
+    batch: int
+    classes: list[int] | None
+
+    def draw(self, positions: range, advance: Advance) -> Tensor:
+        """Return (len(positions), C, R, R) uint8: these images, 0 for the first one asked for."""
+        [(_, drawn)] = self.states(positions, advance, {0})
+        return drawn
+
+    def labels(self, positions: range) -> Tensor | None:
+        """Return (len(positions),) classes; None for a model without."""
+        if self.classes is None:
+            return self.pipeline.choose_labels(self._numbers(positions))
+        numbers = self._numbers(positions)
+        return torch.tensor(self.classes)[numbers % len(self.classes)]
+
+    def states(self, positions: range, advance: Advance, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield (timestep, (len(positions), C, r, r) uint8 on the CPU), of the wanted ones, noisiest first.
+
+        As bytes, because of many images one state is much.
+        """
+        pipeline, timesteps = self.pipeline, self.plan.timesteps
+        channels, states = pipeline.preset.data.channels, pipeline.process.states
+        kept: dict[int, list[Tensor]] = {
+            t: [torch.empty(0, channels, *states[t].size, dtype=torch.uint8)]
+            for t in timesteps
+            if t in wanted
+        }
+        labels, device = self.labels(positions), pipeline.device
+        for start in range(0, len(positions), self.batch):
+            part = positions[start : start + self.batch]
+            given = None if labels is None else labels[start : start + self.batch].to(device)
+            size = states[0].resolution
+            with memory_for(f"{len(part)} images of {size} px at once", "lower --batch"):
+                for t, x in pipeline.walk(self._numbers(part).to(device), self.plan, self.seed, given):
+                    if t < timesteps[0]:
+                        advance(len(part))
+                    if t in kept:
+                        kept[t].append(images.to_uint8(x).cpu())
+        for t, parts in kept.items():
+            yield t, torch.cat(parts)
+
+    def _numbers(self, positions: range) -> Tensor:
+        return torch.arange(self.first + positions.start, self.first + positions.stop)
+
+
+def check_destination(
+    out: str,
+    numbers: range,
+    trajectory: bool = False,
+    overwrite: bool = False,
+    columns: int | None = None,
+) -> Destination:
+    """Decide what an output is by its name, and check it before anything is computed.
+
+    Args:
+        out: as given by the user; a folder ends in a slash, exists, or has no ending.
+        numbers: of the images.
+        trajectory: a picture becomes a film strip.
+        overwrite: whether files there may be replaced.
+        columns: of a grid.
+
+    Raises:
+        UsageError: an ending that is not supported, or that does not go with ``trajectory``.
+        OutputError: something is there already.
+        ResourceError: it cannot be written there.
+    """
+    path, suffix = Path(out).expanduser(), Path(out).suffix.lower()
+    folder = out.endswith(("/", os.sep)) or path.is_dir() or not suffix
+    if trajectory and (folder or suffix == _ARRAY):
+        raise UsageError("--trajectory writes one picture", hint="give --out film.png or film.gif")
+    if folder:
+        _check_folder(path, numbers, overwrite)
+        return Destination("folder", path, overwrite, columns)
+    kind = {".gif": "gif", _ARRAY: "array"}.get(suffix, "strip" if trajectory else "grid")
+    check_output(path, overwrite, (*images.SAVE_SUFFIXES, ".gif", _ARRAY))
+    return Destination(kind, path, overwrite, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """Images that were generated, and how.
+
+    Attributes:
+        out: the file or folder.
+        generation: what was drawn.
+        sampler: as it was asked for.
+        seconds: that drawing and writing took.
+    """
+
+    out: Path
+    generation: Generation
+    sampler: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        made = self.generation
+        return (
+            f"{self.out}: {made.n} images, {made.plan.evaluations} steps of {self.sampler}, "
+            f"seed {made.seed}, {self.seconds:.1f} s, {made.n / self.seconds:.3g} images/s"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON says of it."""
+        made, plan = self.generation, self.generation.plan
+        return {
+            "out": str(self.out),
+            "n": made.n,
+            "steps": plan.evaluations,
+            "network_evaluations": plan.evaluations * (1 if plan.guidance == 1 else 2),
+            "sampler": self.sampler,
+            "eta": plan.eta,
+            "guidance": plan.guidance,
+            "seed": made.seed,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(made.n / self.seconds, 3),
+            "ckpt": made.pipeline.origin,
+            "device": str(made.pipeline.device),
+        }
+
+
+def generate(
+    pipeline: Pipeline,
+    n: int,
+    out: str | Path | Destination,
+    *,
+    steps: int | None = None,
+    sampler: str | None = None,
+    eta: float | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    first: int = 0,
+    batch: int | None = None,
+    classes: Sequence[str | int] | None = None,
+    world: World | None = None,
+    progress: Progress | None = None,
+) -> GenerationResult:
+    """Draw images number ``first`` to ``first + n - 1`` of a seed and write them.
+
+    Args:
+        pipeline: the model.
+        n: how many images.
+        out: a file or folder that must not be there, or from :func:`check_destination`: x.png (grid), x.gif
+            (all on their way from noise), x.npz (``arr_0``, (N, H, W, C) uint8), or a folder.
+        steps: see :meth:`ssdiff.Pipeline.plan`, likewise ``sampler``, ``eta`` and ``guidance``.
+        sampler: rule of a step.
+        eta: share of fresh noise.
+        guidance: weight of the class.
+        seed: decides every random number.
+        first: number of the first image.
+        batch: images drawn at once; changes the memory, not the images.
+        classes: by name or number, used in turn by image number; all of them where omitted.
+        world: the processes that share the work, each of which calls this.
+        progress: called as progress("sampling", done, n).
+
+    Raises:
+        UsageError: an option out of range, or an unknown class.
+        OutputError: something is there already.
+    """
+    check_counts(n, first, batch)
+    numbers = range(first, first + n)
+    target = out if isinstance(out, Destination) else check_destination(str(out), numbers)
+    world = world or World()
+    plan = pipeline.plan(steps, sampler, eta, guidance)
+    size = batch or pipeline.preset.sampling.batch
+    chosen = class_numbers(classes, pipeline)
+    generation = Generation(pipeline, plan, n, first, seed, size, chosen)
+    began = time.perf_counter()
+    advance = Counter(progress, "sampling", n, steps=plan.evaluations, ranks=world.size)
+    _WRITERS[target.kind](target, generation, world, advance)
+    world.barrier()
+    name = sampler or pipeline.preset.sampling.sampler
+    return GenerationResult(target.path, generation, name, time.perf_counter() - began)
+
+
+def class_numbers(given: Sequence[str | int] | None, pipeline: Pipeline) -> list[int] | None:
+    """Return the numbers of classes given by name or number; None for none.
+
+    Raises:
+        UsageError: the model has none, or not this one.
+    """
+    if not given:
+        return None
+    count, names = pipeline.preset.model.classes, list(pipeline.class_names)
+    if not count:
+        raise UsageError("this model has no classes", hint="leave --class out")
+    result = []
+    for word in (str(part).strip() for part in given):
+        if word.isdecimal() and int(word) < count:
+            result.append(int(word))
+        elif word in names:
+            result.append(names.index(word))
+        else:
+            known = did_you_mean(word, names) if names else f"choose from 0..{count - 1}"
+            raise UsageError(f"unknown class {word!r}", hint=known)
+    return result
+
+
+def override_sampling(pipeline: Pipeline, changes: Mapping[str, object]) -> None:
+    """Change settings of sampling of a trained model, e.g. ``{"sampling.terminal_prior.noise": 0}``.
+
+    Raises:
+        UsageError: another setting, or one that was fitted in training.
+    """
+    before = pipeline.preset.sampling.terminal_prior
+    for name in changes:
+        if not name.startswith("sampling."):
+            hint = "only settings of sampling can change"
+            raise UsageError(f"--set {name}: the model is trained", hint=hint)
+    pipeline.preset = override(pipeline.preset, changes)
+    after = pipeline.preset.sampling.terminal_prior
+    fitted = [part and part.model_copy(update={"noise": 0.0}) for part in (before, after)]
+    if fitted[0] != fitted[1]:
+        raise UsageError(
+            "the terminal prior was fitted in training", hint="only sampling.terminal_prior.noise can change"
+        )
+
+
+def _check_folder(path: Path, numbers: range, overwrite: bool) -> None:
+    there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        hint = "end the name in .png, .gif or .npz, or choose another folder"
+        raise OutputError(f"{there} is no folder", path=there, hint=hint)
+    if not os.access(there, os.W_OK):
+        raise ResourceError(f"cannot write in {there}", path=there, hint="choose another folder")
+    taken = next((file for i in numbers if (file := _file(path, i)).exists()), None)
+    if taken is not None and not overwrite:
+        raise OutputError(f"{taken} exists", path=taken, hint="use --overwrite or another folder")
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.png"
+
+
+def _write_grid(target: Destination, generation: Generation, world: World, advance: Advance) -> None:
+    drawn = world.gather(generation.draw(world.shard(generation.n), advance))
+    if drawn is not None:
+        images.save_image(images.grid(drawn, target.columns), target.path, overwrite=target.overwrite)
+
+
+def _write_folder(target: Destination, generation: Generation, world: World, advance: Advance) -> None:
+    """A batch is written while the next one is drawn."""
+    share = world.shard(generation.n)
+    pending: list[Future[Path]] = []
+    with ThreadPoolExecutor(_FILES) as pool:
+        for start in range(share.start, share.stop, generation.batch):
+            part = range(start, min(start + generation.batch, share.stop))
+            drawn = generation.draw(part, advance)
+            for file in pending:
+                file.result()
+            pending = [
+                pool.submit(
+                    images.save_image, image, _file(target.path, generation.first + i), target.overwrite
+                )
+                for i, image in zip(part, drawn, strict=True)
+            ]
+        for file in pending:
+            file.result()
+
+
+def _write_array(target: Destination, generation: Generation, world: World, advance: Advance) -> None:
+    """``arr_0``: (N, H, W, C) uint8, as guided-diffusion names it; ``labels`` of a conditional model."""
+    drawn = world.gather(generation.draw(world.shard(generation.n), advance))
+    if drawn is None:
+        return
+    arrays: dict[str, Any] = {
+        "arr_0": drawn.permute(0, 2, 3, 1).contiguous().numpy(),
+        "seed": np.array(str(generation.seed)),
+        "first": np.array(generation.first),
+        "steps": np.array(generation.plan.evaluations),
+    }
+    labels = generation.labels(range(generation.n))
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    write_atomic(
+        target.path, lambda stream: np.savez_compressed(stream, **arrays), overwrite=target.overwrite
+    )
+
+
+def _write_strip(target: Destination, generation: Generation, world: World, advance: Advance) -> None:
+    """A row an image: from noise to the result, each state as coarse as it is."""
+    shown = _trajectory(generation, world, advance, _STRIP)
+    if shown:
+        picture = images.grid(torch.stack(shown, dim=1).flatten(0, 1), len(shown))
+        images.save_image(picture, target.path, overwrite=target.overwrite)
+
+
+def _write_gif(target: Destination, generation: Generation, world: World, advance: Advance) -> None:
+    """The whole grid on its way from noise."""
+    frames = [images.grid(x, target.columns) for x in _trajectory(generation, world, advance, _FRAMES)]
+    if frames:
+        times = [_FRAME_TIME] * (len(frames) - 1) + [_HOLD]
+        images.save_gif(frames, target.path, times, overwrite=target.overwrite)
+
+
+def _trajectory(generation: Generation, world: World, advance: Advance, count: int) -> list[Tensor]:
+    """``count`` states of all images, each (n, C, R, R) uint8 at full size by repeating pixels; [] but on
+    process 0."""
+    wanted, size = _spread(generation.plan.timesteps, count), generation.pipeline.process.states[0].size
+    states = [world.gather(x) for _, x in generation.states(world.shard(generation.n), advance, wanted)]
+    return [images.upscale_nearest(x, size) for x in states if x is not None]
+
+
+def _spread(timesteps: list[int], count: int) -> set[int]:
+    """Up to ``count`` timesteps, evenly from the list, both ends among them."""
+    last, count = len(timesteps) - 1, min(count, len(timesteps))
+    return {timesteps[round(i * last / (count - 1))] for i in range(count)}
+
+
+_WRITERS = {
+    "grid": _write_grid,
+    "folder": _write_folder,
+    "array": _write_array,
+    "strip": _write_strip,
+    "gif": _write_gif,
+}
