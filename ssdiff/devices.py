@@ -11,7 +11,8 @@ from ssdiff.errors import ResourceError, UsageError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of a name: ``auto`` (CUDA, then MPS, then CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    """Return the device of a name: ``auto`` (CUDA, then MPS, then CPU), ``cpu``, ``cuda``, ``cuda:1`` or
+    ``mps``.
 
     Raises:
         ResourceError: if PyTorch cannot use that device here.
@@ -45,7 +46,8 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; where that is CUDA, the host goes on without waiting for the copy."""
+    """Copy a tensor of the CPU to a device; where that is CUDA, the host goes on without waiting for the
+    copy."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -60,7 +62,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Mixed precision for the network; nothing for float32."""
+    """Return mixed precision for the network; nothing for float32."""
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)

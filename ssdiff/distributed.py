@@ -26,15 +26,15 @@ class World:
     local_rank: int = 0
 
     def device(self, device: torch.device) -> torch.device:
-        """The GPU of this process, where ``device`` is CUDA without a number."""
+        """Return the GPU of this process, where ``device`` is CUDA without a number."""
         return torch.device("cuda", self.local_rank) if self.size > 1 and str(device) == "cuda" else device
 
     def shard(self, count: int) -> range:
-        """This process's part of ``count`` items: contiguous, as even as possible."""
+        """Return this process's part of ``count`` items: contiguous, as even as possible."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def any(self, flag: bool) -> bool:
-        """True on every process if it is True on one."""
+        """Return True on every process if it is True on one."""
         if self.size == 1:
             return flag
         votes = torch.tensor([int(flag)])
@@ -42,7 +42,8 @@ class World:
         return bool(votes)
 
     def gather(self, part: Tensor) -> Tensor | None:
-        """The parts of all processes joined along the first dimension, on process 0; None on the others.
+        """Return the parts of all processes joined along the first dimension, on process 0; None on the
+        others.
 
         Args:
             part: (n, ...) on the CPU; n may differ between processes.
@@ -54,11 +55,12 @@ class World:
         return torch.cat(parts) if parts else None
 
     def barrier(self) -> None:
-        """Until all processes are world."""
+        """Wait until all processes are here."""
         self.any(False)
 
     def rank0_first(self, read: Callable[[], _T]) -> _T:
-        """The result of ``read`` on each process; the others find what process 0 has prepared before."""
+        """Return the result of ``read`` on each process; the others find what process 0 has prepared
+        before."""
         results = []
         for turn in (0, 1):
             if (self.rank == 0) == (turn == 0):

@@ -22,7 +22,7 @@ _ROUNDS = 10
 
 
 def derive(seed: int, purpose: str) -> int:
-    """A 64-bit key for one use of a seed, so that uses never share numbers.
+    """Return A 64-bit key for one use of a seed, so that uses never share numbers.
 
     Args:
         seed: the user's seed, any integer.
@@ -63,7 +63,7 @@ def _words(key: int, streams: Tensor, step: int, count: int) -> Tensor:
 def uniform(
     key: int, streams: Tensor, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Uniform numbers in (0, 1].
+    """Draw uniform numbers in (0, 1].
 
     Args:
         key: from :func:`derive`.
@@ -83,7 +83,7 @@ def uniform(
 def normal(
     key: int, streams: Tensor, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Standard normal numbers by the Box-Muller transform; arguments as in :func:`uniform`.
+    """Draw standard normal numbers by the Box-Muller transform; arguments as in :func:`uniform`.
 
     Returns:
         (B, *shape).
@@ -97,6 +97,6 @@ def normal(
 
 
 def integers(key: int, streams: Tensor, step: int, low: int, high: int) -> Tensor:
-    """(B,) integers, uniform in [low, high); the bias is below (high - low) / 2**32."""
+    """Draw (B,) integers, uniform in [low, high); the bias is below (high - low) / 2**32."""
     words = _words(key, streams, step, 1)[:, 0, 0]
     return low + ((words * (high - low)) >> 32)

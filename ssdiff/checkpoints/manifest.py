@@ -38,13 +38,13 @@ class Manifest:
     files: Mapping[str, Entry]
 
     def encode(self) -> bytes:
-        """The contents of ``manifest.json``, sealed with a hash of itself."""
+        """Return the contents of ``manifest.json``, sealed with a hash of itself."""
         files = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in self.files.items()}
         return _encode(_sealed({"format": FORMAT, "step": self.step, "files": files}))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint; its files are not looked at.
+    """Read the manifest of a checkpoint; its files are not looked at.
 
     Raises:
         Damage: absent, damaged, of a newer format, or naming a file outside the folder.
@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def examine(folder: Path) -> Manifest:
-    """The manifest of a checkpoint whose files all have its sizes and hashes.
+    """Return the manifest of a checkpoint whose files all have its sizes and hashes.
 
     Raises:
         Damage: as :func:`read_manifest`; or a file is missing, truncated or changed; or the folder is

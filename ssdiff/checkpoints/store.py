@@ -111,12 +111,13 @@ def save(
 
 
 def list_steps(root: Path) -> list[Path]:
-    """Folders of the published checkpoints, in order of their steps; says nothing about their contents."""
+    """Return the folders of the published checkpoints, in order of their steps; their contents are not looked
+    at."""
     return [path for _, path in _numbered(root)]
 
 
 def latest(root: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
-    """The newest checkpoint whose contents are as they were written.
+    """Find the newest checkpoint whose contents are as they were written.
 
     Returns:
         The checkpoint, None if there is none; and newer ones that are damaged, each with the reason.
@@ -170,7 +171,7 @@ def load(path: Path, names: Iterable[str] | None = None, device: str | torch.dev
 
 
 def require(loaded: Loaded, *names: str) -> Loaded:
-    """The same checkpoint, if it has these groups of tensors.
+    """Return the same checkpoint, if it has these groups of tensors.
 
     Raises:
         CheckpointError: if one is missing, as the optimizer's state is from what only serves sampling.

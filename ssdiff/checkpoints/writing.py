@@ -48,7 +48,8 @@ def write(path: Path, chunks: Iterable[bytes | memoryview]) -> Entry:
 
 
 def safetensors_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A safetensors file in pieces, so that neither the file nor a copy of all tensors is ever in memory.
+    """Yield a safetensors file in pieces, so that neither the file nor a copy of all tensors is ever in
+    memory.
 
     Layout: length of the header, JSON header, then the tensors without gaps, wide types first so that each is
     aligned [safetensors README, "Format"].

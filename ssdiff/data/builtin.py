@@ -52,11 +52,11 @@ class ShapesSource(Source):
         return labels
 
     def identity(self) -> Iterator[str]:
-        """The drawing has no other input than this."""
+        """Return the version of the drawing, which has no other input."""
         yield f"shapes 1 {SHAPES_COUNT}"
 
     def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
-        """Images start..stop-1."""
+        """Draw images start..stop-1."""
         return list(draw(stop - start, fit.size, fit.channels, start=start)[0].numpy())
 
 
@@ -86,11 +86,11 @@ class ArraySource(Source):
         return self.arrays[1]
 
     def identity(self) -> Iterator[str]:
-        """Path, size and time of the files."""
+        """Return path, size and time of the files."""
         yield from (f"{path.resolve()}\0{stamp(path)}" for path in self.files)
 
     def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
-        """Images start..stop-1."""
+        """Return images start..stop-1."""
         return [fit.convert(image) for image in self.arrays[0][start:stop]]
 
 
@@ -147,11 +147,11 @@ class LmdbSource(FileSource):
         super().__init__(name, [key.decode("ascii", "backslashreplace") for key in self._keys])
 
     def identity(self) -> Iterator[str]:
-        """Path, size and time of the database."""
+        """Return path, size and time of the database."""
         yield f"{self._folder.resolve()}\0{self._stamp}"
 
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
-        """The bytes of one image."""
+        """Return the bytes of one image."""
         with self._environment.begin() as transaction:
             return io.BytesIO(transaction.get(self._keys[index]))
 
@@ -161,7 +161,7 @@ class LmdbSource(FileSource):
 
 
 def find_idx(folder: Path, name: str, class_names: tuple[str, ...] = _DIGITS) -> IdxSource | None:
-    """The idx images directly in a folder, those for training first; None if there are none.
+    """Return the idx images directly in a folder, those for training first; None if there are none.
 
     Raises:
         DataError: the folder cannot be read.
@@ -181,7 +181,7 @@ def find_idx(folder: Path, name: str, class_names: tuple[str, ...] = _DIGITS) ->
 
 
 def named_source(name: str, root: Path) -> Source:
-    """A set by name, downloaded to root first if that is needed and possible.
+    """Return a set by name, downloaded to root first if that is needed and possible.
 
     Raises:
         DataError: files that have to be placed by hand are missing.

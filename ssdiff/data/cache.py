@@ -65,7 +65,7 @@ class ImageSet:
         return len(self.images)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Images by number.
+        """Return images by number.
 
         Args:
             indices: (B,) int64, in any order, repeats allowed.
@@ -77,7 +77,7 @@ class ImageSet:
 
 
 def evenly(total: int, count: int) -> NDArray[np.int64]:
-    """Numbers spread evenly over 0..total - 1, both ends among them.
+    """Return numbers spread evenly over 0..total - 1, both ends among them.
 
     Args:
         total: at least 1.
@@ -90,7 +90,8 @@ def evenly(total: int, count: int) -> NDArray[np.int64]:
 
 
 def cache_root() -> Path:
-    """Where prepared and downloaded data are kept: SSDIFF_HOME/cache, or the platform's cache folder."""
+    """Return where prepared and downloaded data are kept: SSDIFF_HOME/cache, or the platform's cache
+    folder."""
     home = os.environ.get("SSDIFF_HOME")
     return Path(home).expanduser() / "cache" if home else Path(user_cache_dir("ssdiff", appauthor=False))
 
@@ -103,7 +104,7 @@ def prepare(
     cache: Path,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """The prepared set of a source; made now if the cache does not hold it.
+    """Return the prepared set of a source; made now if the cache does not hold it.
 
     Args:
         source: the images.

@@ -80,7 +80,7 @@ def _find(source: str | Path, root: Path, max_pixels: int) -> Source:
 
 
 def native_sizes(source: str | Path) -> set[tuple[int, int]]:
-    """(width, height) of the images of a source as they are, unprepared.
+    """Return the (width, height) of the images of a source as they are, unprepared.
 
     Args:
         source: as for :func:`open_data`.
@@ -110,7 +110,7 @@ def native_sizes(source: str | Path) -> set[tuple[int, int]]:
 
 
 def image_sizes(source: str | Path) -> dict[str, tuple[int, int]]:
-    """(width, height) of every image file as it is, unprepared.
+    """Return the (width, height) of every image file as it is, unprepared.
 
     Args:
         source: as for :func:`open_data`, but with names: a folder or a zip file.
@@ -146,7 +146,7 @@ def _stated_size(source: FileSource, index: int) -> tuple[int, int]:
 
 
 def holds_jpeg(source: str | Path) -> bool:
-    """Whether a file of the source is called JPEG, whose artefacts count in any distance.
+    """Return whether a file of the source is called JPEG, whose artefacts count in any distance.
 
     Raises:
         DataError: the source is missing, empty, damaged or unsafe.

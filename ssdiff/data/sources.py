@@ -43,7 +43,7 @@ class Fit:
     max_pixels: int = MAX_PIXELS
 
     def decode(self, stream: BinaryIO, name: str) -> Pixels:
-        """The image in a file; `name` is for messages."""
+        """Decode the image in a file; `name` is for messages."""
         image = open_image(
             stream,
             name,
@@ -55,7 +55,7 @@ class Fit:
         return pixels(fit(image, (self.size, self.size)))
 
     def convert(self, array: Pixels) -> Pixels:
-        """An image already decoded, (H, W) grey or (H, W, 3) RGB."""
+        """Convert an image already decoded, (H, W) grey or (H, W, 3) RGB."""
         image = Image.fromarray(array).convert("L" if self.channels == 1 else "RGB")
         return pixels(fit(image, (self.size, self.size)))
 
@@ -81,11 +81,11 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self) -> Iterator[str]:
-        """Lines that differ when the images may differ; cheap, no image is read."""
+        """Return lines that differ when the images may differ; cheap, no image is read."""
 
     @abstractmethod
     def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
-        """Images start..stop-1, or what is wrong with them. Several threads may call it at once."""
+        """Return images start..stop-1, or what is wrong with them. Several threads may call it at once."""
 
     def close(self) -> None:
         """Release what loading opened."""
@@ -110,10 +110,10 @@ class FileSource(Source):
 
     @abstractmethod
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
-        """The file of one image."""
+        """Open the file of one image."""
 
     def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
-        """Images start..stop-1, or what is wrong with them. Several threads may call it at once."""
+        """Return images start..stop-1, or what is wrong with them. Several threads may call it at once."""
         return [self._load(index, fit) for index in range(start, stop)]
 
     def _load(self, index: int, fit: Fit) -> Pixels | DataError:
@@ -151,12 +151,12 @@ class FolderSource(FileSource):
         super().__init__(str(folder), [name for name, _ in files])
 
     def identity(self) -> Iterator[str]:
-        """Path of the folder; name, size and time of every file."""
+        """Return the path of the folder; name, size and time of every file."""
         yield f"folder {self.folder}"
         yield from (f"{name}\0{stamp}" for name, stamp in zip(self.members, self._stamps, strict=True))
 
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
-        """The file of one image."""
+        """Open the file of one image."""
         return (self.folder / self.members[index]).open("rb")
 
 
@@ -195,7 +195,7 @@ class ZipSource(FileSource):
         yield from (f"{info.filename}\0{info.file_size}\0{info.CRC}" for info in self._infos)
 
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
-        """The bytes of one image."""
+        """Open the bytes of one image."""
         handle: zipfile.ZipFile | None = getattr(self._local, "handle", None)
         if handle is None:
             handle = self._local.handle = zipfile.ZipFile(self.path)
@@ -211,7 +211,7 @@ class ZipSource(FileSource):
 
 
 def classes(members: Sequence[str]) -> tuple[tuple[str, ...], Labels | None]:
-    """Class names and labels, if all images lie in two or more folders side by side.
+    """Return class names and labels, if all images lie in two or more folders side by side.
 
     A folder around all of them does not count, and sub-folders of a class belong to the class.
     """
@@ -225,13 +225,13 @@ def classes(members: Sequence[str]) -> tuple[tuple[str, ...], Labels | None]:
 
 
 def stamp(path: Path | os.DirEntry[str]) -> str:
-    """Size and time of change of a file, which stand for its content."""
+    """Return the size and time of change of a file, which stand for its content."""
     status = path.stat()
     return f"{status.st_size}\0{status.st_mtime_ns}"
 
 
 def no_images(where: Path, found: int, kind: str) -> DataError:
-    """The error for a source without images."""
+    """Return the error for a source without images."""
     others = f"none of its {found} {kind}s ends in" if found else f"it has no {kind}; searched for"
     return DataError(f"no images in {where}: {others} {' '.join(IMAGE_SUFFIXES)}", path=where)
 

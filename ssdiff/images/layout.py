@@ -52,7 +52,7 @@ def upscale_nearest(x: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 
 def grid(x: Tensor, columns: int | None = None, pad: int = 2, fill: float = 1.0) -> Tensor:
-    """Images side by side in rows, separated and framed by lines.
+    """Lay images side by side in rows, separated and framed by lines.
 
     Args:
         x: (N, C, H, W), in [-1, 1] or uint8.
@@ -85,7 +85,7 @@ def grid(x: Tensor, columns: int | None = None, pad: int = 2, fill: float = 1.0)
 def film_strip(
     images: Sequence[Tensor], height: int | None = None, pad: int = 2, fill: float = 1.0
 ) -> Tensor:
-    """Images of any sizes in one row, each magnified to the same height by repeating pixels.
+    """Lay images of any sizes in one row, each magnified to the same height by repeating pixels.
 
     Args:
         images: (C, h, w) each, all uint8 or all in [-1, 1]; grey and colour may be mixed.

@@ -52,7 +52,7 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """An image as a tensor.
+    """Read an image as a tensor.
 
     Args:
         source: a path, or the bytes of a file.
@@ -155,7 +155,7 @@ def from_pillow(
 
 
 def image_size(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) that a file's header states; nothing is decoded.
+    """Return (width, height) that a file's header states; nothing is decoded.
 
     Args:
         stream: the file, readable and seekable.
@@ -175,7 +175,7 @@ def image_size(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> tup
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The largest part of a shape in the middle, resized to (height, width).
+    """Cut the largest part of a shape from the middle, and resize it to (height, width).
 
     Lanczos with antialiasing when it shrinks (from far above after a box average, which is as good and
     faster), bicubic when it grows. An image of the right size is returned unchanged.
@@ -195,7 +195,7 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """(C, H, W) bytes of an image of mode L or RGB."""
+    """Return the (C, H, W) bytes of an image of mode L or RGB."""
     array = np.array(image)
     return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
 

@@ -18,7 +18,7 @@ _Module = TypeVar("_Module", nn.Conv2d, nn.Linear)
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of 32 groups; of fewer where that would leave under four channels each and 32 do not
+    """Return a GroupNorm of 32 groups; of fewer where that would leave under four channels each and 32 do not
     divide."""
     groups = min(_GROUPS, channels)
     if channels % _GROUPS:
@@ -27,7 +27,7 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 def zeroed(module: _Module) -> _Module:
-    """The module with weight and bias zero, so that a residual branch begins as the identity."""
+    """Return the module with weight and bias zero, so that a residual branch begins as the identity."""
     nn.init.zeros_(module.weight)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
@@ -35,7 +35,8 @@ def zeroed(module: _Module) -> _Module:
 
 
 def sinusoids(index: Tensor, width: int) -> Tensor:
-    """(B,) timesteps to (B, width): cosines, then sines, of geometric frequencies [Vaswani et al. 2017]."""
+    """Embed (B,) timesteps as (B, width) cosines, then sines, of geometric frequencies [Vaswani et al.
+    2017]."""
     half = width // 2
     frequency = torch.exp(-math.log(_PERIOD) / half * torch.arange(half, device=index.device))
     angle = index.float()[:, None] * frequency
@@ -64,7 +65,7 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """(B, channels, h, w) and the activated embedding (B, embedding) to (B, out_channels, h, w)."""
+        """Map (B, channels, h, w) and the activated embedding (B, embedding) to (B, out_channels, h, w)."""
         h = self.conv_in(F.silu(self.norm_in(x)))
         scale, shift = self.modulation(emb).to(h.dtype)[:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
@@ -88,7 +89,7 @@ class Attention(nn.Module):
         self.project = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """(B, C, h, w) to the same; the embedding is not used."""
+        """Map (B, C, h, w) to the same shape; the embedding is not used."""
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, self.heads, 3 * c // self.heads, h * w)
         q, k, v = qkv.mT.chunk(3, dim=-1)  # (B, heads, pixels, C / heads)
@@ -111,7 +112,7 @@ class Block(nn.Module):
         self.activation_checkpointing = activation_checkpointing
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C', h, w)."""
+        """Map (B, C, h, w) to (B, C', h, w)."""
         if self.activation_checkpointing and torch.is_grad_enabled():
             recomputed: Tensor = checkpoint(self._run, x, emb, use_reentrant=False)
             return recomputed
@@ -131,6 +132,6 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C, 2h, 2w)."""
+        """Map (B, C, h, w) to (B, C, 2h, 2w)."""
         result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return result

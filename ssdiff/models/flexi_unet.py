@@ -200,7 +200,8 @@ class FlexiUNet(nn.Module):
         return x, first, last
 
     def level_of(self, side: int) -> int:
-        """The level that handles images of a size: the smallest one that is not smaller, else the first."""
+        """Return the level that handles images of a size: the smallest one that is not smaller, else the
+        first."""
         return max(k for k, size in enumerate(self.sizes) if k == 0 or side <= size)
 
 

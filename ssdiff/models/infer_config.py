@@ -11,7 +11,7 @@ _STEM, _LABELS, _ADAPTER = "input_blocks.0.0.weight", "label_emb.weight", "adapt
 
 
 def outline(state: Mapping[str, Tensor]) -> dict[str, int | tuple[int, ...]]:
-    """Settings by their names in a preset, as far as weights show them (heads, for one, they do not).
+    """Return settings by their names in a preset, as far as weights show them (heads, for one, they do not).
 
     Args:
         state: the authors' state dict, with or without prefixes of wrappers; only names and shapes are read.

@@ -31,12 +31,12 @@ _OTHER_PRESET = "give the preset that the weights were trained with"
 
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the authors' layout."""
+    """Return whether a state dict has the authors' layout."""
     return any(_strip(name) == _MARK for name in state)
 
 
 def convert(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
-    """The authors' weights under our names.
+    """Return the authors' weights under our names.
 
     Args:
         state: their state dict; prefixes of wrappers are dropped.

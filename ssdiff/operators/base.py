@@ -30,7 +30,7 @@ class Constants:
         return self._exact[name]
 
     def like(self, x: Tensor) -> dict[str, Tensor]:
-        """All tensors on the device and in the type of ``x``."""
+        """Return all tensors on the device and in the type of ``x``."""
         key = (x.device, x.dtype)
         if key not in self._cast:
             self._cast[key] = {name: value.to(*key) for name, value in self._exact.items()}
@@ -52,15 +52,15 @@ class Operator(ABC):
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
-        """A x: (B, C, H, W) to (B, C', h, w)."""
+        """Return A x: (B, C, H, W) to (B, C', h, w)."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
-        """A^T y: (B, C', h, w) to (B, C, H, W), with <A x, y> = <x, A^T y>."""
+        """Return A^T y: (B, C', h, w) to (B, C, H, W), with <A x, y> = <x, A^T y>."""
 
     @abstractmethod
     def norm(self) -> float:
-        """The spectral norm ||A||_2, exact up to float64 rounding."""
+        """Return the spectral norm ||A||_2, exact up to float64 rounding."""
 
     def __matmul__(self, inner: Operator) -> Operator:
         """The composition: ``(a @ b).apply(x) == a.apply(b.apply(x))``."""
@@ -74,15 +74,15 @@ class Scale(Operator):
         self.factor = float(factor)
 
     def apply(self, x: Tensor) -> Tensor:
-        """factor * x; ``x`` itself for factor 1."""
+        """Return factor * x; ``x`` itself for factor 1."""
         return x if self.factor == 1.0 else x * self.factor
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The same as ``apply``: the operator is symmetric."""
+        """Return the same as ``apply``: the operator is symmetric."""
         return self.apply(y)
 
     def norm(self) -> float:
-        """|factor|."""
+        """Return |factor|."""
         return abs(self.factor)
 
 
@@ -100,15 +100,15 @@ class Composed(Operator):
         self.in_channels = inner.in_channels or outer.in_channels
 
     def apply(self, x: Tensor) -> Tensor:
-        """outer(inner(x))."""
+        """Return outer(inner(x))."""
         return self.outer.apply(self.inner.apply(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """inner^T(outer^T(y))."""
+        """Return inner^T(outer^T(y))."""
         return self.inner.adjoint(self.outer.adjoint(y))
 
     def norm(self) -> float:
-        """Largest singular value by power iteration on A^T A, to a relative 1e-12."""
+        """Return the largest singular value by power iteration on A^T A, to a relative 1e-12."""
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(
             1, self.in_channels or 1, *(self.in_size or (1, 1)), dtype=torch.float64, generator=generator

@@ -10,7 +10,8 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def luma(images: Tensor) -> Tensor:
-    """(B, 1, H, W) luma of (B, 3, H, W) images; the mean of the channels where there are not three."""
+    """Return the (B, 1, H, W) luma of (B, 3, H, W) images; the mean of the channels where there are not
+    three."""
     if images.shape[1] != len(LUMA):
         return images.mean(1, keepdim=True)
     return torch.einsum("c,bchw->bhw", images.new_tensor(LUMA), images)[:, None]

@@ -34,7 +34,7 @@ class Mirrored(Operator):
         self._response = Constants(rows=rows, columns=columns)
 
     def apply(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape; half precision is computed in float32."""
+        """Filter (B, C, H, W) to the same shape; half precision is computed in float32."""
         wide = x.float() if x.dtype.itemsize < 4 else x
         response = self._response.like(wide)
         for dim, name in ((-1, "columns"), (-2, "rows")):
@@ -44,7 +44,7 @@ class Mirrored(Operator):
         return wide.to(x.dtype)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The reflections fold back onto the pixels that they came from."""
+        """Fold the reflections back onto the pixels that they came from."""
         wide = y.float() if y.dtype.itemsize < 4 else y
         response = self._response.like(wide)
         for dim, name in ((-2, "rows"), (-1, "columns")):
@@ -56,7 +56,7 @@ class Mirrored(Operator):
         return wide.to(y.dtype)
 
     def norm(self) -> float:
-        """Largest singular value, by power iteration to a relative 1e-12."""
+        """Return the largest singular value, by power iteration to a relative 1e-12."""
         return (Scale() @ self).norm()
 
     def _reflected(self, n: int) -> int:
@@ -78,7 +78,7 @@ class Blocks(Operator):
         self._blocks = blocks
 
     def apply(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Project (B, C, H, W) to the same shape."""
         for dim, count in ((-1, self._blocks[1]), (-2, self._blocks[0])):
             n = x.shape[dim]
             block = torch.arange(n, device=x.device) * count // n
@@ -89,16 +89,17 @@ class Blocks(Operator):
         return x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The same as ``apply``: a projection is symmetric."""
+        """Return the same as ``apply``: a projection is symmetric."""
         return self.apply(y)
 
     def norm(self) -> float:
-        """1."""
+        """Return 1."""
         return 1.0
 
 
 def gaussian_response(n: int, std: float) -> Tensor:
-    """(n,) frequency response, for :class:`Mirrored` without a repeated edge, of a sampled Gaussian.
+    """Return the (n,) frequency response, for :class:`Mirrored` without a repeated edge, of a sampled
+    Gaussian.
 
     The kernel reaches 4 standard deviations each way, at most n - 1 pixels, and sums to 1: the same map as
     :func:`ssdiff.operators.matrices.gaussian_blur` with reflect padding.
@@ -118,7 +119,8 @@ def gaussian_response(n: int, std: float) -> Tensor:
 
 
 def heat_response(n: int, std: float) -> Tensor:
-    """(n + 1,) frequency response, for :class:`Mirrored` with a repeated edge, of the heat equation.
+    """Return the (n + 1,) frequency response, for :class:`Mirrored` with a repeated edge, of the heat
+    equation.
 
     exp(-(pi k / n)^2 std^2 / 2) [IHDM, section 2]: the same map as :func:`ssdiff.operators.matrices.heat`.
 

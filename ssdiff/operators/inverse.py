@@ -21,7 +21,7 @@ _LEAST = 1e-6  # singular values below this share of the largest count as zero
 
 
 def regularised_inverse(operator: Operator, y: Tensor, rho: float = 0.0) -> Tensor:
-    """A^T (A A^T + rho I)^+ y: the x that minimises ||A x - y||^2 + rho ||x||^2.
+    """Return A^T (A A^T + rho I)^+ y: the x that minimises ||A x - y||^2 + rho ||x||^2.
 
     With rho = 0 it is the pseudo-inverse A^+ y. Directions that would be amplified by more than
     1 / (least * ||A||) are left at zero; for rho = 0 those are the singular values below ``least`` times the

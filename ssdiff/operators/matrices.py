@@ -19,21 +19,22 @@ PADDINGS: dict[str, Padding] = {"circular": "circular", "reflect": "reflect", "z
 
 
 def resize(n_in: int, n_out: int) -> Tensor:
-    """(n_out, n_in) anti-aliased bilinear resize, the one of PyTorch's ``interpolate``."""
+    """Return the (n_out, n_in) anti-aliased bilinear resize, the one of PyTorch's ``interpolate``."""
     eye = torch.eye(n_in, dtype=torch.float64)[None, None]
     columns = F.interpolate(eye, size=(n_in, n_out), mode="bilinear", align_corners=False, antialias=True)
     return columns[0, 0].mT.contiguous()
 
 
 def bicubic(n_in: int, n_out: int) -> Tensor:
-    """(n_out, n_in) bicubic resize without anti-aliasing, the one of PyTorch's ``interpolate``."""
+    """Return the (n_out, n_in) bicubic resize without anti-aliasing, the one of PyTorch's ``interpolate``."""
     eye = torch.eye(n_in, dtype=torch.float64)[None, None]
     columns = F.interpolate(eye, size=(n_in, n_out), mode="bicubic", align_corners=False)
     return columns[0, 0].mT.contiguous()
 
 
 def area(n_in: int, n_out: int) -> Tensor:
-    """(n_out, n_in) average over equal intervals; pixels that two intervals share count by their overlap."""
+    """Return the (n_out, n_in) average over equal intervals; pixels that two intervals share count by their
+    overlap."""
     edges = torch.arange(n_out + 1, dtype=torch.float64) * (n_in / n_out)
     pixel = torch.arange(n_in, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], pixel + 1) - torch.maximum(edges[:-1, None], pixel)
@@ -41,20 +42,20 @@ def area(n_in: int, n_out: int) -> Tensor:
 
 
 def blocks(n: int, count: int) -> Tensor:
-    """(n, n) replacement of each of ``count`` blocks of whole pixels, about equal, by its mean."""
+    """Return the (n, n) replacement of each of ``count`` blocks of whole pixels, about equal, by its mean."""
     block = torch.arange(n) * count // n
     same = (block[:, None] == block).double()
     return same / same.sum(1, keepdim=True)
 
 
 def nearest(n_in: int, n_out: int) -> Tensor:
-    """(n_out, n_in) nearest neighbour ('nearest-exact': pixel centres are aligned)."""
+    """Return the (n_out, n_in) nearest neighbour ('nearest-exact': pixel centres are aligned)."""
     source = ((torch.arange(n_out, dtype=torch.float64) + 0.5) * (n_in / n_out)).floor().long()
     return F.one_hot(source.clamp(max=n_in - 1), n_in).double()
 
 
 def gaussian_blur(n: int, std: float, taps: int | None = None, padding: Padding = "reflect") -> Tensor:
-    """(n, n) convolution with a sampled, normalised Gaussian.
+    """Return the (n, n) convolution with a sampled, normalised Gaussian.
 
     Args:
         n: pixels in a row.
@@ -92,7 +93,8 @@ def gaussian_blur(n: int, std: float, taps: int | None = None, padding: Padding 
 
 
 def dct(n: int) -> Tensor:
-    """(n, n) orthonormal DCT-II; row k is the cosine of frequency k, ``dct(n) @ x`` the coefficients."""
+    """Return the (n, n) orthonormal DCT-II: row k is the cosine of frequency k, ``dct(n) @ x`` the
+    coefficients."""
     k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
     basis = torch.cos(math.pi * k * (i + 0.5) / n) * math.sqrt(2.0 / n)
     basis[0] /= math.sqrt(2.0)
@@ -100,7 +102,8 @@ def dct(n: int) -> Tensor:
 
 
 def heat(n: int, std: float) -> Tensor:
-    """(n, n) heat equation with reflecting ends, run until it blurs by ``std`` pixels [IHDM, section 2]."""
+    """Return the (n, n) heat equation with reflecting ends, run until it blurs by ``std`` pixels [IHDM,
+    section 2]."""
     frequency = math.pi * torch.arange(n, dtype=torch.float64) / n
     basis = dct(n)
     return basis.mT @ (torch.exp(-0.5 * (frequency * std) ** 2)[:, None] * basis)

@@ -29,15 +29,15 @@ class Mask(Operator):
         return self._mask
 
     def apply(self, x: Tensor) -> Tensor:
-        """mask * x."""
+        """Return mask * x."""
         return self._mask.like(x)["mask"] * x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The same as ``apply``: the operator is diagonal."""
+        """Return the same as ``apply``: the operator is diagonal."""
         return self.apply(y)
 
     def norm(self) -> float:
-        """Largest |mask|."""
+        """Return the largest |mask|."""
         return float(self._mask["mask"].abs().max())
 
     def __matmul__(self, inner: Operator) -> Operator:
@@ -66,15 +66,15 @@ class ChannelMix(Operator):
         return self._matrix
 
     def apply(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H, W)."""
+        """Mix the channels: (B, C, H, W) to (B, C', H, W)."""
         return self._mix(self._matrix.like(x)["matrix"], x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """(B, C', H, W) to (B, C, H, W)."""
+        """Mix them by the transpose: (B, C', H, W) to (B, C, H, W)."""
         return self._mix(self._matrix.like(y)["matrix"].mT, y)
 
     def norm(self) -> float:
-        """Largest singular value of the matrix."""
+        """Return the largest singular value of the matrix."""
         return float(torch.linalg.matrix_norm(self._matrix["matrix"], 2))
 
     def __matmul__(self, inner: Operator) -> Operator:

@@ -42,17 +42,17 @@ class Separable(Operator):
         return self._matrices
 
     def apply(self, x: Tensor) -> Tensor:
-        """(..., H, W) to (..., h, w); half precision is computed in float32."""
+        """Return A x, (..., H, W) to (..., h, w); half precision is computed in float32."""
         return _between(self._matrices, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """(..., h, w) to (..., H, W)."""
+        """Return A^T y, (..., h, w) to (..., H, W)."""
         wide = y.float() if y.dtype.itemsize < 4 else y
         m = self._matrices.like(wide)
         return (m["rows"].mT @ wide @ m["columns"]).to(y.dtype)
 
     def norm(self) -> float:
-        """Product of the largest singular values of the two matrices."""
+        """Return the product of the largest singular values of the two matrices."""
         return float(self.singular_values.max())
 
     def __matmul__(self, inner: Operator) -> Operator:
@@ -79,28 +79,28 @@ class Separable(Operator):
         return self._svd["rows_s"][:, None] * self._svd["columns_s"]
 
     def to_right(self, x: Tensor) -> Tensor:
-        """V^T x, the part of an input (..., H, W) that the operator sees, in its singular basis (..., p,
-        q)."""
+        """Return V^T x, the part of an input (..., H, W) that the operator sees, in its singular basis (...,
+        p, q)."""
         f = self._svd.like(x)
         return f["rows_v"].mT @ x @ f["columns_v"]
 
     def from_right(self, coefficients: Tensor) -> Tensor:
-        """V c: (..., p, q) to (..., H, W)."""
+        """Return V c: (..., p, q) to (..., H, W)."""
         f = self._svd.like(coefficients)
         return f["rows_v"] @ coefficients @ f["columns_v"].mT
 
     def to_left(self, y: Tensor) -> Tensor:
-        """U^T y: (..., h, w) to (..., p, q)."""
+        """Return U^T y: (..., h, w) to (..., p, q)."""
         f = self._svd.like(y)
         return f["rows_u"].mT @ y @ f["columns_u"]
 
     def from_left(self, coefficients: Tensor) -> Tensor:
-        """U c: (..., p, q) to (..., h, w)."""
+        """Return U c: (..., p, q) to (..., h, w)."""
         f = self._svd.like(coefficients)
         return f["rows_u"] @ coefficients @ f["columns_u"].mT
 
     def spectral(self, function: SpectralFunction, x: Tensor) -> Tensor:
-        """f(A^T A) x, the null space included.
+        """Return f(A^T A) x, the null space included.
 
         Args:
             function: f, elementwise on squared singular values (float64); f(0) acts on the null space.
@@ -112,7 +112,7 @@ class Separable(Operator):
         return null * x + self.from_right(gain * self.to_right(x))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """A^+ y: (..., h, w) to (..., H, W), the input of smallest norm among the best fits."""
+        """Return A^+ y: (..., h, w) to (..., H, W), the input of smallest norm among the best fits."""
         return _between(self._inverse, y)
 
     @cached_property

@@ -39,7 +39,7 @@ class Stacked:
         )
 
     def apply(self, x: Tensor, index: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', h, w): operator ``index[b]`` on image b.
+        """Apply operator ``index[b]`` to image b: (B, C, H, W) to (B, C', h, w).
 
         Args:
             x: images.

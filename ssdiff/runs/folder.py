@@ -105,7 +105,8 @@ class RunFolder:
         return folder
 
     def has_begun(self) -> bool:
-        """Whether a step was recorded or saved here; a run that failed before that may be started anew."""
+        """Return whether a step was recorded or saved here; a run that failed before that may be started
+        anew."""
         recorded = self.metrics.is_file() and self.metrics.stat().st_size > 0
         return recorded or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
@@ -161,7 +162,7 @@ class RunFolder:
             _log.warning("cannot write %s: %s", self.status, error)
 
     def read_status(self) -> dict[str, Any] | None:
-        """What :meth:`write_status` wrote last; None if there is nothing to read."""
+        """Return what :meth:`write_status` wrote last; None if there is nothing to read."""
         return _read(self.status)
 
     def was_killed(self) -> bool:
@@ -189,7 +190,7 @@ class RunFolder:
             raise _cannot_write(self.path, error) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of the metrics log, without one that was cut off."""
+        """Return the lines of the metrics log, without one that was cut off."""
         return [record for _, record in _records(self.metrics)]
 
     def truncate_metrics(self, after_step: int) -> int:
@@ -239,7 +240,7 @@ class RunFolder:
 
 
 def is_run(path: Path | str) -> bool:
-    """Whether a folder holds a run."""
+    """Return whether a folder holds a run."""
     return RunFolder(Path(path)).preset.is_file()
 
 

@@ -15,18 +15,18 @@ from ssdiff.runs.folder import RunFolder, is_run
 
 
 def default_home() -> Path:
-    """Where runs are kept: ``SSDIFF_HOME``, or else the platform's folder for a user's data."""
+    """Return where runs are kept: ``SSDIFF_HOME``, or else the platform's folder for a user's data."""
     chosen = os.environ.get("SSDIFF_HOME")
     return Path(chosen or platformdirs.user_data_dir("ssdiff", appauthor=False)).expanduser()
 
 
 def runs_root() -> Path:
-    """Folder of the runs for which no place was named."""
+    """Return the folder of the runs for which no place was named."""
     return default_home() / "runs"
 
 
 def new_run_path(name: str) -> Path:
-    """A place for a new run, ``NAME-YYYYmmdd-HHMMSS`` in :func:`runs_root`; not made yet.
+    """Return A place for a new run, ``NAME-YYYYmmdd-HHMMSS`` in :func:`runs_root`; not made yet.
 
     Args:
         name: of the preset; characters that file names do not take everywhere are replaced.
@@ -41,7 +41,7 @@ def new_run_path(name: str) -> Path:
 
 
 def newest_run(name: str | None = None) -> Path | None:
-    """The run in :func:`runs_root` that saved a checkpoint last; None if none has.
+    """Return the run in :func:`runs_root` that saved a checkpoint last; None if none has.
 
     Args:
         name: only runs of the preset of this name.

@@ -13,19 +13,21 @@ from torch import Tensor
 
 
 def from_alpha_bar(alpha_bar: Tensor) -> Tensor:
-    """nu from the cumulative products abar_t = a_t^2 of DDPM."""
+    """Return nu from the cumulative products abar_t = a_t^2 of DDPM."""
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
 def linear(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
-    """(T,) variances beta_t on a line, both ends scaled by 1000 / T [Ho et al. 2020, section 4]."""
+    """Return (T,) noise levels nu, the variances beta_t on a line whose ends are scaled by 1000 / T [Ho et
+    al. 2020, section 4]."""
     scale = 1000 / steps
     beta = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64).clamp(max=0.999)
     return from_alpha_bar(torch.cumprod(1 - beta, dim=0))
 
 
 def cosine(steps: int, offset: float = 0.008) -> Tensor:
-    """(T,) abar_t follows a squared cosine [Nichol & Dhariwal 2021, section 3.2]; betas end at 0.999."""
+    """Return (T,) noise levels nu, abar_t a squared cosine, betas below 0.999 [Nichol & Dhariwal 2021,
+    section 3.2]."""
     t = torch.arange(steps + 1, dtype=torch.float64) / steps
     curve = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
     beta = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
@@ -33,12 +35,13 @@ def cosine(steps: int, offset: float = 0.008) -> Tensor:
 
 
 def log_snr(steps: int, first: float = 9.2, last: float = -12.0) -> Tensor:
-    """(T,) log-SNR on a line from ``first`` at t = 1 to ``last`` at t = T [Kingma et al. 2021]."""
+    """Return (T,) noise levels nu, the log-SNR on a line from ``first`` at t = 1 to ``last`` at t = T [Kingma
+    et al. 2021]."""
     return torch.exp(-torch.linspace(first, last, steps, dtype=torch.float64) / 2)
 
 
 def snr_preserving(nu: Tensor, gain: Tensor, match: float, final_snr: float) -> Tensor:
-    """SNR-preserving noise nu_t g_t^m [MATH.md, section 3]: what shrinks the image shrinks the noise.
+    """Return SNR-preserving noise nu_t g_t^m [MATH.md, section 3]: what shrinks the image shrinks the noise.
 
     Args:
         nu: (T,) schedule of the full-resolution process.

@@ -19,7 +19,7 @@ Pair = TypeVar("Pair", bound=tuple[Hashable, Hashable])
 
 
 def level_sizes(size: int, levels: int, factor: float = 2.0, coarsest: int = 1) -> tuple[int, ...]:
-    """Pixels a side of each level, largest first: ``size`` divided by ``factor`` again and again.
+    """Return the pixels a side of each level, largest first: ``size`` divided by ``factor`` again and again.
 
     Args:
         size: full resolution, pixels a side.
@@ -58,12 +58,12 @@ def _quantise(position: Tensor, levels: int) -> Tensor:
 
 
 def convex_decay(steps: int, levels: int, gamma: float = 0.5) -> Tensor:
-    """Position 1 - (1 - tau)^gamma; the papers' models use 0.5, 1 gives equal shares."""
+    """Return levels by the position 1 - (1 - tau)^gamma; the papers' models use 0.5, 1 gives equal shares."""
     return _quantise(1 - (1 - _tau(steps)) ** gamma, levels)
 
 
 def equal(steps: int, levels: int) -> Tensor:
-    """The same number of steps at each level."""
+    """Return levels of the same number of steps each."""
     return _quantise(_tau(steps), levels)
 
 
@@ -87,12 +87,12 @@ def _smooth_inverse(y: Tensor, gamma: float) -> Tensor:
 
 
 def tanh_like(steps: int, levels: int, gamma: float = 2.0) -> Tensor:
-    """Short stays at both ends, long ones at the middle levels."""
+    """Return levels with short stays at both ends, long ones in the middle."""
     return _mirrored(_smooth(_tau(steps) - 0.5, gamma) + 0.5, levels)
 
 
 def sigmoid_like(steps: int, levels: int, gamma: float = 2.0) -> Tensor:
-    """Long stays at both ends: the inverse curve of :func:`tanh_like`."""
+    """Return levels with long stays at both ends: the inverse curve of :func:`tanh_like`."""
     return _mirrored(_smooth_inverse(_tau(steps) - 0.5, gamma) + 0.5, levels)
 
 
@@ -102,7 +102,7 @@ def _mirrored(curve: Tensor, levels: int) -> Tensor:
 
 
 def explicit(steps: int, changes: Sequence[int]) -> Tensor:
-    """Level k + 1 begins at timestep ``changes[k]``, in 1..T, increasing."""
+    """Return levels of which k + 1 begins at timestep ``changes[k]``, in 1..T, increasing."""
     if list(changes) != sorted(set(changes)) or (changes and not 1 < changes[0] <= changes[-1] <= steps):
         raise ProcessError(f"resolution transitions must increase within 2..{steps}, not {list(changes)}")
     timesteps = torch.arange(1, steps + 1)
@@ -110,13 +110,14 @@ def explicit(steps: int, changes: Sequence[int]) -> Tensor:
 
 
 def by_log_snr(nu: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Level k + 1 begins where the full-resolution log-SNR -2 log nu falls below ``thresholds[k]``."""
+    """Return levels of which k + 1 begins where the full-resolution log-SNR -2 log nu falls below
+    ``thresholds[k]``."""
     log_snr = -2 * nu.log()
     return (log_snr[:, None] < torch.tensor(list(thresholds), dtype=torch.float64)).sum(dim=1)
 
 
 def batch_shares(counts: Mapping[Pair, int], transition_share: float = 0.0) -> dict[Pair, float]:
-    """Share of the training batches of each pair (size at t, size at t - 1).
+    """Return the share of the training batches of each pair (size at t, size at t - 1).
 
     [SSD, section 4] gives a pair the share of its timesteps. A resolution transition has a single one, so
     with
@@ -147,7 +148,7 @@ def batch_shares(counts: Mapping[Pair, int], transition_share: float = 0.0) -> d
 
 
 def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> list[int]:
-    """Timesteps of a chain of ``steps`` steps, from T down to 0, evenly spaced, every change of level kept.
+    """Return the timesteps of a chain of ``steps`` steps, T down to 0, evenly spaced, every transition kept.
 
     Args:
         levels: (T,) level of each timestep.

@@ -49,12 +49,13 @@ class Stored:
 
 
 def bundled() -> Path:
-    """The small model that ships with the package, trained with the preset shapes32."""
+    """Return the path of the small model that ships with the package, trained with the preset shapes32."""
     return Path(str(resources.files("ssdiff") / "assets" / "shapes32.safetensors"))
 
 
 def read(path: Path, weights: str = "ema") -> Stored:
-    """Weights from a run folder (its newest verified checkpoint), a checkpoint folder or a single-file model.
+    """Read weights from a run folder (its newest verified checkpoint), a checkpoint folder or a single-file
+    model.
 
     Args:
         path: what to read.
@@ -85,7 +86,7 @@ def read(path: Path, weights: str = "ema") -> Stored:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """The newest verified checkpoint of a run.
+    """Find the newest verified checkpoint of a run.
 
     Raises:
         CheckpointError: if there is none; says what is wrong with those that are there.

@@ -60,7 +60,8 @@ _AGAIN = "download it again"
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """The state dict in a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file; no code of the file is run.
+    """Read the state dict in a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file; no code of the file is
+    run.
 
     From a training checkpoint that holds several things, the first entry of :data:`CONTAINERS` is taken, and
     again in there. Names are returned as they are, with any prefix.
