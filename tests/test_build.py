@@ -1,9 +1,11 @@
 """From presets to objects: every shipped preset builds, costs what was published, and holds together."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
 from ssdiff import build_model, build_process, load_preset
@@ -97,13 +99,35 @@ def test_cost_in_flops_and_memory():
     assert flops.training_flops(costs) == pytest.approx(3 * flops.mean_flops(costs))
 
 
-def test_activation_memory_is_that_of_the_saved_tensors():
-    """Against a count by autograd's own bookkeeping on the CPU, batch by batch: it is linear in the batch."""
+@pytest.mark.parametrize("kernel", [None, SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+def test_costs_do_not_depend_on_the_kernel_of_attention(kernel):
     preset = load_preset("shapes32")
-    (full, *_) = flops.path_costs(build_model(preset), build_process(preset), 3, classes=8)
-    (meta, *_) = flops.path_costs(outline(preset), build_process(preset), 3, classes=8)
-    assert full.flops == meta.flops
-    assert full.activation_bytes == pytest.approx(meta.activation_bytes, rel=0.05)
+    process = build_process(preset)
+    with sdpa_kernel(kernel) if kernel else nullcontext():
+        full = flops.path_costs(build_model(preset), process, 3, classes=8)
+    assert full == flops.path_costs(outline(preset), process, 3, classes=8)
+    assert (full[0].path, full[0].flops, full[0].activation_bytes) == ((32, 32), 359_413_760, 5_388_328)
+
+
+class AttentionAlone(torch.nn.Module):
+    """One head over the pixels, the colours as channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x, index, resolution, labels=None):
+        q, k, v = ((self.weight * x).flatten(2).mT[:, None] for _ in range(3))
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, value=v)
+        return mixed.mT.reshape(x.shape)
+
+
+def test_cost_of_attention_by_hand():
+    (cost, *_) = flops.path_costs(AttentionAlone(), build_process(load_preset("ihdm-cifar10")), 3)
+    pixels, channels = 32 * 32, 3
+    assert cost.flops == 2 * (2 * pixels**2 * channels), "queries by keys, and weights by values"
+    image, attention = pixels * channels, pixels * (4 * channels + 1)
+    assert cost.activation_bytes == 4 * (image + attention)
 
 
 def test_devices():

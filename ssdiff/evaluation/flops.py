@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssdiff.process.base import Process
@@ -114,12 +118,12 @@ def training_flops(costs: Sequence[PathCost]) -> float:
 
 def _forward(model: nn.Module, now: int, then: int, channels: int, classes: int) -> tuple[int, int, int]:
     x, index, labels = _inputs(model, now, channels, classes)
-    kept: dict[int, int] = {}
+    kept: dict[int, Tensor] = {}
     weights = {id(weight) for weight in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
         if id(tensor) not in weights:
-            kept[id(tensor)] = tensor.numel() * tensor.element_size()
+            kept[id(tensor)] = tensor
         return tensor
 
     used: dict[int, int] = {}
@@ -129,13 +133,51 @@ def _forward(model: nn.Module, now: int, then: int, channels: int, classes: int)
 
     handles = [module.register_forward_pre_hook(note) for module in model.modules()]
     try:
-        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        with (
+            FlopCounterMode(display=False) as counter,
+            saved_tensors_hooks(keep, lambda tensor: tensor),
+            _PlainAttention(keep),
+        ):
             output = model(x, index, then, labels)
     finally:
         for handle in handles:
             handle.remove()
     assert output.shape[-1] == then, "the network gives the wanted resolution"
-    return counter.get_total_flops(), sum(kept.values()), sum(used.values())
+    return counter.get_total_flops(), sum(tensor.nbytes for tensor in kept.values()), sum(used.values())
+
+
+class _PlainAttention(TorchFunctionMode):
+    """Counts attention alike on every device and in every version of PyTorch.
+
+    Which kernel runs depends on both, and the counter knows some kernels only. Here the two matrix products
+    are counted, Q K^T and the one with V: 4 B h n m (C / h) FLOPs. Kept are what a fused kernel keeps for the
+    backward pass: queries, keys, values, the result, and a float32 for each query; not the n x m weights.
+
+    Args:
+        keep: told of every tensor that is kept.
+    """
+
+    def __init__(self, keep: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._keep = keep
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        with sdpa_kernel(SDPBackend.MATH), saved_tensors_hooks(lambda tensor: None, _never_used):
+            result: Tensor = func(*args, **kwargs)
+        query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
+        normalisers = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
+        for tensor in (query, key, value, result, normalisers):
+            self._keep(tensor)
+        return result
+
+
+def _never_used(packed: None) -> Tensor:
+    raise AssertionError("no backward pass follows a count")
 
 
 def _inputs(model: nn.Module, side: int, channels: int, classes: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -17,13 +17,28 @@ _GROUPS = 32
 _Module = TypeVar("_Module", nn.Conv2d, nn.Linear)
 
 
+class _GroupNorm(nn.GroupNorm):
+    """Group normalisation that keeps channels last in a compiled network, too.
+
+    PyTorch 2.14 takes the result for contiguous while it traces, which on a CPU it is not, and every view of
+    what follows would be computed from the wrong strides.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = super().forward(x)
+        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        if channels_last and torch.compiler.is_compiling():
+            return result.contiguous(memory_format=torch.channels_last)
+        return result
+
+
 def norm(channels: int) -> nn.GroupNorm:
     """Return a GroupNorm of 32 groups; of fewer where that would leave under four channels each and 32 do not
     divide."""
     groups = min(_GROUPS, channels)
     if channels % _GROUPS:
         groups = max(g for g in range(1, max(channels // 4, 1) + 1) if channels % g == 0 and g <= _GROUPS)
-    return nn.GroupNorm(groups, channels)
+    return _GroupNorm(groups, channels)
 
 
 def zeroed(module: _Module) -> _Module:

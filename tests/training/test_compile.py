@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from trainers import TINY, trainer
 
 from ssdiff.errors import ResourceError
-from ssdiff.training import compiling
+from ssdiff.training import compile as compiling
 
 
 @pytest.fixture
