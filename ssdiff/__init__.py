@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ssdiff.pipeline import Pipeline as Pipeline
     from ssdiff.process.degradations.registry import degradations as degradations
     from ssdiff.process.degradations.registry import register_degradation as register_degradation
+    from ssdiff.restoration import restore as restore
     from ssdiff.weights.load import import_official as import_official
     from ssdiff.weights.load import load as load
 
@@ -33,6 +34,7 @@ _MODULES = {
     "load": "ssdiff.weights.load",
     "load_preset": "ssdiff.config.load",
     "register_degradation": "ssdiff.process.degradations.registry",
+    "restore": "ssdiff.restoration",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "load",
     "load_preset",
     "register_degradation",
+    "restore",
 ]
 
 

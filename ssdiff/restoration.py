@@ -6,27 +6,37 @@ prediction agree with the measurement [DDNM, section 3; DDRM, section 4].
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from ssdiff import images as pictures
 from ssdiff import rng
-from ssdiff.errors import UsageError
+from ssdiff.data.inputs import FailedFile, ImageFile, expand
+from ssdiff.errors import DataError, UsageError, memory_for
+from ssdiff.evaluation.image_quality import Row, compare, mean_rows, quality_table
 from ssdiff.images import from_uint8, to_uint8
+from ssdiff.images.convert import Given, ImageLike, ImagesLike, given, one_batch, png
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.colour import LUMA
 from ssdiff.operators.pixelwise import ChannelMix, Mask
 from ssdiff.operators.separable import Separable
-from ssdiff.pipeline import Pipeline
+from ssdiff.pipeline import Pipeline, check_counts
+from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
 
 TASKS = ("super-resolve", "deblur", "inpaint", "colourise")
+_SHOWN = 8  # rows of a notebook's picture
 _ROUNDING = 2 / 255 / 12**0.5  # std of the rounding to bytes, in units of the [-1, 1] image
 
 
@@ -44,8 +54,12 @@ class Options:
     seed: int = 0
     draws: int = 1
 
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise UsageError(f"draws must be at least 1, not {self.draws}")
+
     def mean(self, restore: Callable[[int], Tensor]) -> Tensor:
-        """The mean over the draws of a restoration by seed."""
+        """Return the mean over the draws of a restoration by seed."""
         total = restore(self.seed)
         for k in range(1, self.draws):
             total = total + restore(rng.derive(self.seed, f"restore/draw/{k}"))
@@ -57,27 +71,27 @@ class Method(Protocol):
 
     @property
     def size(self) -> Size:
-        """(h, w) of the degraded images that it takes."""
+        """Return (h, w) of the degraded images that it takes."""
 
     @property
     def channels(self) -> int:
-        """Of the degraded images."""
+        """Return the channels of the degraded images."""
 
     @property
     def samplers(self) -> tuple[str, ...]:
-        """Those that :meth:`restore` knows, the best first."""
+        """Return those that :meth:`restore` knows, the best first."""
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
-        """Degraded images of clean (B, C, R, R) ones."""
+        """Return degraded images of clean (B, C, R, R) ones."""
 
     def admit(self, given: Tensor, numbers: Tensor) -> Tensor:
-        """What :meth:`degrade` would have made, from degraded images out of files."""
+        """Return what :meth:`degrade` would have made, from degraded images out of files."""
 
-    def look(self, degraded: Tensor) -> Tensor:
-        """(B, C, R, R): the degraded images at full size, enlarged or filled in by a baseline."""
+    def baseline(self, degraded: Tensor) -> Tensor:
+        """Return (B, C, R, R): the degraded images at full size, enlarged or filled in without a model."""
 
     def restore(self, degraded: Tensor, numbers: Tensor, sampler: str | None) -> Tensor:
-        """(B, C, R, R) restored images on the CPU."""
+        """Return (B, C, R, R) restored images on the CPU."""
 
 
 class Trained:
@@ -102,22 +116,22 @@ class Trained:
             self.samplers = ("ancestral", "ddim", *(["direct"] if full else []))
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
-        """x_t, noise and signal scale included."""
+        """Return x_t, noise and signal scale included."""
         return self._pipeline.degrade(clean, self._t, seed=self._options.seed, images=numbers)
 
     def admit(self, given: Tensor, numbers: Tensor) -> Tensor:
-        """Scaled, and with the noise that a state has."""
+        """Return the images scaled, and with the noise that a state has."""
         process, device = self._pipeline.process, self._pipeline.device
         return process.from_degraded(given.to(device), self._t, numbers.to(device), self._options.seed)
 
-    def look(self, degraded: Tensor) -> Tensor:
-        """Without the signal scale, pixels repeated."""
+    def baseline(self, degraded: Tensor) -> Tensor:
+        """Return the images without the signal scale, pixels repeated."""
         full = self._pipeline.process.states[0].size
         unscaled = degraded.cpu() / self._pipeline.process.states[self._t].signal
         return F.interpolate(unscaled, full, mode="nearest-exact")
 
     def restore(self, degraded: Tensor, numbers: Tensor, sampler: str | None) -> Tensor:
-        """Sampled down from t."""
+        """Return images sampled down from t."""
         options = self._options
         eta = options.eta if sampler in (None, "ddim") else None
         return options.mean(
@@ -135,7 +149,7 @@ class ZeroShot:
         pipeline: of kind ssd or ddpm.
         operator: A, from full-size images.
         channels: of A's results.
-        baseline: A's results to full-size images of the baseline.
+        full_size: A's results to full-size images without a model, the baseline.
         noise_std: of the measurement, in units of the [-1, 1] image; no less than the rounding to bytes.
         options: of the sampler.
     """
@@ -143,33 +157,33 @@ class ZeroShot:
     pipeline: Pipeline
     operator: Operator
     channels: int
-    baseline: partial[Tensor]
+    full_size: partial[Tensor]
     noise_std: float = 0.0
     options: Options = field(default_factory=Options)
     samplers: tuple[str, ...] = ("ancestral", "ddim")
 
     @property
     def size(self) -> Size:
-        """(h, w) of the measurement."""
+        """Return (h, w) of the measurement."""
         return self.operator.out_size or self.pipeline.process.states[0].size
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
-        """y = A x + n, in bytes as a file would hold it."""
+        """Return y = A x + n, rounded to bytes as a file would hold it."""
         key = rng.derive(self.options.seed, "restore/measurement")
         y = self.operator.apply(clean)
         noisy = y + self.noise_std * rng.normal(key, numbers.to(y.device), 0, tuple(y.shape[1:]))
         return from_uint8(to_uint8(noisy))
 
     def admit(self, given: Tensor, numbers: Tensor) -> Tensor:
-        """As they are."""
+        """Return them as they are."""
         return given
 
-    def look(self, degraded: Tensor) -> Tensor:
-        """The baseline."""
-        return self.baseline(degraded)
+    def baseline(self, degraded: Tensor) -> Tensor:
+        """Return the measurement enlarged or filled in without a model."""
+        return self.full_size(degraded)
 
     def restore(self, degraded: Tensor, numbers: Tensor, sampler: str | None) -> Tensor:
-        """Sampled from noise, every prediction made to agree with the measurement."""
+        """Return images sampled from noise, every prediction made to agree with the measurement."""
         process, device = self.pipeline.process, self.pipeline.device
         plan = self.pipeline.plan(self.options.steps, sampler, self.options.eta)
         known = Measurement(self.operator, degraded.to(device), max(self.noise_std, _ROUNDING), process)
@@ -195,7 +209,7 @@ def zero_shot(
     mask: Tensor | None = None,
     noise_std: float = 0.0,
 ) -> ZeroShot:
-    """A task by name.
+    """Return a way to undo a task by name, with a model that was not trained for it.
 
     Args:
         pipeline: the model.
@@ -277,3 +291,455 @@ def _filled(y: Tensor, known: Tensor) -> Tensor:
     mask = known.to(y)
     mean = (y * mask).sum((-2, -1), keepdim=True) / mask.sum()
     return torch.where(mask > 0, y, mean)
+
+
+def choose_method(
+    pipeline: Pipeline,
+    op: str | None = None,
+    t: int | None = None,
+    options: Options | None = None,
+    *,
+    factor: int = 4,
+    std: float = 2.0,
+    mask: Tensor | ImageLike | None = None,
+    noise_std: float = 0.0,
+) -> Method:
+    """Return a way to restore: the model's own degradation, or a task that it was not trained for.
+
+    Args:
+        pipeline: the model.
+        op: what happened to the images; None for what the model was trained for.
+        t: timestep of the images, for the model's own degradation.
+        options: of the sampler.
+        factor: of super-resolve.
+        std: of deblur, pixels.
+        mask: of inpaint: an image or file whose white is missing, or (R, R) bool, True where missing.
+        noise_std: of the degraded images, in units of the [-1, 1] image, with a task.
+
+    Raises:
+        UsageError: options that do not go together, or a model that cannot do it.
+    """
+    options = options or Options()
+    if op not in TASKS:
+        for name, value in (("mask", mask is not None), ("noise_std", noise_std != 0)):
+            if value:
+                raise UsageError(f"{name} needs an op", hint=f"one of {', '.join(TASKS)}")
+        own = _own(pipeline)
+        if op not in (None, own):
+            raise UsageError(
+                f"the model was trained for {own}, not for {op}",
+                hint=f"leave op out, use another model, or choose one of {', '.join(TASKS)}",
+            )
+        return Trained(pipeline, t, options)
+    if t is not None:
+        raise UsageError(f"t does not go with op {op}, which begins at noise", hint="leave t out")
+    if mask is not None and op != "inpaint":
+        raise UsageError("mask goes with op inpaint only", hint="leave it out")
+    known = None if mask is None else _known(mask, pipeline.process.states[0].resolution)
+    return zero_shot(pipeline, op, options, factor=factor, std=std, mask=known, noise_std=noise_std)
+
+
+def choose_samplers(
+    pipeline: Pipeline, method: Method, options: Options, sampler: str | None, t: int | None, every: bool
+) -> list[str]:
+    """Return the samplers to restore by; a wrong one, or wrong steps or eta, is found here.
+
+    Args:
+        pipeline: the model.
+        method: how.
+        options: of the samplers.
+        sampler: None for the best one.
+        t: timestep to begin at.
+        every: all that the method has.
+
+    Raises:
+        UsageError: then.
+    """
+    if every and sampler is not None:
+        raise UsageError("a comparison tries every sampler", hint="leave --sampler or --compare out")
+    samplers = list(method.samplers) if every else [sampler or method.samplers[0]]
+    for name in samplers:
+        pipeline.plan(options.steps, name, options.eta if name == "ddim" or not every else None, t=t)
+    return samplers
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """Restored images, and how near they are to the clean ones.
+
+    A notebook shows degraded | restored (| clean), an image a row.
+
+    Attributes:
+        images: restored, in the form in which the images were given.
+        degraded: what was restored, at full size, enlarged or filled in without a model; in the same form.
+        sampler: rule of a step.
+        psnr: (N,) float64, decibels; None where the clean images are not known.
+        ssim: likewise, at most 1.
+        rmse: likewise, of pixels in 0..1.
+    """
+
+    images: Any
+    degraded: Any
+    sampler: str
+    psnr: Tensor | None
+    ssim: Tensor | None
+    rmse: Tensor | None
+    _rows: Tensor = field(repr=False)  # (N, 2 or 3, C, R, R) uint8
+
+    def picture(self) -> Image.Image:
+        """Return degraded, restored and (if known) clean images side by side, an image a row."""
+        return pictures.to_pillow(pictures.grid(self._rows.flatten(0, 1), self._rows.shape[1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the number of images, the sampler, and the means of the three measures."""
+        scores = {"psnr": self.psnr, "ssim": self.ssim, "rmse": self.rmse}
+        means = {name: None if value is None else float(value.mean()) for name, value in scores.items()}
+        return {"n": len(self._rows), "sampler": self.sampler, **means}
+
+    def _repr_png_(self) -> bytes:
+        shown = self._rows[:_SHOWN]
+        return png(pictures.to_pillow(pictures.grid(shown.flatten(0, 1), shown.shape[1])))
+
+
+def restore(
+    images: ImagesLike,
+    pipeline: Pipeline,
+    *,
+    op: str | None = None,
+    t: int | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    eta: float | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    factor: int = 4,
+    std: float = 2.0,
+    mask: Tensor | ImageLike | None = None,
+    noise_std: float = 0.0,
+    degrade: bool = False,
+    truth: ImagesLike | None = None,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> RestoreResult:
+    """Restore degraded images with a model.
+
+    The model undoes what it was trained for, or, if it is an unconditional one of kind ssd or ddpm, one of
+    super-resolve, deblur, inpaint and colourise, which it was not trained for.
+
+    Args:
+        images: (B, C, h, w) or (C, h, w) in [-1, 1], Pillow images, files, or a list of these; degraded, of
+            the size that the model has at ``t``. With ``degrade`` clean ones, of which Pillow images and
+            files are cut and resized to the model's size.
+        pipeline: from :func:`ssdiff.load`.
+        op: what happened to the images; what the model was trained for where omitted.
+        t: timestep of the images, 1..T; T where omitted.
+        sampler: rule of a step; the best one of the method where omitted.
+        steps: of sampling; the preset's, at most T, where omitted.
+        eta: share of fresh noise of ddim, 0..1.
+        draws: restorations of each image, of which the mean is taken; for models with noise.
+        seed: decides every random number.
+        factor: of super-resolve.
+        std: of deblur: std of the Gaussian blur, pixels of the full image.
+        mask: of inpaint: an image or file whose white is missing, or (R, R) bool, True where missing.
+        noise_std: std of noise on the degraded images, in units of the [-1, 1] image; with ``op``.
+        degrade: the images are clean: degrade and restore them, and compare with them.
+        truth: clean images in the order of ``images``, to compare with.
+        batch: images at once; the preset's where omitted.
+        progress: called as progress("restoring", done, total).
+
+    Raises:
+        UsageError: options that do not go together, or images of another size or form.
+        DataError: a file that cannot be read.
+
+    Example:
+        ``ssdiff.restore("photo.png", pipe, op="inpaint", degrade=True).psnr``
+    """
+    _check_pipeline(pipeline)
+    if degrade and truth is not None:
+        raise _two_truths()
+    options = Options(steps, eta, seed, draws)
+    method = choose_method(pipeline, op, t, options, factor=factor, std=std, mask=mask, noise_std=noise_std)
+    [rule] = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, every=False)
+    size = batch or pipeline.preset.sampling.batch
+    check_counts(1, batch=batch)
+    read, clean = _inputs(images, truth, degrade, method, pipeline)
+    given_images = one_batch(read)
+    count = Counter(progress, "restoring", len(given_images))
+    seen, restored = [], []
+    for start in range(0, len(given_images), size):
+        part = given_images[start : start + size].float()
+        numbers = torch.arange(start, start + len(part))
+        with memory_for(f"{len(part)} images of {pipeline.preset.data.size} px at once", "lower batch"):
+            degraded = method.degrade(part, numbers) if degrade else method.admit(part, numbers)
+            seen.append(method.baseline(degraded).float().cpu().clamp(-1, 1))
+            restored.append(method.restore(degraded, numbers, rule))
+        count(len(part))
+    return _result(read, torch.cat(seen), torch.cat(restored), clean, rule)
+
+
+def _inputs(
+    images: ImagesLike, truth: ImagesLike | None, degrade: bool, method: Method, pipeline: Pipeline
+) -> tuple[Given, Tensor | None]:
+    """The images, and the clean ones on the CPU, if they are known."""
+    channels, full = pipeline.preset.data.channels, pipeline.process.states[0].size
+    if degrade:
+        read = given(images, channels=channels, size=full)
+        return read, one_batch(read).float().cpu()
+    read = given(images, channels=method.channels, clean=False)
+    found = tuple(one_batch(read).shape[-2:])
+    if found != method.size:
+        raise UsageError(
+            f"images have {found[1]} x {found[0]} pixels, the model restores images of "
+            f"{method.size[1]} x {method.size[0]} at this timestep",
+            hint="crop and resize them; or degrade=True for clean images",
+        )
+    if truth is None:
+        return read, None
+    clean = one_batch(given(truth, channels=channels, size=full, name="truth"), "truth").float().cpu()
+    count = sum(len(one) for one in read.batches)
+    if len(clean) != count:
+        raise UsageError(f"truth has {len(clean)} images, for {count} degraded ones")
+    return read, clean
+
+
+def _result(
+    read: Given, degraded: Tensor, restored: Tensor, clean: Tensor | None, sampler: str
+) -> RestoreResult:
+    quality = None if clean is None else compare(clean, restored)
+    shown = [degraded, restored, *([] if clean is None else [clean])]
+    counts = [len(one) for one in read.batches]
+    return RestoreResult(
+        read.like(restored.split(counts)),
+        read.like(degraded.split(counts)),
+        sampler,
+        quality and quality.psnr,
+        quality and quality.ssim,
+        quality and quality.rmse,
+        torch.stack([to_uint8(x) for x in shown], dim=1),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreTask:
+    """What is done to every file.
+
+    Attributes:
+        pipeline: the model.
+        method: how.
+        samplers: each one restores every image.
+        batch: images at once; None leaves it to the preset.
+        degrade: the images are clean.
+        strip: write clean (if known), degraded and restored side by side.
+        truth: folder of clean images by name.
+        overwrite: whether results may replace files.
+    """
+
+    pipeline: Pipeline
+    method: Method
+    samplers: list[str]
+    batch: int | None = None
+    degrade: bool = False
+    strip: bool = False
+    truth: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredFile:
+    """One image that was restored and written.
+
+    Attributes:
+        file: the image, and where the result went.
+        quality: psnr, ssim and rmse of "degraded" and each sampler; None where the truth is not known. A psnr
+            of None is infinite.
+    """
+
+    file: ImageFile
+    quality: dict[str, Row] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON says of it."""
+        return {"image": self.file.source, "out": str(self.file.target), "likeness": self.quality}
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreFilesResult:
+    """Files that were restored, and those that could not be.
+
+    Attributes:
+        done: in the order given.
+        failed: with what was wrong.
+        seconds: that all took.
+    """
+
+    done: list[RestoredFile]
+    failed: list[FailedFile]
+    seconds: float
+
+    @property
+    def mean(self) -> dict[str, Row]:
+        """Return the means over images of "degraded" and each sampler; {} where no truth is known."""
+        return mean_rows([one.quality for one in self.done if one.quality])
+
+    def __str__(self) -> str:
+        """Return the files written, and the table of means."""
+        lines = [str(one.file.target) for one in self.done]
+        if table := self.mean:
+            lines.append(quality_table(table, len(self.done)))
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON says of them."""
+        return {
+            "images": [one.to_dict() for one in self.done],
+            "mean": self.mean,
+            "failures": [one.to_dict() for one in self.failed],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def restore_files(
+    files: Sequence[ImageFile], task: RestoreTask, *, progress: Progress | None = None
+) -> RestoreFilesResult:
+    """Restore files and write each result; one that cannot be read does not stop the others.
+
+    Args:
+        files: from :func:`ssdiff.data.inputs.plan_outputs`.
+        task: what is done.
+        progress: called as progress("restoring", done, total).
+
+    Raises:
+        DataError: images have no clean image of their name; nothing was restored then.
+        UsageError: the truth is given twice.
+    """
+    if task.degrade and task.truth is not None:
+        raise _two_truths()
+    truths = _truths(files, task.truth)
+    batch, side = task.batch or task.pipeline.preset.sampling.batch, task.pipeline.preset.data.size
+    failed: list[FailedFile] = []
+    done: list[RestoredFile] = []
+    began = time.perf_counter()
+    count = Counter(progress, "restoring", len(files))
+    for start in range(0, len(files), batch):
+        part = []
+        for file in files[start : start + batch]:
+            try:
+                part.append(_read(file, task, truths.get(file.number)))
+            except DataError as error:
+                failed.append(FailedFile(file, error))
+        if part:
+            with memory_for(f"{len(part)} images of {side} px at once", "lower --batch"):
+                done += _restore(part, task)
+        count(len(files[start : start + batch]))
+    return RestoreFilesResult(done, failed, time.perf_counter() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One image in memory."""
+
+    file: ImageFile
+    clean: Tensor | None
+    degraded: Tensor | None
+
+
+def _truths(files: Sequence[ImageFile], folder: Path | None) -> dict[int, str]:
+    """The clean image of each file, by its name without the ending.
+
+    Raises:
+        DataError: some have none; names them (row 39 of the fault table).
+    """
+    if folder is None:
+        return {}
+    known = {name.stem: path for path, name in expand([str(folder)])}
+    missing = [file.source for file in files if Path(file.source).stem not in known]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise DataError(
+            f"{len(missing)} of {len(files)} images have no clean image of their name in {folder}: {shown}",
+            path=folder,
+            hint="nothing was restored",
+        )
+    return {file.number: known[Path(file.source).stem] for file in files}
+
+
+def _read(file: ImageFile, task: RestoreTask, truth: str | None) -> _Read:
+    channels, full = task.pipeline.preset.data.channels, task.pipeline.process.states[0].size
+    if task.degrade:
+        return _Read(file, pictures.read_image(file.source, channels=channels, size=full), None)
+    degraded = pictures.read_image(file.source, channels=task.method.channels)
+    if tuple(degraded.shape[-2:]) != task.method.size:
+        height, width = task.method.size
+        raise DataError(
+            f"{file.source} has {degraded.shape[-1]} x {degraded.shape[-2]} pixels, the model restores "
+            f"images of {width} x {height} at this timestep",
+            path=file.source,
+            hint="crop and resize it; with --degrade, ssdiff does that to clean images",
+        )
+    clean = pictures.read_image(truth, channels=channels, size=full) if truth else None
+    return _Read(file, clean, degraded)
+
+
+def _restore(part: Sequence[_Read], task: RestoreTask) -> list[RestoredFile]:
+    """Restore a batch and write it."""
+    numbers = torch.tensor([one.file.number for one in part])
+    known = [one.clean for one in part if one.clean is not None]
+    clean = torch.stack(known) if known else None
+    if task.degrade and clean is not None:
+        degraded = task.method.degrade(clean, numbers)
+    else:
+        found = [one.degraded for one in part if one.degraded is not None]
+        degraded = task.method.admit(torch.stack(found), numbers)
+    results = {"degraded": task.method.baseline(degraded).float().cpu().clamp(-1, 1)}
+    for sampler in task.samplers:
+        results[sampler] = task.method.restore(degraded, numbers, sampler)
+    scores = {name: compare(clean, x) for name, x in results.items()} if clean is not None else {}
+    written = []
+    for i, one in enumerate(part):
+        frames = [x[i] for x in results.values()]
+        shown = frames if clean is None else [clean[i], *frames]
+        picture = pictures.film_strip([to_uint8(x) for x in shown]) if task.strip else frames[-1]
+        pictures.save_image(picture, one.file.target, overwrite=task.overwrite)
+        quality = {
+            name: {key: _number(value[i]) for key, value in score._asdict().items()}
+            for name, score in scores.items()
+        }
+        written.append(RestoredFile(one.file, quality or None))
+    return written
+
+
+def _number(value: Tensor) -> float | None:
+    """Rounded; None for the infinite PSNR of equal images."""
+    number = float(value)
+    return round(number, 4) if abs(number) != float("inf") else None
+
+
+def _known(mask: Tensor | ImageLike, side: int) -> Tensor:
+    """(side, side) float, 1 where the image is known, of a mask that is white or True where it is missing."""
+    if isinstance(mask, Tensor):
+        if mask.dtype != torch.bool or tuple(mask.shape) != (side, side):
+            raise UsageError(
+                f"the mask must be ({side}, {side}) bool, not {tuple(mask.shape)} {mask.dtype}",
+                hint="True where the image is missing",
+            )
+        return (~mask).float().cpu()
+    if not isinstance(mask, Image.Image | str | os.PathLike):
+        raise UsageError(f"the mask is of type {type(mask).__name__}", hint="give an image or (R, R) bool")
+    return (one_batch(given(mask, channels=1, size=(side, side), name="mask"))[0, 0] < 0).float()
+
+
+def _check_pipeline(found: object) -> None:
+    if not isinstance(found, Pipeline):
+        hint = "load one: ssdiff.load(path)"
+        raise UsageError(f"the pipeline is of type {type(found).__name__}", hint=hint)
+
+
+def _own(pipeline: Pipeline) -> str:
+    """The name of what a model was trained for."""
+    process = pipeline.preset.process
+    return process.degradation.kind if process.degradation else process.kind
+
+
+def _two_truths() -> UsageError:
+    message = "truth (--truth) does not go with degrade (--degrade), whose images are the truth"
+    return UsageError(message, hint="leave one out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,14 +17,9 @@ from ssdiff.cli.common import (
     Terminal,
     Weights,
     positive,
+    raise_failures,
 )
-from ssdiff.cli.restoring import Work, restore_all
 from ssdiff.cli.sample import load_pipeline
-from ssdiff.errors import UsageError
-
-if TYPE_CHECKING:
-    from ssdiff.pipeline import Pipeline
-    from ssdiff.restoration import Method, Options
 
 _Images = Annotated[
     list[str],
@@ -103,66 +98,24 @@ def restore(
     quiet: Quiet = False,
 ) -> None:
     """Restore degraded images with a trained model."""
+    from ssdiff.data.inputs import expand, plan_outputs
     from ssdiff.devices import pick_device
-    from ssdiff.restoration import Options
+    from ssdiff.restoration import TASKS, Options, RestoreTask, choose_method, choose_samplers, restore_files
 
     terminal = Terminal(quiet, json)
-    if degrade and truth is not None:
-        raise UsageError(
-            "--truth does not go with --degrade, whose images are the truth", hint="leave one out"
-        )
-    if compare and sampler is not None:
-        raise UsageError("--compare tries every sampler", hint="leave --sampler or --compare out")
     if batch is not None:
         positive(batch, "--batch")
     pipeline = load_pipeline(ckpt, weights, str(pick_device(device)), precision, terminal)
-    options = Options(steps, eta, seed, positive(draws, "--draws"))
-    method = _method(pipeline, op, t, options, factor, std, mask, noise_std)
-    samplers = list(method.samplers) if compare else [sampler or method.samplers[0]]
-    work = Work(method, samplers, pipeline.preset, batch, degrade, strip or compare, truth)
-    # A wrong sampler, step or eta is found before any image is read.
-    for name in samplers:
-        pipeline.plan(steps, name, eta if name == "ddim" or not compare else None, t=None if op else t)
-    restore_all(work, images, out, overwrite, terminal)
-
-
-def _method(
-    pipeline: Pipeline,
-    op: str | None,
-    t: int | None,
-    options: Options,
-    factor: int,
-    std: float,
-    mask: Path | None,
-    noise_std: float,
-) -> Method:
-    """The model's own degradation, or a task that it was not trained for."""
-    from ssdiff import images
-    from ssdiff.restoration import TASKS, Trained, zero_shot
-
-    if op not in TASKS:
-        for name, given in (("--mask", mask is not None), ("--noise-std", noise_std != 0)):
-            if given:
-                raise UsageError(f"{name} needs --op", hint=f"one of {', '.join(TASKS)}")
-        own = _own(pipeline)
-        if op not in (None, own):
-            raise UsageError(
-                f"the model was trained for {own}, not for {op}",
-                hint=f"leave --op out, use another model, or choose one of {', '.join(TASKS)}",
-            )
-        return Trained(pipeline, t, options)
-    if t is not None:
-        raise UsageError(f"--t does not go with --op {op}, which begins at noise", hint="leave --t out")
-    if mask is not None and op != "inpaint":
-        raise UsageError("--mask goes with --op inpaint only", hint="leave it out")
-    known = None
-    if mask is not None:
-        side = pipeline.process.states[0].resolution
-        known = (images.read_image(mask, channels=1, size=(side, side))[0] < 0).float()
-    return zero_shot(pipeline, op, options, factor=factor, std=std, mask=known, noise_std=noise_std / 127.5)
-
-
-def _own(pipeline: Pipeline) -> str:
-    """The name of what a model was trained for."""
-    process = pipeline.preset.process
-    return process.degradation.kind if process.degradation else process.kind
+    options = Options(steps, eta, seed, draws)
+    method = choose_method(
+        pipeline, op, t, options, factor=factor, std=std, mask=mask, noise_std=noise_std / 127.5
+    )
+    samplers = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, compare)
+    files = plan_outputs(expand(images), out, "restored.png", overwrite)
+    task = RestoreTask(pipeline, method, samplers, batch, degrade, strip or compare, truth, overwrite)
+    with terminal.progress_callback("img") as progress:
+        result = restore_files(files, task, progress=progress)
+    if result.failed and len(files) == 1:
+        raise result.failed[0].error
+    terminal.result(str(result), result.to_dict())
+    raise_failures(result.failed, len(result.done))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssdiff.errors import DataError
+
+Row = dict[str, float | None]
+"""Measures by name; a psnr of None is infinite."""
 
 _RANGE = 2.0  # of pixels in [-1, 1]
 _TAPS, _STD = 11, 1.5  # of the window [Wang et al. 2004, section III.C]
@@ -72,3 +76,36 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
     structure = (2 * covariance + c2) / (var_x + var_y + c2)
     return (luminance * structure).flatten(1).mean(1).view(len(x), -1).mean(1)
+
+
+def mean_rows(rows: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
+    """Return the mean over images of each measure of each method; None as soon as one is.
+
+    Args:
+        rows: for each image, measures by method.
+    """
+    result: dict[str, Row] = {}
+    for name in rows[0] if rows else ():
+        result[name] = {}
+        for key in rows[0][name]:
+            values = [row[name][key] for row in rows]
+            known = [value for value in values if value is not None]
+            result[name][key] = sum(known) / len(known) if len(known) == len(values) else None
+    return result
+
+
+def quality_table(rows: Mapping[str, Row], count: int, distance: str | None = None) -> str:
+    """Return PSNR, SSIM and RMSE for people, a line a method.
+
+    Args:
+        rows: by method.
+        count: images that they are means of.
+        distance: name of that of the rows, if they have one.
+    """
+    heading = f"{'':12}{'PSNR':>8}{'SSIM':>8}{'RMSE':>8}"
+    lines = [heading + (f"  {distance}" if distance else "") + f"   mean of {count} images"]
+    for name, row in rows.items():
+        psnr = "equal" if row["psnr"] is None else format(row["psnr"], ".2f")
+        line = f"{name:12}{psnr:>8}{row['ssim']:8.3f}{row['rmse']:8.4f}"
+        lines.append(line + (f"  {row['distance']:.4g}" if "distance" in row else ""))
+    return "\n".join(lines)

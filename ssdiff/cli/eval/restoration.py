@@ -25,9 +25,9 @@ from ssdiff.cli.common import (
 from ssdiff.cli.eval import sets
 from ssdiff.cli.eval.options import Batch, Checkpoint, Out, WeightsFile, publish
 from ssdiff.cli.eval.pairs import Paired, Simulated, open_images
-from ssdiff.cli.restoring import Row, image_quality_table
 from ssdiff.cli.sample import load_pipeline
 from ssdiff.errors import DataError
+from ssdiff.evaluation.image_quality import Row, quality_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,7 @@ def restore(
     with join_world(device) as world:
         result = _answer(question, world, device, terminal)
         if result is not None:
-            text = image_quality_table(result["rows"], result["count"], result["distance"])
+            text = quality_table(result["rows"], result["count"], result["distance"])
             publish(result, text, out, overwrite, terminal)
         world.barrier()
 
@@ -215,6 +215,6 @@ def _joined(parts: list[Features]) -> Features:
 
 def _restored(method: Trained, degraded: Tensor, numbers: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Degraded images, and what each sampler makes of them; (B, C, R, R)."""
-    yield "degraded", method.look(degraded).float().cpu().clamp(-1, 1)
+    yield "degraded", method.baseline(degraded).float().cpu().clamp(-1, 1)
     for sampler in method.samplers:
         yield sampler, method.restore(degraded, numbers, sampler)
