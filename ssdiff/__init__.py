@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssdiff.analysis.schedule_plan import SchedulePlan as SchedulePlan
+    from ssdiff.analysis.schedule_plan import plan_schedule as plan_schedule
     from ssdiff.build import build_model as build_model
     from ssdiff.build import build_process as build_process
     from ssdiff.config.load import load_preset as load_preset
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Pipeline": "ssdiff.pipeline",
+    "SchedulePlan": "ssdiff.analysis.schedule_plan",
     "build_model": "ssdiff.build",
     "build_process": "ssdiff.build",
     "degrade": "ssdiff.degradation",
@@ -33,12 +36,14 @@ _MODULES = {
     "import_official": "ssdiff.weights.load",
     "load": "ssdiff.weights.load",
     "load_preset": "ssdiff.config.load",
+    "plan_schedule": "ssdiff.analysis.schedule_plan",
     "register_degradation": "ssdiff.process.degradations.registry",
     "restore": "ssdiff.restoration",
 }
 
 __all__ = [
     "Pipeline",
+    "SchedulePlan",
     "__version__",
     "build_model",
     "build_process",
@@ -47,6 +52,7 @@ __all__ = [
     "import_official",
     "load",
     "load_preset",
+    "plan_schedule",
     "register_degradation",
     "restore",
 ]

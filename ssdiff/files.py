@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -51,6 +51,36 @@ def check_output(path: Path | str, overwrite: bool = False, suffixes: Sequence[s
     if not os.access(path.parent, os.W_OK):
         raise ResourceError(f"cannot write in {path.parent}: permission denied", path=path)
     return path
+
+
+def check_outputs(folder: Path | str, names: Iterable[str], overwrite: bool = False) -> list[Path]:
+    """Refuse bad outputs in a folder before the work that would fill them; nothing is created.
+
+    Args:
+        folder: where the files shall go; it may be missing.
+        names: of the files.
+        overwrite: whether files there may be replaced.
+
+    Returns:
+        The paths.
+
+    Raises:
+        OutputError: one of them exists, or the folder is none.
+        ResourceError: the folder cannot be made or written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is no folder", path=folder, hint="name a folder")
+    paths = [folder / name for name in names]
+    for path in paths:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder", path=path, hint="name another folder")
+        if not overwrite and os.path.lexists(path):
+            raise OutputError(f"{path} exists", path=path, hint="choose another name or pass --overwrite")
+    nearest = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ResourceError(f"cannot write in {nearest}: permission denied", path=folder)
+    return paths
 
 
 def write_atomic(path: Path | str, content: Content, overwrite: bool = False) -> Path:

@@ -41,9 +41,9 @@ MAY_IMPORT: dict[str, str] = {
     "sampling": "errors rng registry config operators schedules process",
 }
 # From here on a module stands for one thing that users do, and may use all that comes before it.
-for _name in ("build", "pipeline", "weights", "training", "analysis", "evaluation", "generation"):
+for _name in ("build", "pipeline", "weights", "training", "evaluation", "generation"):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
-for _name in ("degradation", "restoration", "reporting", "plugins", "cli"):
+for _name in ("degradation", "restoration", "reporting", "analysis", "plugins", "cli"):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
 MAY_IMPORT["__main__"] = "cli"
 

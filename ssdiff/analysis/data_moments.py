@@ -46,7 +46,8 @@ class DataMoments:
     def octaves(self) -> dict[int, float]:
         """Pixels a side r to the variance, per pixel at r, of what the next smaller resolution has not.
 
-        It is the sum of the variances of the frequencies (i, j) with i or j not below r / 2, over r^2.
+        The variances of the frequencies that are too high for it, summed, over r^2: equation (47) of
+        docs/math.md.
         """
         return {
             side: float(self.spectra[side].sum() - self.spectra[side][:smaller, :smaller].sum()) / side**2

@@ -83,7 +83,7 @@ class HomogeneousDiffusion:
 
         du/dt = Laplace(u),    u(t) = exp(t D_H) u(0) exp(t D_W)
 
-    with D_n the (n, n) second difference [Weickert 1998, "Anisotropic diffusion in image processing"].
+    with D_n the (n, n) second difference [Weickert 1998], equation (67) of docs/math.md.
 
     Args:
         size: (H, W) of the images.
@@ -138,9 +138,8 @@ class Osmosis:
 
         du/dt = Laplace(u) - div(d u),    d = grad(ln v)
 
-    [Weickert et al. 2013, "Linear osmosis models for visual computing"; Vogel et al. 2013, "A fully discrete
-    theory for linear osmosis filtering"]. It keeps the mean, keeps pixels positive and ends at v, scaled to
-    the mean of the start.
+    [Weickert et al. 2013; Vogel et al. 2013], equation (68) of docs/math.md. It keeps the mean, keeps pixels
+    positive and ends at v, scaled to the mean of the start.
 
     The drift is taken at half-points, d = 2 (v_{i+1} - v_i) / (v_{i+1} + v_i), for which v is steady exactly.
     Time is discretised by additive operator splitting: the mean of an implicit step of double length along

@@ -1,18 +1,21 @@
-"""Frechet distance of sampling chains in closed form: what a schedule and its steps cost, without a network.
+"""Frechet distance of sampling chains in closed form: what a schedule and its steps lose, without a network.
 
-For Gaussian data the MMSE denoiser is linear, so a whole chain of sampling steps is, and the covariance of
-its output is known. Let X_s = R_s x_0 be the clean image at the size of timestep s, S_s its covariance and
-S_{s,t} that of X_s with X_t. A step of the eta family from t to s is then
+For Gaussian data with covariance S the MMSE denoiser is linear, so a whole chain of sampling steps is, and
+the covariance C_t of what it has drawn at t is known [docs/math.md, section 11]. With R_t the resize to the
+size of t and S_t = R_t S R_t^T, a step of the eta family from t to s is
 
-    E[X_s | x_t] = W x_t,    W = a_t S_{s,t} (a_t^2 S_t + sigma_t^2 I)^{-1}                  MMSE denoiser
-    x_s = a_s W x_t + B (x_t - a_t R_{s:t} W x_t) + C^{1/2} eps = F x_t + C^{1/2} eps
+    E[X_s | x_t] = G x_t,    G = a_t R_s S R_t^T (a_t^2 S_t + sigma_t^2 I)^{-1}          equation (42)
+    x_s = a_s G x_t + B (x_t - a_t R_{s:t} G x_t) + C(eta)^{1/2} eps
 
-with the gain B and the covariance C of the process's posterior, so that the covariance V of the chain follows
+with B and C(eta) the gain and the covariance of the process's posterior, so that
 
-    V_T = sigma_T^2 I,    V_s = F V_t F^T + C,    F = a_s W + B (I - a_t R_{s:t} W)
+    C_T = sigma_T^2 I,    C_s = F C_t F^T + C(eta),    F = a_s G + B (I - a_t R_{s:t} G)    equation (43)
 
-and the distance is (tr S + tr V_0 - 2 tr (S^{1/2} V_0 S^{1/2})^{1/2}) / tr S: squared, relative to the total
-variance of the data. Means play no part, for the MMSE denoiser keeps them.
+and the squared distance, relative to the total variance of the data, is equation (45)
+
+    (tr S + tr C_0 - 2 tr (S^{1/2} C_0 S^{1/2})^{1/2}) / tr S
+
+Means play no part, for the MMSE denoiser keeps them.
 """
 
 from __future__ import annotations
@@ -54,22 +57,22 @@ def spectral_distance(
             :mod:`ssdiff.priors.high_frequency`.
     """
     top = states[timesteps[0]]
-    variance = torch.full_like(data.spectra[top.resolution], top.sigma**2)  # V_T
+    variance = torch.full_like(data.spectra[top.resolution], top.sigma**2)  # C_T
     for t, s in itertools.pairwise(timesteps):
         now, then = states[t], states[s]
         spectrum, fine = data.spectra[now.resolution], data.spectra[then.resolution]
         resize = _diagonal(data.resize, then.resolution, now.resolution)  # R_{s:t}
         kept = slice(0, now.resolution)
-        # Each coefficient by itself: S_{s,t} = R_{s:t} S_s, and W, B, C, F are numbers.
+        # Equation (46): each coefficient by itself, so G, B, C(eta) and F are numbers.
         denoiser = now.signal * resize * fine[kept, kept] / (now.signal**2 * spectrum + now.sigma**2)
         step = _gains(resize, now, then, eta)
         factor = then.signal * denoiser + step.gain * (1 - now.signal * resize * denoiser)
-        before, variance = variance, torch.full_like(fine, then.sigma**2)  # C of what t has not seen
+        before, variance = variance, torch.full_like(fine, then.sigma**2)  # new ones
         if renoise and now.size != then.size and s > 0:
             variance += then.signal**2 * fine
-        variance[kept, kept] = factor.square() * before + step.spread.square()  # V_s = F^2 V_t + C
+        variance[kept, kept] = factor.square() * before + step.spread.square()  # F^2 C_t + C(eta)
     truth = data.spectra[data.side]
-    # tr S + tr V - 2 tr (S V)^{1/2} of diagonal matrices
+    # tr S + tr C_0 - 2 tr (S C_0)^{1/2}, both diagonal
     return float((truth.sqrt() - variance.sqrt()).square().sum()) / data.total
 
 
@@ -85,8 +88,8 @@ class _Level:
 class ExactChains:
     """The distance with the true covariance: dense matrices of R^2 x R^2, for up to 64 px.
 
-    Within a resolution W, B, C and F are diagonal in the eigenbasis U of S_t, so V is kept in that basis and
-    a step multiplies it elementwise; only resolution transitions take dense products.
+    Within a resolution G, B, C(eta) and F are diagonal in the eigenbasis of S_t, so C_t is kept in that basis
+    and a step multiplies it elementwise, equation (44); only resolution transitions take dense products.
 
     Args:
         data: with the covariance.
@@ -113,16 +116,16 @@ class ExactChains:
             renoise: likewise, with the data's covariance.
         """
         top = process.states[timesteps[0]]
-        covariance = top.sigma**2 * torch.eye(top.resolution**2, dtype=torch.float64)  # V_T
+        covariance = top.sigma**2 * torch.eye(top.resolution**2, dtype=torch.float64)  # C_T
         for t, s in itertools.pairwise(timesteps):
             now, then = process.states[t], process.states[s]
             if now.size == then.size:
                 values = self._level(process, t).values
-                denoiser = now.signal * values / (now.signal**2 * values + now.sigma**2)  # W
+                denoiser = now.signal * values / (now.signal**2 * values + now.sigma**2)  # G
                 step = _gains(torch.ones((), dtype=torch.float64), now, then, eta)
                 factor = then.signal * denoiser + step.gain * (1 - now.signal * denoiser)  # F
-                covariance = factor[:, None] * factor * covariance  # F V F^T
-                covariance.diagonal().add_(step.spread.square())  # + C
+                covariance = factor[:, None] * factor * covariance  # F C_t F^T
+                covariance.diagonal().add_(step.spread.square())  # + C(eta)
             else:
                 covariance = self._transition(process, covariance, t, s, eta)
                 if renoise and s > 0:
@@ -145,20 +148,20 @@ class ExactChains:
         return self._levels[side]
 
     def _transition(self, process: GaussianProcess, covariance: Tensor, t: int, s: int, eta: float) -> Tensor:
-        """V_s after a step to a finer resolution, by the process's own posterior."""
+        """C_s after a step to a finer resolution, by the process's own posterior."""
         now, then = process.states[t], process.states[s]
         level, finer = self._level(process, t), self._level(process, s)
         inverse = level.vectors / (now.signal**2 * level.values + now.sigma**2)
-        cross = finer.resize @ (self._covariance @ level.resize.mT)  # S_{s,t}
-        denoiser = now.signal * cross @ inverse @ level.vectors.mT  # W
+        cross = finer.resize @ (self._covariance @ level.resize.mT)  # R_s S R_t^T
+        denoiser = now.signal * cross @ inverse @ level.vectors.mT  # G
         coarse, fine = len(level.values), len(finer.values)
-        # The posterior is linear in x_t and x_0: on unit vectors, with W of them for x_0, its mean is F.
+        # The posterior is linear in x_t and x_0: on unit vectors, with G of them for x_0, its mean is F.
         x_t = torch.eye(coarse, dtype=torch.float64).reshape(coarse, 1, *now.size)
         x_0 = denoiser.mT.reshape(coarse, 1, *then.size)
         posterior = process.posterior(x_t, x_0, t, s, eta)
         factor = finer.vectors.mT @ posterior.mean.reshape(coarse, fine).mT @ level.vectors
         noise = torch.eye(fine, dtype=torch.float64).reshape(fine, 1, *then.size)
-        spread = finer.vectors.mT @ posterior.root(noise).reshape(fine, fine).mT  # C^{1/2}
+        spread = finer.vectors.mT @ posterior.root(noise).reshape(fine, fine).mT  # C(eta)^{1/2}
         return factor @ covariance @ factor.mT + spread @ spread.mT
 
     def _high_frequencies(self, process: GaussianProcess, t: int, s: int) -> Tensor:
@@ -170,7 +173,7 @@ class ExactChains:
 
 
 def _gains(resize: Tensor, now: State, then: State, eta: float) -> Gains:
-    """B and C^{1/2} of a step from ``now`` down to ``then``; the clean image is taken as predicted."""
+    """B and C(eta)^{1/2} of a step from ``now`` down to ``then``; the clean image is taken as predicted."""
     if then.sigma == 0:
         return Gains(torch.zeros_like(resize), torch.zeros_like(resize))
     sigma_s, sigma_t = (torch.tensor(state.sigma, dtype=torch.float64) for state in (then, now))

@@ -8,8 +8,8 @@ S_t = A_t S A_t^T + Q_t, and
     I(x_0; x_t)  = log det(I + Q_t^{-1/2} A_t S A_t^T Q_t^{-1/2}) / 2
     H(x_t)       = H(x_t | x_0) + I(x_0; x_t)                      entropy of the marginal
 
-in nats per pixel of the full grid, so that resolution transitions compare. Of image filters, which have no
-density, they are those of the samples.
+in nats per pixel of the full grid, so that sizes compare [docs/math.md, section 14]. Of image filters, which
+have no density, they are those of the samples.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ class Point:
 def variance_exploding(side: int, T: int = 1000, first: float = 0.01, last: float = 50.0) -> GaussianProcess:
     """Build the process of noise alone, x_t = x_0 + sigma_t eps with a sigma that rises geometrically.
 
-    [Song et al. 2021, "Score-based generative modeling through stochastic differential equations", section
-    3.4].
+    [Song et al. 2021, section 3.4].
 
     Args:
         side: pixels a side.

@@ -152,7 +152,7 @@ def _transition(process: Process, s: int, t: int) -> tuple[Tensor, Tensor, float
     gain = back.mean.flatten(1).mT  # (e_s, e_t): B of x_s = mu_s + B (x_t - A_t x_0) + C^{1/2} eps
     root = back.root(eye_s).flatten(1)
     spread = root.mT @ root
-    # Bayes: given x_0, cov(x_s, x_t) = B Q_t, so M = Q_t B^T Q_s^{-1} and Q = Q_t - M Q_s M^T.
+    # Equation (66) of docs/math.md; given x_0, cov(x_s, x_t) is B times the covariance of the noise of x_t.
     matrix = torch.linalg.solve(noise_s, gain @ noise_t).mT
     explained = gain @ noise_t @ gain.mT
     return matrix, noise_t - matrix @ noise_s @ matrix.mT, _distance(explained + spread, noise_s)

@@ -149,6 +149,11 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
     ).encode()
 
 
+def fragment(blocks: Sequence[Block]) -> str:
+    """Return blocks as HTML that stands inside another page, such as a notebook: escaped, without a style."""
+    return "".join(map(_block, blocks))
+
+
 def png(x: Tensor) -> bytes:
     """An image as a PNG file.
 

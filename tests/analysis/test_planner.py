@@ -13,10 +13,11 @@ from torch.testing import assert_close
 from ssdiff import rng
 from ssdiff.analysis.data_moments import measure
 from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
+from ssdiff.analysis.schedule_plan import plan_schedule
 from ssdiff.analysis.schedule_search import Outcome, Search, Setting, chain_flops, chain_of, front, mean_flops
 from ssdiff.build import build_process, build_states
 from ssdiff.config.load import load_preset
-from ssdiff.errors import DataError, PresetError, ProcessError
+from ssdiff.errors import DataError, OutputError, PresetError, ProcessError, UsageError
 from ssdiff.operators import matrices
 from ssdiff.sampling import gaussian
 
@@ -280,14 +281,14 @@ def test_existing_files_stay(plan, ssdiff, tmp_path):
     [
         (("--preset", "ddpm-celeba64"), 2, "no resolution transitions to plan"),
         (("--preset", "cold-mask-cifar10"), 2, "no resolution transitions to plan"),
-        (("--budget", 0), 2, "--budget"),
-        (("--budget", 1.5), 2, "--budget"),
+        (("--budget", 0), 2, "budget must be above 0 and at most 1"),
+        (("--budget", 1.5), 2, "budget must be above 0 and at most 1"),
         (("--budget", 0.01), 2, "raise the budget"),
-        (("--images", 1), 2, "--images"),
-        (("--steps", "0"), 2, "--steps must be whole numbers within 1..1000"),
-        (("--steps", "5,x"), 2, "numbers between commas"),
-        (("--eta", "1.5"), 2, "--eta must be within 0..1"),
-        (("--preset", "celeba128", "--exact"), 2, "--exact goes up to 64 px"),
+        (("--images", 1), 2, "images must be at least 2"),
+        (("--steps", "0"), 2, "steps must be whole numbers within 1..1000"),
+        (("--steps", "5,x"), 2, "--steps takes numbers between commas"),
+        (("--eta", "1.5"), 2, "eta must be within 0..1"),
+        (("--preset", "celeba128", "--exact"), 2, "the exact distance goes up to 64 px"),
         (("--data", "gone"), 3, "no data set"),
     ],
 )
@@ -296,4 +297,91 @@ def test_refusals(ssdiff, tmp_path, options, code, message):
     small = () if "--preset" in options or "--steps" in options else ("--preset", TINY, "--steps", 2)
     done, _, err = ssdiff("eval", "schedule", *small, *options, "--out", out)
     assert done == code and message in err
-    assert not list(out.glob("*"))
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """A plan for a tensor of images, and what its progress told."""
+    told = []
+    made = plan_schedule(
+        images(60, 16).float().clamp(-1, 1),
+        small_preset(),
+        steps=(3,),
+        eta=[0.0],
+        budget=0.8,
+        progress=lambda *what: told.append(what),
+    )
+    return made, told
+
+
+def small_preset():
+    resolution = {"kind": "log_snr", "at": [-1.0]}
+    return load_preset(TINY, {"process.snr_preserving": 1.0, "process.resolution": resolution})
+
+
+def test_the_function_plans_for_a_tensor(planned):
+    made, told = planned
+    assert [row.name for row in made.rows] == [
+        "DDPM",
+        "published, 2 levels",
+        "matched, tiny",
+        "matched, planned",
+    ]
+    assert made.preset.name == "tiny-planned" and made.preset.process.resolution.at == made.planned.at
+    assert made.planned.flops <= 0.8 * made.rows[0].flops
+    assert made.rows[0].sampled[0].exact_distance is not None  # 16 px
+    assert made.images == 60 and list(made.octave_variances) == [16]
+    assert list(dict.fromkeys(stage for stage, _, _ in told)) == ["statistics", "searching", "comparing"]
+    assert told[-1] == ("comparing", 4, 4)
+    lines = made.table().splitlines()
+    assert lines[2].split()[0] == "schedule" and lines[-1].startswith("planned: ")
+
+
+def test_a_plan_shows_itself_in_a_notebook(planned):
+    shown, picture = planned[0]._repr_html_(), planned[0].plot()
+    assert isinstance(shown, str) and shown.count("<table") == 1 and "matched, planned" in shown
+    assert shown.count("data:image/png;base64,") == 2  # one eta, and the search
+    assert isinstance(picture, bytes) and picture.startswith(b"\x89PNG")
+
+
+def test_a_plan_is_saved_once(planned, tmp_path):
+    paths = planned[0].save(tmp_path / "new" / "plan")
+    assert [path.name for path in paths] == ["schedule.csv", "schedule.png", "planned.toml"]
+    assert load_preset(paths[2]).process.resolution == planned[0].preset.process.resolution
+    with pytest.raises(OutputError, match="exists"):
+        planned[0].save(tmp_path / "new" / "plan")
+    assert planned[0].save(tmp_path / "new" / "plan", overwrite=True) == paths
+
+
+NAMED = "shapes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((torch.zeros(5, 16, 16), TINY), UsageError, r"data must be a tensor \(N, C, R, R\)"),
+        ((torch.zeros(5, 2, 16, 16), TINY), UsageError, r"C 1 or 3, not \(5, 2, 16, 16\)"),
+        ((torch.zeros(5, 1, 32, 32), TINY), UsageError, "images of 32 px, but 16 px are asked for"),
+        ((torch.zeros(5, 1, 16, 16, dtype=torch.uint8), TINY), UsageError, "x / 127.5 - 1"),
+        ((torch.full((5, 1, 16, 16), 2.0), TINY), DataError, r"must lie in \[-1, 1\], not 2..2"),
+        ((torch.full((5, 1, 16, 16), math.nan), TINY), DataError, "not finite"),
+        ((torch.zeros(5, 1, 16, 16), TINY), DataError, "all equal"),
+        ((torch.rand(1, 1, 16, 16), TINY), DataError, "at least 2 images"),
+        ((3, TINY), UsageError, "data cannot be int"),
+        ((None, "celeba64-2l", {"images": 1}), UsageError, "images must be at least 2"),
+        ((NAMED, "celeba46"), PresetError, "did you mean celeba64"),
+        ((NAMED, "cold-mask-cifar10"), UsageError, "no resolution transitions to plan"),
+        ((NAMED, TINY, {"steps": [2], "budget": math.nan}), UsageError, "budget must be above 0"),
+        ((NAMED, TINY, {"steps": ()}), UsageError, "steps must be a list"),
+        ((NAMED, TINY, {"steps": 3}), UsageError, "steps must be a list"),
+        ((NAMED, TINY, {"steps": [2.5]}), UsageError, "steps must be whole numbers within 1..20, not 2.5"),
+        ((NAMED, TINY, {"steps": [math.inf]}), UsageError, "steps must be whole numbers"),
+        ((NAMED, TINY, {"steps": [2], "eta": ["x"]}), UsageError, "eta must be within 0..1"),
+    ],
+    ids=range(18),
+)
+def test_refusals_of_the_function(arguments, error, words):
+    data, preset, options = (*arguments, {"steps": [2], "budget": 0.9})[:3]
+    with pytest.raises(error, match=words):
+        plan_schedule(data, preset, **options)
