@@ -167,7 +167,7 @@ def build_states(preset: Preset, size: Size | None = None) -> list[State]:
     if len(set(level.tolist())) < settings.levels:
         raise PresetError(
             f"process.resolution: {settings.levels} levels, but only {sorted(set(level.tolist()))} are used; "
-            "a change is never reached, or two fall together",
+            "a transition is never reached, or two fall together",
             hint=f"the full-resolution log-SNR runs from {-2 * nu[0].log():.1f} to {-2 * nu[-1].log():.1f}",
         )
     gains = _gains(scaled, RESIZES[settings.resize])

@@ -55,7 +55,7 @@ class ExplicitTransitions(Strict):
 
 Resolution = Annotated[
     ConvexDecay | Equal | SigmoidLike | TanhLike | LogSnrTransitions | ExplicitTransitions,
-    Field(discriminator="kind", description="when the resolution changes"),
+    Field(discriminator="kind", description="when the resolution transitions come"),
 ]
 
 
@@ -144,7 +144,7 @@ class ProcessSettings(Strict):
     resolution: Resolution = ConvexDecay()
     noise: Noise = LinearNoise()
     snr_preserving: float = Field(
-        0.0, ge=0, le=1, description="0 keeps sigma at a change [SSD], 1 the coarse SNR"
+        0.0, ge=0, le=1, description="0 keeps sigma at a transition [SSD], 1 the SNR of what is left"
     )
     final_snr: float = Field(
         1e-3, gt=0, lt=1, description="with SNR-preserving noise: SNR that the last state is below"

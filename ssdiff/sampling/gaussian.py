@@ -85,7 +85,7 @@ class _SecondOrder:
             moved, length = self._trend = prediction - before, noise[older] - noise[t]
             one_size = states[older].size == states[t].size
             return prediction + (half / length if one_size else _bounded(half / length)) * moved
-        # A change is predicted by layers of its own, with errors of their own: the trend is that from before.
+        # Layers of its own predict a transition, with errors of their own: the trend is that from before.
         trend, self._trend = self._trend, None
         if trend is None:
             return prediction
@@ -93,5 +93,5 @@ class _SecondOrder:
 
 
 def _bounded(share: float) -> float:
-    """Across a change: no more than an even step has, and nothing where noise jumps."""
+    """Across a transition: no more than an even step has, and nothing where noise jumps."""
     return min(share, 0.5) if share <= 1 else 0.0

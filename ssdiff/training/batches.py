@@ -43,7 +43,7 @@ class TimestepSampler:
     """The batch rule of [SSD, section 4]: one resolution transition at a time, other timesteps mixed.
 
     The first draw of a batch decides the pair (size at t, size at t - 1). The whole batch is drawn from the
-    timesteps of that pair: many where the size stays, a single one at a change.
+    timesteps of that pair: many where the size stays, a single one at a transition.
 
     Args:
         sizes: image size of t = 0..T.

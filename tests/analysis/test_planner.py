@@ -194,7 +194,7 @@ def test_the_search_finds_the_best_affordable_schedule():
 def test_thresholds_that_make_no_schedule_are_left_out(kind):
     def states(at):
         if at[0] < -1.5:
-            raise kind("a change is never reached")
+            raise kind("a transition is never reached")
         return build_states(preset(resolution={"kind": "log_snr", "at": list(at)}))
 
     search = Search(measure([images()], SIDES, covariance=False), states, [Setting(5, 0.0)], PATHS)
