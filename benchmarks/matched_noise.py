@@ -8,7 +8,7 @@ same images in the same order; published SSD trains its resolution transitions b
 it says so, by that of matched SSD. For each budget the learning rate falls in the last quarter of the steps
 (a larger budget goes on from before that), images are drawn, and their Frechet and kernel distances to the
 held-out images and to those of the training are taken. All of it is done by commands of ssdiff, which are
-printed. The same command again goes on where the minutes ran out. Each call writes results.json, table.md,
+printed. The same command again goes on where the minutes ran out. Each call writes results.json, a table,
 distance.png and sample grids of what is there.
 """
 

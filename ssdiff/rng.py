@@ -1,6 +1,6 @@
 """Random numbers that are a pure function of where they are used.
 
-Philox4x32-10 [Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"] in vectorised integer
+Philox4x32-10 [Salmon et al. 2011] in vectorised integer
 arithmetic: the number for (seed, stream, step, element) is the same in any batch, in any order, on any device
 and in any number of processes. A stream is an image when sampling and a position in the global batch when
 training; a purpose keeps the uses apart that share a seed.

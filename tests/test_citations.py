@@ -15,7 +15,7 @@ MATH, REFERENCES, FAULTS = "docs/math.md", "docs/references.md", "docs/faults.md
 
 WHERE = r"(?:sections?|figures?|equations?|algorithms?|tables?|appendix|appendices)\b"
 DOCUMENT = re.compile(r"[\w./-]*\w\.md\b")
-EQUATION = re.compile(r"\bequations? ((?:\(\d+\)(?:, | and | to )?)+)")
+EQUATION = re.compile(r"\b[Ee]quations? ((?:\(\d+\)(?:, | and | to )?)+)")
 SECTION = re.compile(r"docs/math\.md, sections? (\d+)")
 ROW = re.compile(r"\brows? (\d+(?:(?:, | and | to )\d+)*)(?= of the fault table)")
 FAULT = re.compile(r"docs/faults\.md, rows? (\d+(?:(?:, | and | to )\d+)*)")
@@ -28,7 +28,7 @@ def problems(root: Path) -> list[str]:
     math, keys = (root / MATH).read_text(), known_keys(root)
     equations = {int(number) for number in re.findall(r"\\tag\{(\d+)\}", math)}
     sections = {int(number) for number in re.findall(r"^## (\d+)\.", math, re.M)}
-    rows = {int(number) for number in re.findall(r"^\| (\d+) \| [a-zA-Z]", fault_table(root), re.M)}
+    rows = {int(number) for number in re.findall(r"^\| (\d+) \|", fault_table(root), re.M)}
     found = []
     for place, text in cited_texts(root):
         for name in DOCUMENT.findall(text):
@@ -98,7 +98,7 @@ def markdown(path: Path) -> list[Path]:
 def prose(source: str) -> list[str]:
     """Docstrings (and strings that stand alone, which describe a name) and runs of comment lines."""
     texts = [
-        node.value.value
+        re.sub(r"^ *(>>>|\.\.\.).*$", "", node.value.value, flags=re.M)
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue [ITU-R BT.601], as in Pillow."""
+"""Weights of red, green and blue [BT.601], as in Pillow."""
 
 
 def luma(images: Tensor) -> Tensor:

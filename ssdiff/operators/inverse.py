@@ -1,7 +1,6 @@
 """Regularised and pseudo-inverses of operators in closed form, from their singular values.
 
-What zero-shot restoration needs of a measurement [DDRM, Kawar et al. 2022, section 3; DDNM, Wang et al. 2023,
-section 3].
+What restoration from a measurement needs [docs/math.md, equation (38); DDNM, section 3; DDRM, section 3].
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ _RANK_TOLERANCE = 1e-12
 
 
 class Separable(Operator):
-    """Y = L X K^T on each channel: a resize, a blur or a DCT filter [MATH.md, section 2].
+    """Y = L X K^T on each channel: a resize, a blur or a DCT filter [docs/math.md, equations (7) and (8)].
 
     The SVD of the two 1-D matrices gives the SVD of the whole: singular values s_i s_j, right singular basis
     V (x) V. It is taken once, in float64, on first use.

@@ -27,6 +27,8 @@ _RIDGE = 1e-6  # variance added to each number, so that a constant one does no h
 class CoarseMixture:
     """Images that a few numbers describe, with a Gaussian mixture over these numbers.
 
+    See docs/math.md, equation (56).
+
     Attributes:
         size: (H, W) of the images.
         channels: of the images.

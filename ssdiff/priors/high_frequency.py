@@ -1,11 +1,11 @@
-"""HighFrequencySpectrum that a resolution transition adds, drawn with the power spectrum of the training set.
+"""High-frequency renoising: details that a resolution transition adds, with the spectrum of the training set.
 
 A posterior takes the predicted clean image for the true one, so the details of a finer state vary less than
 they should, by what the prediction misses: at a resolution transition nearly all, because the small and noisy
 image tells little of them. The best normal step adds what is missed [Bao et al. 2022, section 3, carried over
 to resolution transitions]; here it is all of the data's variance in these details, an upper bound that is
-near
-where noise hides them.
+near where noise hides them [docs/math.md, equations (28) to (30)]. Related, for the noise instead of the
+data: the corrective noise of [Pyramidal Flow Matching].
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Gaussian processes that are diagonal in a fixed basis: frequencies lose signal at different speeds.
 
 x_t = U (a_t * U^T x_0 + sigma_t * eps), with one signal and one noise value for each coefficient: blurring
-diffusion, blur diffusion and heat dissipation [MATH.md, section 6]. The posterior is that of
+diffusion, blur diffusion and heat dissipation [docs/math.md, equation (57)]. The posterior is that of
 :mod:`ssdiff.process.gaussian`, coefficient by coefficient.
 """
 
@@ -71,7 +71,7 @@ class DiagonalProcess(Process):
         return self.synthesis(signal / scale * self.analysis(x0))
 
     def marginal(self, x0: Tensor, t: Timestep, noise: Tensor) -> Tensor:
-        """x_t from (B, C, H, W) clean images and standard normal noise (white, in pixels)."""
+        """Return x_t from (B, C, H, W) clean images and standard normal noise (white, in pixels)."""
         signal, sigma = self.coefficients(t, x0)
         return self.synthesis(signal * self.analysis(x0) + sigma * self.analysis(noise))
 
@@ -97,7 +97,9 @@ class DiagonalProcess(Process):
         return self._ratios.like(torch.empty(0, device=t.device))["snr"][t]
 
     def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 1.0) -> Posterior:
-        """p(x_s | x_t, x_0), or its less random relatives.
+        """Return p(x_s | x_t, x_0), or its less random relatives.
+
+        The step of docs/math.md, equation (12), coefficient by coefficient with m = a_t / a_s.
 
         Args:
             x_t: (B, C, H, W).

@@ -1,4 +1,7 @@
-"""The eta family: from the exact posterior to DDIM, one formula for every process [MATH.md, section 2]."""
+"""The eta family: from the exact posterior to DDIM, one formula for every process.
+
+See docs/math.md, equations (9) to (13).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ class Gains(NamedTuple):
 
 
 def gains(m: Tensor, sigma_s: Tensor, sigma_t: Tensor, eta: float, independent: bool = False) -> Gains:
-    """Gain and standard deviation of x_s given x_t and x_0, coefficient by coefficient.
+    """Return gain b and standard deviation c of x_s given x_t and x_0, coefficient by coefficient.
+
+    c^2 = eta^2 (sigma_s^2 - (sigma_s^4 / sigma_t^2) m^2), b = sqrt(sigma_s^2 - c^2) / sigma_t, by which every
+    eta keeps the marginal variance b^2 sigma_t^2 + c^2 = sigma_s^2 [docs/math.md, equations (9) to (11)].
 
     Args:
         m: factor from x_s to x_t, i.e. the singular values of M_{s:t}.
@@ -23,10 +29,12 @@ def gains(m: Tensor, sigma_s: Tensor, sigma_t: Tensor, eta: float, independent: 
         sigma_t: noise of x_t, positive.
         eta: 1 is the exact posterior, 0 keeps all known noise (DDIM). Every eta keeps the marginals.
         independent: the noise of x_s and that of x_t are independent draws, not a chain, so that eta = 1
-            forgets the noise of x_t altogether [IHDM, section 2].
+            forgets the noise of x_t altogether [IHDM, section 2; docs/math.md, equation (13)].
     """
+    # (9): the variance of the exact posterior; (13) where noise is independent.
     variance = sigma_s.square()
     if not independent:
         variance = (variance - (variance * m / sigma_t).square()).clamp_min(0)
-    kept = eta**2 * variance
-    return Gains((sigma_s.square() - kept).clamp_min(0).sqrt() / sigma_t, kept.sqrt())
+    kept = eta**2 * variance  # (10)
+    gain = (sigma_s.square() - kept).clamp_min(0).sqrt() / sigma_t  # (11)
+    return Gains(gain, kept.sqrt())

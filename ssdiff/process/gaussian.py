@@ -1,6 +1,6 @@
-"""The generalized linear Gaussian process: noise and resolution transitions, with exact posteriors.
+"""The linear Gaussian process: noise and resolution transitions, with exact posteriors [SSD, section 3].
 
-x_t = a_t R_t x_0 + sigma_t eps, R_t the cumulative resize [MATH.md, section 2; SSD, section 3]. DDPM is the
+Formulas are those of docs/math.md, sections 2 to 4; numbers in comments are of its equations. DDPM is the
 case in which the resolution never changes.
 """
 
@@ -27,14 +27,28 @@ _SLACK = 1e-9  # relative rounding that the check of a transition forgives
 class GaussianProcess(Process):
     """A chain of states with exact marginals, transitions and posteriors between any two of them.
 
+    With R_t the cumulative resize and M = M_{s:t} = (a_t / a_s) R_{s:t} [docs/math.md, equations (1) to (5)]:
+
+        x_t = a_t R_t x_0 + sigma_t eps
+        x_t = M x_s + eta,  eta ~ N(0, sigma_t^2 I - sigma_s^2 M M^T)
+        E[x_s | x_t, x_0] = mu_s + (sigma_s^2 / sigma_t^2) M^T (x_t - M mu_s),  mu_s = a_s R_s x_0
+        Cov[x_s | x_t, x_0] = sigma_s^2 I - (sigma_s^4 / sigma_t^2) M^T M
+
     Args:
         states: timestep 0 (clean: signal 1, sigma 0) to T.
         resize: (n_in, n_out) to the 1-D matrix of one resolution transition; kept as ``resize_matrix``.
 
     Raises:
         ProcessError: if state 0 is not clean, a size grows with t, or a transition would need negative
-            variance: sigma_t^2 >= sigma_s^2 ||M_{s:t}||^2 is required [MATH.md, section 2]. It names the
-                pair of states.
+            variance: sigma_t >= sigma_s ||M_{s:t}|| is required [docs/math.md, equation (3)]. It names the
+            pair of states.
+
+    Example:
+        >>> from ssdiff.process.gaussian import GaussianProcess, State
+        >>> states = [State((8, 8), 1.0, 0.0), State((8, 8), 0.9, 0.4), State((4, 4), 0.4, 0.9)]
+        >>> process = GaussianProcess(states)
+        >>> process.posterior(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 8, 8), t=2, s=1).mean.shape
+        torch.Size([1, 3, 8, 8])
     """
 
     isotropic = True
@@ -71,9 +85,10 @@ class GaussianProcess(Process):
         return found
 
     def lift(self, x: Tensor, s: int, t: int) -> Tensor:
-        """R_{s:t}^T x / ||R_{s:t}||^2: (B, C, h_t, w_t) to (B, C, h_s, w_s).
+        """Return R_{s:t}^T x / ||R_{s:t}||^2: (B, C, h_t, w_t) to (B, C, h_s, w_s).
 
-        R_{s:t}^+ x where areas are averaged; elsewhere without what a pseudo-inverse amplifies.
+        It carries a trend over a transition [docs/math.md, equation (26)]: R_{s:t}^+ x where areas are
+        averaged, elsewhere without what a pseudo-inverse amplifies.
         """
         operator = self._resize(s, t)
         return operator.adjoint(x) / operator.norm() ** 2 if operator else x
@@ -95,7 +110,7 @@ class GaussianProcess(Process):
         return self.resize(x0, 0, self._one_size(t))
 
     def marginal(self, x0: Tensor, t: Timestep, noise: Tensor) -> Tensor:
-        """x_t = a_t R_t x_0 + sigma_t noise.
+        """Return x_t = a_t R_t x_0 + sigma_t noise [docs/math.md, equation (1)].
 
         Args:
             x0: (B, C, H, W) clean images in [-1, 1].
@@ -114,7 +129,9 @@ class GaussianProcess(Process):
         return self._lookup("signal", t, like), self._lookup("sigma", t, like)
 
     def target(self, x0: Tensor, t: Timestep) -> Tensor:
-        """What a network learns to predict from x_t: the clean image at the size of t - 1 [SSD, section 4].
+        """Return what a network learns to predict from x_t: R_{t-1} x_0, clean at the size of t - 1.
+
+        See docs/math.md, equation (31), and [SSD, section 4].
 
         Args:
             x0: (B, C, H, W).
@@ -142,7 +159,11 @@ class GaussianProcess(Process):
         return (signal / sigma).square()
 
     def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 1.0) -> Posterior:
-        """p(x_s | x_t, x_0), or its less random relatives [MATH.md, section 2, the eta family].
+        """Return p(x_s | x_t, x_0), or its less random relatives: the eta family.
+
+        x_s = mu_s + B (x_t - M mu_s) + C^{1/2} eps with mu_s = a_s x0_s, B = V diag(b) U^T and
+        C^{1/2} = V diag(c) V^T in the singular basis of M; on the null space of M, that is in the dimensions
+        that a larger size adds, b = 0 and c = sigma_s [docs/math.md, equations (9) to (12)].
 
         Args:
             x_t: (B, C, h_t, w_t).
@@ -162,20 +183,21 @@ class GaussianProcess(Process):
         resize, mu = self._resize(s, t), self.states[s].signal * x0_s
         if resize is None:
             gain, spread = map(float, self._gains(torch.ones((), dtype=torch.float64), t, s, eta))
-            ratio = self.states[t].signal / self.states[s].signal
+            ratio = self.states[t].signal / self.states[s].signal  # M = ratio I: (12) without a basis
             return Posterior(mu + gain * (x_t - ratio * mu), lambda noise: spread * noise)
         step, sigma = self._spectral_step(resize, t, s, eta).like(x_t), self.states[s].sigma
-        residual = resize.to_left(x_t) - step["singular"] * resize.to_right(mu)
+        residual = resize.to_left(x_t) - step["singular"] * resize.to_right(mu)  # U^T (x_t - M mu_s)
+        # (12); C^{1/2} is sigma_s on the null space, so it is sigma_s I and what differs on the range.
         return Posterior(
             mu + resize.from_right(step["gain"] * residual),
             lambda noise: sigma * noise + resize.from_right(step["excess"] * resize.to_right(noise)),
         )
 
     def log_noise(self) -> Tensor:
-        """(T,) log(sigma_t / a_t) - log ||R_t||: how noisy the content is that every size has; never falls.
+        """Return (T,) log(sigma_t / a_t) - log ||R_t||: how noisy the content is that every size has.
 
-        It is what log(sigma / a) would be at full size, so it knows no jump where SNR-preserving noise
-        changes size.
+        It never falls, and is what log(sigma / a) would be at full size, so it knows no jump where
+        SNR-preserving noise changes size [docs/math.md, equation (24)].
         """
         nu = (self._tables["sigma"][1:] / self._tables["signal"][1:]).log()
         norms = {
@@ -243,7 +265,9 @@ def from_schedule(
 
 
 def variance_preserving(nu: Tensor, sizes: Sequence[Size], full: Size) -> list[State]:
-    """States with noise-to-signal ratios ``nu`` at t = 1..T, a_t^2 + sigma_t^2 = 1.
+    """Return states with noise-to-signal ratios ``nu`` at t = 1..T: a = 1 / sqrt(1 + nu^2), sigma = nu a.
+
+    See docs/math.md, equation (6).
 
     Args:
         nu: (T,) sigma_t / a_t.

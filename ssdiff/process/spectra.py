@@ -55,7 +55,8 @@ class Spectrum(Protocol):
 class Blurring:
     """Isotropic noise, DCT coefficients that fade with their frequency [BDM, section 4].
 
-    d = (1 - floor) exp(-lambda sigma_b^2 / 2) + floor with sigma_b = sigma_max sin^2(pi t / 2T).
+    d = (1 - floor) exp(-lambda sigma_b^2 / 2) + floor with sigma_b = sigma_max sin^2(pi t / 2T)
+    [docs/math.md, equation (58)].
 
     Args:
         size: (H, W).
@@ -85,6 +86,8 @@ class Blurring:
 
 class Heat:
     """Heat dissipation with little noise, the same at every timestep [IHDM, section 2].
+
+    Signal exp(-lambda sigma_b^2 / 2), the blur sigma_b geometric in t [docs/math.md, equation (59)].
 
     Args:
         size: (H, W).
@@ -119,7 +122,7 @@ class BlurNoise:
     section 3].
 
     B_t = abar_t D^{2 F_t}, F_t the sum of the rates f(1..t), D the eigenvalues of a Gaussian blur with zeros
-    beyond the border.
+    beyond the border [docs/math.md, equation (60)].
 
     Args:
         size: (H, W), at most 4096 pixels a side.
@@ -212,7 +215,8 @@ RATES: Mapping[str, Rate] = MappingProxyType(
         "triangular": _triangular_rate,
     }
 )
-"""Name to f(first, last, N): (N,) non-negative powers of the blur of each step [BD, section 3].
+"""Name to f(first, last, N): (N,) non-negative powers of the blur of each step, [BD, section 3] and
+[docs/math.md, equation (61)].
 
 As in the official code, N + 1 points are laid from first to last and the first of them is not used.
 """

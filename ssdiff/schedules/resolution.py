@@ -58,7 +58,10 @@ def _quantise(position: Tensor, levels: int) -> Tensor:
 
 
 def convex_decay(steps: int, levels: int, gamma: float = 0.5) -> Tensor:
-    """Return levels by the position 1 - (1 - tau)^gamma; the papers' models use 0.5, 1 gives equal shares."""
+    """Return levels at position 1 - (1 - tau)^gamma; the papers' models use 0.5, 1 gives equal shares.
+
+    See docs/math.md, equation (17).
+    """
     return _quantise(1 - (1 - _tau(steps)) ** gamma, levels)
 
 
@@ -110,14 +113,18 @@ def explicit(steps: int, changes: Sequence[int]) -> Tensor:
 
 
 def by_log_snr(nu: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Return levels of which k + 1 begins where the full-resolution log-SNR -2 log nu falls below
-    ``thresholds[k]``."""
+    """Return levels of which k + 1 begins where the log-SNR -2 log nu falls below ``thresholds[k]``.
+
+    That of the full-resolution process [docs/math.md, equation (18)].
+    """
     log_snr = -2 * nu.log()
     return (log_snr[:, None] < torch.tensor(list(thresholds), dtype=torch.float64)).sum(dim=1)
 
 
 def batch_shares(counts: Mapping[Pair, int], transition_share: float = 0.0) -> dict[Pair, float]:
     """Return the share of the training batches of each pair (size at t, size at t - 1).
+
+    See docs/math.md, equation (35).
 
     [SSD, section 4] gives a pair the share of its timesteps. A resolution transition has a single one, so
     with
@@ -192,7 +199,10 @@ def _even_between(coordinate: Tensor, steps: int, changes: Tensor) -> Tensor:
 
 
 def _apportioned(count: int, lengths: Sequence[float], most: Sequence[int]) -> list[int]:
-    """Whole numbers that add up to ``count``, from 1 to ``most``, in proportion to the lengths [D'Hondt]."""
+    """Return whole numbers that add up to ``count``, from 1 to ``most``, in proportion to the lengths.
+
+    By D'Hondt's method.
+    """
     shares = [1] * len(lengths)
     for _ in range(min(count, sum(most)) - len(shares)):
         open_ = [i for i, share in enumerate(shares) if share < most[i]]

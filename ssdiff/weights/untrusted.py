@@ -99,7 +99,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
 
 
 def _refuse_other_kinds(path: Path, head: bytes, size: int) -> None:
-    """Return only if the file begins as safetensors do (row 19 of the fault table)."""
+    """Return only if the file begins as safetensors do (docs/faults.md, row 19)."""
     kind, hint = _kind(head)
     if kind is None and len(head) > 8 and head[8:9] == b"{":
         declared = int.from_bytes(head[:8], "little")
@@ -133,7 +133,7 @@ def _kind(head: bytes) -> tuple[str | None, str]:
 
 
 def _check_archive(path: Path, stream: BinaryIO, size: int) -> bytes:
-    """Check a PyTorch archive by its list of members, and return its pickle (row 18 of the fault table).
+    """Check a PyTorch archive by its list of members, and return its pickle (docs/faults.md, row 18).
 
     PyTorch never compresses, so what it would read is as long as the file at most.
     """
@@ -178,7 +178,7 @@ def _check_directory(path: Path, stream: BinaryIO, size: int) -> None:
     """The list of members ends where the file ends and is not too long to be read.
 
     PyTorch writes the 64-bit record of it, a pointer to that, and the 32-bit record, 56 + 20 + 22 bytes
-    [PKWARE APPNOTE, sections 4.3.14 to 4.3.16].
+    [APPNOTE, sections 4.3.14 to 4.3.16].
     """
     stream.seek(max(size - 98, 0))
     tail = stream.read(98)

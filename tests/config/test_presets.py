@@ -183,7 +183,7 @@ def test_stored_text_may_not_reach_for_other_files(tmp_path):
         parse_preset("=", where="checkpoint")
 
 
-# Faults 1 to 5 of the fault table
+# docs/faults.md, rows 1 to 5
 
 
 def test_unknown_name():

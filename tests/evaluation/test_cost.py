@@ -36,7 +36,7 @@ def total(values, weight, *keys):
 def test_averages_of_the_published_model(result):
     values = result("eval", "cost", "celeba64", "--no-timing")
     same = {p["in"][0]: p["gflops"] for p in values["paths"] if p["in"] == p["out"]}
-    for side, published in {64: 56.7, 32: 34.4, 16: 16.3, 8: 5.0}.items():  # MATH.md, section 4
+    for side, published in {64: 56.7, 32: 34.4, 16: 16.3, 8: 5.0}.items():  # published [SSD, section 4]
         assert same[side] == pytest.approx(published, abs=0.06)
     assert total(values, "training_share", "gflops") == close(values["training"]["forward_gflops"])
     assert values["training"]["gflops"] == close(3 * 39.0, 1e-3)

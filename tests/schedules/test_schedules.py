@@ -38,7 +38,7 @@ def test_decays_are_the_official_ones(name):
 def test_respacing_keeps_changes():
     levels = resolution.convex_decay(1000, 4)
     chain = resolution.respace(levels, 250)
-    assert len(chain) - 1 == 252  # the official count [MATH.md, section 2]
+    assert len(chain) - 1 == 252  # the official count [docs/math.md, section 5]
     assert chain[0] == 1000 and chain[-1] == 0
     assert {439, 751, 938} <= set(chain)
     assert resolution.respace(levels, 1000) == list(range(1000, -1, -1))

@@ -105,7 +105,7 @@ def test_the_order_of_containers_is_the_documented_one(tmp_path):
     assert CONTAINERS[0] == "ema" and CONTAINERS.index("params_ema") < CONTAINERS.index("state_dict")
 
 
-# What is not weights (row 19 of the fault table)
+# What is not weights (docs/faults.md, row 19)
 
 OTHERS = {
     "nothing": (b"", "is empty"),
@@ -205,7 +205,7 @@ def test_what_is_not_weights_alone(tmp_path, content, expected, form):
     assert re.search(expected, message(saved(tmp_path / "x.pt", content, form)))
 
 
-# Hostile pickles (row 17)
+# Hostile pickles (docs/faults.md, row 17)
 
 
 class Evil:
@@ -260,7 +260,7 @@ def test_a_script_is_refused(tmp_path):
     assert "TorchScript" in message(tmp_path / "x.pt")
 
 
-# Archives (row 18)
+# Archives (docs/faults.md, row 18)
 
 
 def rezip(

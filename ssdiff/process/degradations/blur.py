@@ -29,7 +29,7 @@ STDS: Mapping[str, Callable[[int, float, float], float]] = MappingProxyType(
         "affine": lambda i, first, growth: first + growth * i,
     }
 )
-"""How the std of kernel i = 0, 1, ... depends on its number, in pixels [MATH.md, section 5]."""
+"""How the std of kernel i = 0, 1, ... depends on its number, in pixels [docs/math.md, equation (52)]."""
 
 _KERNELS_LIMIT = 1024  # pixels a side: the products of T matrices are computed and kept
 _KEPT = 2**27  # numbers in the products that are kept, 1 GB in float64

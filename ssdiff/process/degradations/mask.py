@@ -1,7 +1,7 @@
 """Inpainting masks: Gaussian bumps that grow and multiply up [CD, section 5.3].
 
 The mask of severity t is the product over i < t of 1 - g_i, g_i a bump of maximum 1 and standard deviation
-kernel_std (i + initial).
+kernel_std (i + initial) [docs/math.md, equation (53)].
 """
 
 from __future__ import annotations

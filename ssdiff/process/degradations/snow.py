@@ -40,7 +40,7 @@ LEVELS = {
     3: SnowLevel(0.55, 0.3, 2.5, (1.15, 0.7), (0.05, 16.0), 11, (0.95, 0.4)),
     4: SnowLevel(0.55, 0.3, 2.5, (1.15, 0.55), (0.05, 20.0), 11, (0.95, 0.3)),
 }
-"""The official levels [MATH.md, section 5]."""
+"""The official levels [docs/math.md, equation (55)]."""
 
 _STEEPEST, _FLATTEST = math.radians(-135), math.radians(-45)  # direction of falling flakes [ImageNet-C]
 
