@@ -129,7 +129,7 @@ class Pipeline:
             x = self._begin(images, seed, top, draw)
         yield top, x
         if not self.process.noisy:
-            yield from cold.restore(
+            yield from cold.restore_stepwise(
                 predict, self.process, x, plan.timesteps, plan.sampler, degradation_streams(images, seed)
             )
         elif plan.sampler == "direct":

@@ -170,7 +170,7 @@ def load(path: Path, names: Iterable[str] | None = None, device: str | torch.dev
     return Loaded(path, manifest.step, meta, tensors)
 
 
-def require(loaded: Loaded, *names: str) -> Loaded:
+def require_groups(loaded: Loaded, *names: str) -> Loaded:
     """Return the same checkpoint, if it has these groups of tensors.
 
     Raises:

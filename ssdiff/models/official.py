@@ -35,7 +35,7 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
     return any(_strip(name) == _MARK for name in state)
 
 
-def convert(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
+def convert_weights(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
     """Return the authors' weights under our names.
 
     Args:

@@ -13,7 +13,7 @@ Predict = Callable[[Tensor, int], Tensor]  # x_t, t -> clean image
 ALGORITHMS = ("alg1", "alg2", "direct", "ddim")
 
 
-def restore(
+def restore_stepwise(
     predict: Predict,
     process: Process,
     x: Tensor,

@@ -97,7 +97,7 @@ def resolve_resume(request: Request) -> Start:
         found, folder = _explicit(Path(request.resume), folder)
     loaded = None
     if found is not None:
-        loaded = checkpoints.require(checkpoints.load(found), "ema", "weights", "optimizer")
+        loaded = checkpoints.require_groups(checkpoints.load(found), "ema", "weights", "optimizer")
     preset, changed = _settle(request, loaded)
     if changed:
         notes.append(f"going on with other settings (then != now): {'; '.join(changed)}")

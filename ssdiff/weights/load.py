@@ -132,7 +132,7 @@ def import_official(
     place = pick_device(device)
     with torch.device("meta"):
         outline = build_model(settings)
-    weights = official.convert(state, outline)
+    weights = official.convert_weights(state, outline)
     pipeline = assemble(settings, weights, place, pick_precision(precision, place))
     pipeline.origin = "official weights" if isinstance(source, Mapping) else f"official weights {source}"
     return pipeline

@@ -170,9 +170,9 @@ def test_going_back_sets_later_checkpoints_aside(tmp_path):
 def test_a_checkpoint_for_sampling_cannot_be_resumed_from(tmp_path):
     checkpoints.save(tmp_path, 1, {"ema": {"w": torch.ones(2)}}, {})
     loaded = checkpoints.load(tmp_path / "step-00000001")
-    assert checkpoints.require(loaded, "ema") is loaded
+    assert checkpoints.require_groups(loaded, "ema") is loaded
     with pytest.raises(CheckpointError, match="it has no weights, optimizer, only ema") as caught:
-        checkpoints.require(loaded, "ema", "weights", "optimizer")
+        checkpoints.require_groups(loaded, "ema", "weights", "optimizer")
     assert caught.value.code == 4 and "start a new run" in str(caught.value)
 
 

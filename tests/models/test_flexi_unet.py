@@ -124,7 +124,7 @@ class PlainUNet:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_outputs(name):
     info, model, state = golden_model(name)
-    model.load_state_dict(official.convert(state, model))
+    model.load_state_dict(official.convert_weights(state, model))
     golden = np.load(DATA / f"{name}.npz")
     for case in info["cases"]:
         shape = (case["batch"], 3, case["r_t"], case["r_t"])
@@ -261,7 +261,7 @@ def test_full_decoder_is_the_plain_unet():
     info, _, state = golden_model(GOLDEN[0])
     plain = {name: value for name, value in state.items() if not name.startswith("adapters")}
     model = FlexiUNet(size=32, width=32, multipliers=(1, 2, 4), full_decoder=True)
-    model.load_state_dict(official.convert(plain, model))
+    model.load_state_dict(official.convert_weights(plain, model))
     x, index = torch.randn(2, 3, 32, 32), torch.tensor([0.0, 700.0])
     y = model(x, index, 32)
     assert_close(y, PlainUNet(plain, info["num_heads"])(x, index), atol=1e-4, rtol=0)
@@ -277,7 +277,7 @@ def test_weights_for_the_other_decoder_are_refused(full):
         state = {name: value for name, value in state.items() if not name.startswith("adapters")}
     model = FlexiUNet(size=32, width=32, multipliers=(1, 2, 4), full_decoder=full)
     with pytest.raises(CheckpointError, match=f"model.full_decoder = {str(not full).lower()}"):
-        official.convert(state, model)
+        official.convert_weights(state, model)
 
 
 def test_groups():
@@ -299,11 +299,13 @@ def test_importing_wrapped_and_conditional_weights():
     _, model, state = golden_model(GOLDEN[0])
     wrapped = {f"_orig_mod.module.{name}": value for name, value in state.items()}
     assert official.recognise(wrapped) and not official.recognise(model.state_dict())
-    plain = official.convert(state, model)
-    assert all(torch.equal(value, plain[name]) for name, value in official.convert(wrapped, model).items())
+    plain = official.convert_weights(state, model)
+    assert all(
+        torch.equal(value, plain[name]) for name, value in official.convert_weights(wrapped, model).items()
+    )
     conditional = FlexiUNet(size=32, width=32, multipliers=(1, 2, 4), classes=10)
     labels = torch.randn(10, 128)
-    converted = official.convert(state | {"label_emb.weight": labels}, conditional)
+    converted = official.convert_weights(state | {"label_emb.weight": labels}, conditional)
     assert torch.equal(converted["label.weight"][:10], labels) and not converted["label.weight"][10].any()
 
 
@@ -312,31 +314,31 @@ def test_levels_with_as_many_channels_share_an_adapter():
     weights = model.state_dict()
     theirs = {their: weights[our] for our, their in official._table(model)}
     assert theirs["adapters_out.16.weight"] is theirs["adapters_out.8.weight"]
-    assert weights.keys() == official.convert(theirs, model).keys()
+    assert weights.keys() == official.convert_weights(theirs, model).keys()
     theirs["adapters_out.8.bias"] = theirs["adapters_out.8.bias"] + 1
     with pytest.raises(CheckpointError, match=r"adapters_out.*bias differs"):
-        official.convert(theirs, model)
+        official.convert_weights(theirs, model)
 
 
 def test_models_of_one_width_need_no_adapters():
     for full in (False, True):
         model = random_model(multipliers=(1, 1, 1), full_decoder=full)
         theirs = {their: model.state_dict()[our] for our, their in official._table(model)}
-        assert official.convert(theirs, model).keys() == model.state_dict().keys()
+        assert official.convert_weights(theirs, model).keys() == model.state_dict().keys()
 
 
 def test_importing_other_weights_is_refused():
     _, model, state = golden_model(GOLDEN[0])
     with pytest.raises(CheckpointError, match="not the layout"):
-        official.convert(model.state_dict(), model)
+        official.convert_weights(model.state_dict(), model)
     short = {name: value for name, value in state.items() if not name.startswith("time_embed")}
     with pytest.raises(
         CheckpointError, match=r"4 missing, e.g. time_embed.0.weight, time_embed.0.bias, time_embed.2.weight;"
     ):
-        official.convert(short, model)
+        official.convert_weights(short, model)
     with pytest.raises(CheckpointError, match="1 left over"):
-        official.convert(state | {"extra": torch.zeros(1)}, model)
+        official.convert_weights(state | {"extra": torch.zeros(1)}, model)
     with pytest.raises(
         CheckpointError, match=r"out.2.weight is \(5, 32, 3, 3\), the preset needs \(3, 32, 3, 3\)"
     ):
-        official.convert(state | {"out.2.weight": torch.zeros(5, 32, 3, 3)}, model)
+        official.convert_weights(state | {"out.2.weight": torch.zeros(5, 32, 3, 3)}, model)
