@@ -27,10 +27,11 @@ from ssdiff.config.load import Preset
 from ssdiff.data import evenly, open_data
 from ssdiff.images import from_uint8
 from ssdiff.process.base import Process
-from ssdiff.sampling import gaussian
 from ssdiff.sampling.plan import make_plan
+from ssdiff.sampling.registry import SAMPLERS
+from ssdiff.sampling.walk import Walk
 
-SAMPLERS = ("ddim", "dpm++")
+COMPARED = ("ddim", "dpm++")
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
         preset = load_preset("celeba64", Case(scale, name, 0, scale.budgets[0], Path()).settings())
         if covariance is None:
             covariance = grey_covariance(preset.data.size, options.data, options.images)
-        for sampler in SAMPLERS:
+        for sampler in COMPARED:
             found = [distance(preset, covariance, steps, sampler) for steps in options.steps]
             print(f"| {name} | {sampler} | " + " | ".join(f"{one:.5f}" for one in found) + " |", flush=True)
 
@@ -122,17 +123,8 @@ def generated(
         return best_linear(process, covariance, t, x)
 
     start = process.pure_noise(chain[0], noise(chain[0], (1, *states[chain[0]].size)))
-    second = sampler == "dpm++"
-    *_, (_, x) = gaussian.sample(
-        predict,
-        process,
-        start,
-        chain,
-        noise,
-        eta=0.0,
-        second_order=second,
-        added=None if details is None else added,
-    )
+    walk = Walk(process, predict, start, chain, noise, renoise=None if details is None else added)
+    *_, (_, x) = SAMPLERS.get(sampler)(walk)
     return x.flatten(1).mT @ x.flatten(1)
 
 

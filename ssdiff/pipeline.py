@@ -18,8 +18,9 @@ from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process, degradation_streams
 from ssdiff.progress import Counter, Progress
-from ssdiff.sampling import cold, gaussian
 from ssdiff.sampling.plan import Plan, make_plan
+from ssdiff.sampling.registry import SAMPLERS
+from ssdiff.sampling.walk import Noise, Predict, Renoise, Walk
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Pipeline:
         labels: Tensor | None = None,
         *,
         x: Tensor | None = None,
-        refine: Callable[[gaussian.Predict], gaussian.Predict] | None = None,
+        refine: Callable[[Predict], Predict] | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """States of sampling: (t, x_t) first, then one (s, x_s) a step, down to (0, x_0).
 
@@ -128,25 +129,20 @@ class Pipeline:
         if x is None:
             x = self._begin(images, seed, top, draw)
         yield top, x
-        if not self.process.noisy:
-            yield from cold.restore_stepwise(
-                predict, self.process, x, plan.timesteps, plan.sampler, degradation_streams(images, seed)
-            )
-        elif plan.sampler == "direct":
-            yield 0, predict(x, top)
-        else:
-            yield from gaussian.sample(
-                refine(predict) if refine else predict,
+        yield from SAMPLERS.get(plan.sampler)(
+            Walk(
                 self.process,
+                refine(predict) if refine else predict,
                 x,
                 plan.timesteps,
                 draw,
-                eta=plan.eta,
-                second_order=plan.sampler == "dpm++",
-                added=None if refine else self._added(plan, images, seed),
+                plan.eta,
+                degradation_streams(images, seed),
+                None if refine else self._added(plan, images, seed),
             )
+        )
 
-    def _added(self, plan: Plan, images: Tensor, seed: int) -> gaussian.Added | None:
+    def _added(self, plan: Plan, images: Tensor, seed: int) -> Renoise | None:
         """HighFrequencySpectrum with the spectra of the training images, if the settings ask for them."""
         process, details = self.process, self.details
         sizes = {process.states[s].size for s in plan.timesteps if s > 0}
@@ -160,7 +156,7 @@ class Pipeline:
         key = rng.derive(seed, "sample/details")
         return lambda t, s: details.draw(process, t, s, key, images)
 
-    def _begin(self, images: Tensor, seed: int, top: int, draw: gaussian.Noise) -> Tensor:
+    def _begin(self, images: Tensor, seed: int, top: int, draw: Noise) -> Tensor:
         """The most degraded state of an image that does not exist yet."""
         state, channels = self.process.states[top], self.preset.data.channels
         if self.start is not None:

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, str] = {
     "sampling.registry": "errors registry",
     "config": "errors registry sampling.registry",
     "data": "errors progress rng files images operators",
-    "process": "errors rng registry devices operators schedules",
+    "process": "errors rng registry devices operators schedules sampling.registry",
     "priors": "errors rng operators data process",
     "sampling": "errors rng registry config operators schedules process",
 }

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from ssdiff.config.base import Strict
 from ssdiff.config.process import ProcessSettings, process_problems
 from ssdiff.config.sections import DataSettings, ModelSettings, SamplingSettings, TrainingSettings
+from ssdiff.errors import did_you_mean
+from ssdiff.sampling.registry import SAMPLERS, samplers_of_kind
 
 
 class Preset(Strict):
@@ -107,19 +109,29 @@ def _model_problems(preset: Preset) -> list[str]:
     return problems
 
 
+def _sampler_problems(preset: Preset) -> list[str]:
+    process, sampling = preset.process, preset.sampling
+    cold = process.kind == "cold"
+    choices = samplers_of_kind(cold, process.levels)
+    if sampling.sampler not in choices:
+        names = " or ".join((", ".join(map(repr, choices[:-1])), repr(choices[-1])))
+        return [
+            f"sampling.sampler: must be {names} for kind {process.kind!r}, not {sampling.sampler!r}; "
+            f"{did_you_mean(sampling.sampler, choices)}"
+        ]
+    rule = SAMPLERS.get(sampling.sampler)
+    if sampling.eta in (None, rule.eta) or (rule.takes_eta and not cold):
+        return []
+    able = [name for name in choices if SAMPLERS.get(name).takes_eta and not cold]
+    only = f"set it for {', '.join(map(repr, able))} only" if able else "leave it out"
+    return [f"sampling.eta: sampler {rule.name!r} has {rule.eta:g}; {only}"]
+
+
 def _sampling_and_training_problems(preset: Preset) -> list[str]:
     process, sampling, problems = preset.process, preset.sampling, []
     if sampling.steps > process.T:
         problems.append(f"sampling.steps: must be 1..{process.T} (process.T), not {sampling.steps}")
-    cold = ("alg1", "alg2", "direct", "ddim")
-    choices = cold if process.kind == "cold" else ("ancestral", "ddim", "dpm++")
-    if sampling.sampler not in choices:
-        problems.append(
-            f"sampling.sampler: kind {process.kind!r} has {', '.join(choices)}, not {sampling.sampler!r}"
-        )
-    own = {"ddim": sampling.eta, "ancestral": 1.0}.get(sampling.sampler, 0.0)
-    if sampling.eta not in (None, own):
-        problems.append(f"sampling.eta: sampler {sampling.sampler!r} has {own:g}; set it for 'ddim' only")
+    problems += _sampler_problems(preset)
     if sampling.renoise == "spectral" and process.levels == 1:
         problems.append("sampling.renoise: one level never changes resolution; leave it 'none'")
     if sampling.guidance != 1 and not preset.model.classes:

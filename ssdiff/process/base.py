@@ -14,6 +14,7 @@ from ssdiff import rng
 from ssdiff.errors import ProcessError
 from ssdiff.operators.base import Size
 from ssdiff.operators.separable import Separable
+from ssdiff.sampling.registry import samplers
 
 Timestep = int | Tensor
 """One timestep, or (B,) timesteps of one size."""
@@ -85,6 +86,15 @@ class Process(ABC):
     def generates(self) -> bool:
         """Whether p(x_T) can be drawn, so that images come from nothing."""
         return self.noisy
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether p(x_s | x_t, x_0) exists, or what is left of it without fresh noise."""
+        return self.noisy
+
+    def samplers(self) -> tuple[str, ...]:
+        """Return the names of the samplers that fit, as :func:`ssdiff.samplers`."""
+        return samplers(self)
 
     # The forward process.
 

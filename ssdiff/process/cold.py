@@ -36,7 +36,12 @@ class ColdProcess(Process):
 
     @property
     def generates(self) -> bool:
-        """Whether nothing but what is mixed in is left at T."""
+        """Whether what is mixed in is all that is left at T, or nearly."""
+        return self.mixes
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether the noise that explains x_t can be estimated."""
         return self.mixes
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:

@@ -1,48 +1,64 @@
-"""Samplers of cold diffusion: direct, Algorithm 1, Algorithm 2, and Algorithm 2 with estimated noise [CD]."""
+"""Samplers of cold diffusion: Algorithms 1 and 2, and one prediction [CD]."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from ssdiff.sampling.registry import register_sampler
 
-from ssdiff.process.base import Process
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Predict = Callable[[Tensor, int], Tensor]  # x_t, t -> clean image
-ALGORITHMS = ("alg1", "alg2", "direct", "ddim")
+    from ssdiff.sampling.walk import Walk
 
 
-def restore_stepwise(
-    predict: Predict,
-    process: Process,
-    x: Tensor,
-    timesteps: Sequence[int],
-    algorithm: str,
-    images: Tensor | None = None,
-) -> Iterator[tuple[int, Tensor]]:
-    """Walk down a chain of timesteps by restoring and degrading again.
+@register_sampler("alg1", noisy=False, cold=True, help="restores, and degrades a little less")
+def algorithm_1(walk: Walk) -> Iterator[tuple[int, Tensor]]:
+    """Restore, and degrade a little less [CD, algorithm 1].
 
     Args:
-        predict: the restoration network R.
-        process: the degradation D.
-        x: (B, C, H, W) at ``timesteps[0]``.
-        timesteps: decreasing, down to 0.
-        algorithm: ``alg1``: x_s = D(R(x_t), s); ``alg2``: x_s = x_t - D(R(x_t), t) + D(R(x_t), s) [CD,
-            section 3.2]; ``ddim``: D(R(x_t), s) with the noise that explains x_t; ``direct``: R(x_t) at once.
-        images: (B,) image numbers by which a random D draws, the same along the chain.
+        walk: the batch; its image numbers keep a random D the same along the chain.
 
     Yields:
-        (s, x_s) for each timestep after the first.
+        (s, x_s) for each severity after the first.
     """
-    if algorithm == "direct":
-        yield 0, predict(x, timesteps[0])
-        return
-    for t, s in itertools.pairwise(timesteps):
-        clean = predict(x, t)
-        if algorithm == "ddim":
-            x = process.posterior(x, clean, t, s, eta=0.0).mean
-        else:
-            less = process.degrade(clean, s, images)
-            x = less if algorithm == "alg1" else x - process.degrade(clean, t, images) + less
+    x = walk.x
+    for t, s in walk.steps:
+        # x_s = D(R(x_t, t), s)
+        x = walk.process.degrade(walk.predict(x, t), s, walk.images)
         yield s, x
+
+
+@register_sampler("alg2", noisy=False, cold=True, help="as alg1, but errors of the network cancel")
+def algorithm_2(walk: Walk) -> Iterator[tuple[int, Tensor]]:
+    """Add the difference that a step makes to a restored image [CD, algorithm 2].
+
+    To first order in the severity it does not matter what the network restores [CD, section 3.3].
+
+    Args:
+        walk: the batch; its image numbers keep a random D the same along the chain.
+
+    Yields:
+        (s, x_s) for each severity after the first.
+    """
+    x, degrade = walk.x, walk.process.degrade
+    for t, s in walk.steps:
+        clean = walk.predict(x, t)
+        less = degrade(clean, s, walk.images)
+        # x_s = x_t - D(R(x_t, t), t) + D(R(x_t, t), s)
+        x = x - degrade(clean, t, walk.images) + less
+        yield s, x
+
+
+@register_sampler("direct", cold=True, spacing="once", help="one prediction from where it begins")
+def direct(walk: Walk) -> Iterator[tuple[int, Tensor]]:
+    """Predict the clean image at once, x_0 = R(x_t, t).
+
+    Args:
+        walk: the batch, at a timestep from which the network predicts full size.
+
+    Yields:
+        (0, x_0).
+    """
+    yield 0, walk.predict(walk.x, walk.timesteps[0])

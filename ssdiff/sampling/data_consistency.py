@@ -19,7 +19,7 @@ from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.inverse import regularised_inverse
 from ssdiff.operators.separable import Separable
 from ssdiff.process.base import Process
-from ssdiff.sampling.gaussian import Predict
+from ssdiff.sampling.walk import Predict
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class Measurement:
 
 
 def predict_consistent(predict: Predict, measurement: Measurement) -> Predict:
-    """A denoiser for :func:`ssdiff.sampling.gaussian.sample` whose predictions agree with a measurement.
+    """Return a denoiser for a sampler's walk whose predictions agree with a measurement.
 
     Args:
         predict: the model's, (x_t, t) to the clean image at the size of timestep t - 1.

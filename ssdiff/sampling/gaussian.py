@@ -1,63 +1,79 @@
-"""Samplers of Gaussian processes: ancestral, DDIM and DPM-Solver++(2M), each across resolution
-transitions."""
+"""Samplers of noisy processes: the eta family and DPM-Solver++(2M), each across resolution transitions."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from ssdiff.sampling.registry import register_sampler
 
-from ssdiff.process.base import Process
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Predict = Callable[[Tensor, int], Tensor]  # x_t, t -> clean image at the size of timestep t - 1
-Noise = Callable[[int, tuple[int, ...]], Tensor]  # timestep, (C, h, w) -> (B, C, h, w) standard normal
-Added = Callable[[int, int], Tensor]  # t, s of a resolution transition -> (B, C, h_s, w_s)
+    from ssdiff.process.base import Process
+    from ssdiff.sampling.walk import Walk
 
 
-def sample(
-    predict: Predict,
-    process: Process,
-    x: Tensor,
-    timesteps: Sequence[int],
-    noise: Noise,
-    *,
-    eta: float = 1.0,
-    second_order: bool = False,
-    added: Added | None = None,
-) -> Iterator[tuple[int, Tensor]]:
-    """Walk down a chain of timesteps, drawing x_s from the eta-family posterior of the predicted clean
-    image.
+@register_sampler(
+    "ancestral",
+    aliases=("posterior",),
+    eta=1.0,
+    help="draws from the exact posterior, with as much fresh noise as a step can take",
+)
+@register_sampler(
+    "ddim",
+    cold=True,
+    needs=lambda process: process.has_posterior,
+    takes_eta=True,
+    help="keeps the known noise, all but the share --eta of it",
+)
+def eta_family(walk: Walk) -> Iterator[tuple[int, Tensor]]:
+    """Draw x_s from p(x_s | x_t, x_0 = prediction), or keep the noise of x_t [docs/math.md, equation (12)].
+
+    eta = 1 is ancestral sampling [Ho et al. 2020], eta = 0 is DDIM [DDIM]. Of a cold process that mixes in
+    noise or other images, what is mixed in is estimated [CD, section 5.1].
 
     Args:
-        predict: the denoiser.
-        process: gives the posteriors.
-        x: (B, C, h, w) at ``timesteps[0]``.
-        timesteps: decreasing, each resolution transition kept, as from
-            :func:`ssdiff.schedules.resolution.respace`.
-        noise: fresh noise for a timestep; called only where the step is random.
-        eta: 1 is ancestral sampling [Ho et al. 2020], 0 DDIM [Song et al. 2021].
-        second_order: extrapolate the predictions as DPM-Solver++(2M) does [Lu et al. 2022, section 4.1],
-            carried across resolution transitions. At one size with eta = 0 this is that solver.
-        added: what x_s gains at a resolution transition, by which its details vary as those of the data do;
-            not
-            asked for at s = 0.
+        walk: the batch.
 
     Yields:
         (s, x_s) for each timestep after the first; x_0 is the last prediction.
     """
-    solver = _SecondOrder(process) if second_order else None
-    for t, s in itertools.pairwise(timesteps):
-        clean = predict(x, t)
-        if solver and s > 0:
+    x = walk.x
+    for t, s in walk.steps:
+        x = walk.step(x, walk.predict(x, t), t, s)
+        yield s, x
+
+
+def _noise_rises(process: Process) -> bool:
+    """Whether log(sigma / a) changes with t, as that of heat dissipation does not."""
+    return process.T == 1 or process.states[1].snr > process.states[-1].snr
+
+
+@register_sampler(
+    "dpm++",
+    needs=_noise_rises,
+    spacing="log-noise",
+    help="DPM-Solver++(2M), second order: for few steps; no fresh noise",
+)
+def dpm_solver(walk: Walk) -> Iterator[tuple[int, Tensor]]:
+    """Take DDIM's step with an extrapolated prediction [Lu et al. 2022; docs/math.md, section 7].
+
+    At one resolution this is DPM-Solver++(2M); the extrapolation is carried across resolution transitions.
+
+    Args:
+        walk: the batch, with steps even in log(sigma / a).
+
+    Yields:
+        (s, x_s) for each timestep after the first; x_0 is the last prediction.
+    """
+    solver, x = _SecondOrder(walk.process), walk.x
+    for t, s in walk.steps:
+        clean = walk.predict(x, t)
+        if s > 0:
             clean = solver.extrapolate(clean, t, s)
-        same_size = process.states[t].size == process.states[s].size
-        posterior = process.posterior(x, clean, t, s, eta)
-        random = s > 0 and (eta > 0 or not same_size)
-        x = posterior.sample(noise(s, tuple(clean.shape[1:]))) if random else posterior.mean
-        if added and s > 0 and not same_size:
-            x = x + added(t, s)
+        x = walk.step(x, clean, t, s)
         yield s, x
 
 
@@ -74,8 +90,9 @@ class _SecondOrder:
         self._trend: tuple[Tensor, float] | None = None  # a move, and its length in log noise
 
     def extrapolate(self, prediction: Tensor, t: int, s: int) -> Tensor:
-        """The prediction from x_t, at the size of s > 0, for the step to s."""
+        """Return the prediction from x_t, at the size of s > 0, for the step to s."""
         noise, states = self._log_noise, self._process.states
+        # l_t = log(sigma_t / a_t) - log ||R_t|| [docs/math.md, equation (24)], w = (l_t - l_s) / 2 length
         half, last = (noise[t] - noise[s]) / 2, self._last
         self._last = (t, prediction)
         if last is None:
@@ -84,14 +101,16 @@ class _SecondOrder:
         if before.shape == prediction.shape:
             moved, length = self._trend = prediction - before, noise[older] - noise[t]
             one_size = states[older].size == states[t].size
+            # D = x^_t + w (x^_t - x^_t') [docs/math.md, equation (25)]
             return prediction + (half / length if one_size else _bounded(half / length)) * moved
-        # Layers of its own predict a transition, with errors of their own: the trend is that from before.
+        # A change is predicted by layers of its own, with errors of their own: the trend is that from before.
         trend, self._trend = self._trend, None
         if trend is None:
             return prediction
+        # D = x^_t + w R^T (x^_t' - x^_t'') / ||R||^2 [docs/math.md, equation (26)]
         return prediction + _bounded(half / trend[1]) * self._process.lift(trend[0], s, t)
 
 
 def _bounded(share: float) -> float:
-    """Across a transition: no more than an even step has, and nothing where noise jumps."""
+    """Return w across a change, no more than an even step has [docs/math.md, equation (27)]."""
     return min(share, 0.5) if share <= 1 else 0.0

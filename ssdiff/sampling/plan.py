@@ -10,14 +10,20 @@ import torch
 from ssdiff.config import Preset, SamplingSettings
 from ssdiff.errors import UsageError
 from ssdiff.process.base import Process
+from ssdiff.sampling.registry import SAMPLERS, Sampler, samplers
 from ssdiff.schedules.resolution import respace
-
-_ALIASES = {"posterior": "ancestral"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to walk down: a chain of timesteps and the rule of a step."""
+    """How to walk down: a chain of timesteps and the rule of a step.
+
+    Attributes:
+        timesteps: decreasing, down to 0.
+        sampler: its own name, never an alias.
+        eta: share of fresh noise, 0..1.
+        guidance: weight of the class, 1 is off.
+    """
 
     timesteps: list[int]
     sampler: str
@@ -31,16 +37,13 @@ class Plan:
 
     @property
     def evaluations(self) -> int:
-        """Steps, each one evaluation of the network (two with guidance)."""
-        return 1 if self.sampler == "direct" else len(self.timesteps) - 1
+        """Steps, each one evaluation of the network for most samplers (and two with guidance)."""
+        return len(self.timesteps) - 1
 
-
-def samplers(preset: Preset, process: Process) -> tuple[str, ...]:
-    """Rules of a step that a process has."""
-    if not process.noisy:
-        return ("alg1", "alg2", "direct", *(["ddim"] if process.generates else []))
-    # DPM-Solver++ needs a log-SNR that changes along the chain, heat dissipation's does not.
-    return ("ancestral", "ddim", *([] if preset.process.kind == "heat" else ["dpm++"]), "direct")
+    @property
+    def network_evaluations(self) -> int:
+        """Evaluations of the network for an image."""
+        return self.evaluations * SAMPLERS.get(self.sampler).evaluations * (1 if self.guidance == 1 else 2)
 
 
 def make_plan(
@@ -52,57 +55,95 @@ def make_plan(
     guidance: float | None = None,
     t: int | None = None,
 ) -> Plan:
-    """The chain of timesteps and the step rule of sampling options; omitted ones come from the preset.
+    """Return :func:`plan_for` the process of a preset, omitted options from the preset."""
+    return plan_for(process, preset.sampling, steps, sampler, eta, guidance, t, classes=preset.model.classes)
+
+
+def plan_for(
+    process: Process,
+    defaults: SamplingSettings,
+    steps: int | None = None,
+    sampler: str | None = None,
+    eta: float | None = None,
+    guidance: float | None = None,
+    t: int | None = None,
+    *,
+    classes: int = 0,
+) -> Plan:
+    """Return the chain of timesteps and the step rule of sampling options; omitted ones are the defaults.
 
     Args:
-        preset: gives the defaults.
-        process: of the preset.
+        process: to walk down.
+        defaults: of a preset.
         steps: 1..t; every resolution transition is kept besides.
-        sampler: with noise: ``ancestral`` or ``posterior`` (eta 1), ``ddim`` (eta 0 unless given), ``dpm++``
-            (2M, steps even in log-SNR); cold: ``alg1``, ``alg2``, and ``ddim`` where noise is mixed in;
-            ``direct`` is one prediction.
-        eta: share of fresh noise, 0..1, for ``ddim``.
+        sampler: a name of :func:`ssdiff.samplers`.
+        eta: share of fresh noise, 0..1, where the sampler takes it.
         guidance: weight of the class, 1 is off.
         t: timestep to begin at; T where omitted.
+        classes: of the network; 0 for one that takes none.
 
     Raises:
         UsageError: for options that are out of range or do not go together.
     """
-    defaults, top = preset.sampling, process.T if t is None else t
-    name = _ALIASES.get(sampler or "", sampler) or defaults.sampler
-    known = samplers(preset, process)
-    if name not in known:
-        message = f"unknown sampler {name!r} for a model of kind {preset.process.kind}"
-        raise UsageError(message, hint=f"choose one of {', '.join(known)}")
-    if not 1 <= top <= process.T:
+    top = process.T if t is None else t
+    if not _whole(top) or not 1 <= top <= process.T:
         raise UsageError(f"timestep {top} is outside 1..{process.T}")
+    rule = _rule(process, defaults.sampler if sampler is None else sampler)
     guidance = defaults.guidance if guidance is None else guidance
     if not 0 <= guidance < math.inf:
         raise UsageError(f"guidance must be finite, at least 0, not {guidance}")
-    if guidance != 1 and not preset.model.classes:
+    if guidance != 1 and not classes:
         raise UsageError("guidance needs a class-conditional model", hint="leave --guidance out")
-    sizes = torch.tensor([state.resolution for state in process.states[1 : top + 1]])
-    if name == "direct" and process.states[top - 1].resolution != process.states[0].resolution:
-        raise UsageError(
-            f"a direct prediction from timestep {top} is smaller than the image",
-            hint=f"choose one of {', '.join(rule for rule in known if rule != 'direct')}",
-        )
-    spacing = None
-    if name == "dpm++":
-        spacing = process.log_noise()[:top]
     wanted = min(defaults.steps, top) if steps is None else steps
-    cold = not process.noisy
-    return Plan(respace(sizes, wanted, spacing), name, _eta(defaults, name, eta, cold), guidance)
+    if not _whole(wanted):
+        raise UsageError(f"steps must be a whole number, 1..{top}, not {wanted!r}")
+    chain = _chain(process, rule, top, wanted)
+    return Plan(chain, rule.name, _eta(process, defaults, rule, eta), guidance)
 
 
-def _eta(defaults: SamplingSettings, sampler: str, eta: float | None, cold: bool) -> float:
-    """The share of fresh noise that a sampler takes."""
-    own = 1.0 if sampler == "ancestral" else 0.0
+def _whole(value: object) -> bool:
+    """Whether a caller gave a whole number, whatever the annotation says."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _rule(process: Process, name: str) -> Sampler:
+    """The sampler of a name, if it fits the process."""
+    known = samplers(process)
+    found = SAMPLERS.get(name) if name in SAMPLERS.names() else None
+    if found is None or found.name not in known:
+        kind = "noisy" if process.noisy else "cold"
+        raise UsageError(
+            f"unknown sampler {name!r} for this {kind} process", hint=f"choose one of {', '.join(known)}"
+        )
+    return found
+
+
+def _chain(process: Process, rule: Sampler, top: int, steps: int) -> list[int]:
+    """Timesteps from ``top`` down to 0, as a sampler wants them spaced."""
+    sizes = torch.tensor([state.resolution for state in process.states[1 : top + 1]])
+    if rule.spacing != "once":
+        return respace(sizes, steps, process.log_noise()[:top] if rule.spacing == "log-noise" else None)
+    if process.states[top - 1].size != process.states[0].size:
+        others = [name for name in samplers(process) if name != rule.name]
+        raise UsageError(
+            f"a {rule.name} prediction from timestep {top} is smaller than the image",
+            hint=f"choose one of {', '.join(others)}",
+        )
+    return [top, 0]
+
+
+def _eta(process: Process, defaults: SamplingSettings, rule: Sampler, eta: float | None) -> float:
+    """The share of fresh noise that a sampler takes; a process without noise has none."""
+    takes = rule.takes_eta and process.noisy
     if eta is None:
-        preset = defaults.eta if sampler == "ddim" == defaults.sampler else None
-        return own if preset is None else preset
-    if eta != own and (sampler != "ddim" or cold):
-        raise UsageError(f"sampler {sampler} has a fixed eta", hint="use --sampler ddim to choose eta")
+        chosen = defaults.eta if takes and defaults.sampler == rule.name else None
+        return rule.eta if chosen is None else chosen
+    if eta != rule.eta and not takes:
+        able = [name for name in samplers(process) if process.noisy and SAMPLERS.get(name).takes_eta]
+        raise UsageError(
+            f"sampler {rule.name} has a fixed eta",
+            hint=f"use --sampler {able[0]} to choose eta" if able else "leave eta out",
+        )
     if not 0 <= eta <= 1:
         raise UsageError(f"eta must be in [0, 1], not {eta}")
     return eta

@@ -19,7 +19,8 @@ from ssdiff.build import build_process, build_states
 from ssdiff.config.load import load_preset
 from ssdiff.errors import DataError, OutputError, PresetError, ProcessError, UsageError
 from ssdiff.operators import matrices
-from ssdiff.sampling import gaussian
+from ssdiff.sampling.gaussian import eta_family
+from ssdiff.sampling.walk import Walk
 
 SIDES = (8, 4)
 PATHS = {(8, 8): 100, (4, 8): 120, (4, 4): 30}
@@ -111,7 +112,7 @@ def test_the_closed_form_is_what_the_sampler_does(make, eta):
         return rng.normal(5, numbers, t, shape).double()
 
     start = states[process.T].sigma * noise(process.T, (1, *states[process.T].size))
-    *_, (_, x) = gaussian.sample(predict, process, start, chain, noise, eta=eta, second_order=False)
+    *_, (_, x) = eta_family(Walk(process, predict, start, chain, noise, eta))
     found = torch.cov(x.flatten(1).mT)
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.mT

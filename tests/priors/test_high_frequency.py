@@ -22,7 +22,8 @@ from ssdiff.config.load import load_preset, override
 from ssdiff.errors import CheckpointError, PresetError, UsageError
 from ssdiff.operators import matrices
 from ssdiff.priors.high_frequency import HighFrequencySpectrum, changes, fit_spectrum
-from ssdiff.sampling import gaussian
+from ssdiff.sampling.gaussian import eta_family
+from ssdiff.sampling.walk import Walk
 
 
 def change(process):
@@ -91,16 +92,12 @@ def test_details_vary_after_a_change_as_they_should(eta):
 
     def after(added):
         start = process.marginal(x - x.mean(0), t, noise(t, (1, 4, 4)))
-        walk = gaussian.sample(
-            lambda x_t, _: (x_t.flatten(1) @ weight.mT).reshape(-1, 1, 8, 8),
-            process,
-            start,
-            (t, t - 1),
-            noise,
-            eta=eta,
-            added=added,
-        )
-        *_, (_, state) = walk
+
+        def predict(x_t, _):
+            return (x_t.flatten(1) @ weight.mT).reshape(-1, 1, 8, 8)
+
+        walk = Walk(process, predict, start, (t, t - 1), noise, eta, renoise=added)
+        *_, (_, state) = eta_family(walk)
         return float(process.high_frequencies(state, t - 1, t).var(0).sum())
 
     marginal = process.marginal(x, t - 1, noise(0, (1, 8, 8)))
@@ -137,15 +134,15 @@ def test_only_a_change_of_size_asks_for_details():
 
     x = torch.zeros(2, 1, 4, 4)
     chain = chain_of(process.states, 10)
-    for _ in gaussian.sample(
-        lambda x, t: torch.zeros(2, 1, *process.states[t - 1].size), process, x, chain, draw, added=added
-    ):
-        pass
+
+    def blank(x, t):
+        return torch.zeros(2, 1, *process.states[t - 1].size)
+
+    list(eta_family(Walk(process, blank, x, chain, draw, 1.0, renoise=added)))
     assert asked == [(s + 1, s)]
     asked.clear()
-    *_, (last, x) = gaussian.sample(
-        lambda x, t: torch.ones(2, 1, 8, 8), process, x, (s + 1, 0), draw, added=added
-    )
+    white = Walk(process, lambda x, t: torch.ones(2, 1, 8, 8), x, (s + 1, 0), draw, 1.0, renoise=added)
+    *_, (last, x) = eta_family(white)
     assert last == 0 and not asked and torch.equal(x, torch.ones(2, 1, 8, 8)), "x_0 is the prediction"
 
 

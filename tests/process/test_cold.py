@@ -16,7 +16,8 @@ from ssdiff.process.cold import ColdProcess
 from ssdiff.process.degradations.base import LinearDegradation, Mixture
 from ssdiff.process.degradations.registry import build_degradation
 from ssdiff.process.gaussian import from_schedule
-from ssdiff.sampling.cold import restore_stepwise
+from ssdiff.sampling.registry import SAMPLERS
+from ssdiff.sampling.walk import Walk
 from ssdiff.schedules import noise
 from ssdiff.training.losses import cold_loss
 
@@ -40,7 +41,11 @@ def process(name, **options):
 
 
 def walk(predict, cold, x, severities, algorithm, images=None):
-    return dict(restore_stepwise(predict, cold, x, severities, algorithm, images))
+    return dict(SAMPLERS.get(algorithm)(Walk(cold, predict, x, severities, no_noise, images=images)))
+
+
+def no_noise(s, shape):
+    raise AssertionError("a cold sampler draws nothing")
 
 
 chains = st.sets(st.integers(1, T), min_size=2).map(lambda s: [*sorted(s, reverse=True), 0])
@@ -110,8 +115,8 @@ def test_estimated_noise_is_ddim():
     plain = from_schedule(nu, [SIZE] * T, SIZE)
     x_t, guess = draw(2, 3, *SIZE), draw(2, 3, *SIZE, seed=1)
     for t, s in ((9, 4), (2, 1), (10, 0)):
-        [(_, ours), *_] = restore_stepwise(lambda x, _: guess, cold, x_t, [t, s], "ddim")
-        assert_close(ours, plain.posterior(x_t, guess, t, s, eta=0).mean)
+        ours = walk(lambda x, _: guess, cold, x_t, [t, s], "ddim")
+        assert_close(ours[s], plain.posterior(x_t, guess, t, s, eta=0).mean)
 
 
 def test_only_mixtures_can_be_estimated():

@@ -18,7 +18,8 @@ from ssdiff.process.degradations.registry import build_degradation
 from ssdiff.process.diagonal import DiagonalProcess
 from ssdiff.process.gaussian import from_schedule
 from ssdiff.process.spectra import RATES, BlurNoise, Blurring, Heat
-from ssdiff.sampling.cold import restore_stepwise
+from ssdiff.sampling.cold import algorithm_2
+from ssdiff.sampling.walk import Walk
 from ssdiff.schedules import noise
 
 T, SIZE = 20, (6, 8)
@@ -136,7 +137,7 @@ def test_heat_without_fresh_noise_is_algorithm_2():
     cold = ColdProcess(LinearDegradation(SIZE, T, lambda t: _HeatAt(p, t)))
     x0, guess = draw(2, 3, *SIZE), draw(2, 3, *SIZE, seed=1)
     x_t = p.marginal(x0, 13, draw(2, 3, *SIZE, seed=2))
-    [(_, expected), *_] = list(restore_stepwise(lambda x, t: guess, cold, x_t, [13, 6, 0], "alg2"))
+    (_, expected), *_ = algorithm_2(Walk(cold, lambda x, t: guess, x_t, [13, 6, 0], noise=None))
     assert_close(p.posterior(x_t, guess, 13, 6, eta=0).mean, expected)
 
 

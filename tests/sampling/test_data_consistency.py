@@ -17,7 +17,8 @@ from ssdiff.process.diagonal import DiagonalProcess
 from ssdiff.process.gaussian import from_schedule
 from ssdiff.process.spectra import BlurNoise
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
-from ssdiff.sampling.gaussian import sample
+from ssdiff.sampling.gaussian import eta_family
+from ssdiff.sampling.walk import Walk
 from ssdiff.schedules import noise, resolution
 
 FLOAT = torch.float64
@@ -254,7 +255,7 @@ def restored(process, table, known, count, steps, top=None, eta=1.0):
     chain = [t for t in resolution.respace(table, steps) if t <= top]
     x = known.start(fresh(chain[0], (1, *process.states[chain[0]].size)), chain[0])
     predict = predict_consistent(exact_denoiser(process, covariance()), known)
-    *_, (_, x) = sample(predict, process, x, chain, fresh, eta=eta)
+    *_, (_, x) = eta_family(Walk(process, predict, x, chain, fresh, eta))
     return x
 
 

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from ssdiff import load_preset, rng
 from ssdiff.process.gaussian import from_schedule
-from ssdiff.sampling.gaussian import sample
+from ssdiff.sampling.gaussian import dpm_solver, eta_family
+from ssdiff.sampling.walk import Walk
 from ssdiff.schedules import noise, resolution
 
 
@@ -43,20 +44,15 @@ def start(process, count, draw):
     return state.sigma * draw(process.T, (1, *state.size))
 
 
-@pytest.mark.parametrize(("eta", "second_order"), [(1.0, False), (0.5, False), (0.0, False), (0.0, True)])
-def test_exact_denoiser_gives_the_data_distribution(eta, second_order):
+@pytest.mark.parametrize(
+    ("eta", "sampler"), [(1.0, eta_family), (0.5, eta_family), (0.0, eta_family), (0.0, dpm_solver)]
+)
+def test_exact_denoiser_gives_the_data_distribution(eta, sampler):
     process, table = build(8, 1, 200)
     draw = noises(4000)
-    steps = sample(
-        oracle(process, 0.5),
-        process,
-        start(process, 4000, draw),
-        resolution.respace(table, 200),
-        draw,
-        eta=eta,
-        second_order=second_order,
-    )
-    *_, (s, x) = steps
+    x_T = start(process, 4000, draw)
+    walk = Walk(process, oracle(process, 0.5), x_T, resolution.respace(table, 200), draw, eta)
+    *_, (s, x) = sampler(walk)
     assert s == 0 and x.std().item() == pytest.approx(0.5, rel=0.04)
 
 
@@ -65,15 +61,13 @@ def test_second_order_is_dpm_solver_and_converges_faster():
     draw = noises(8)
     x_T = start(process, 8, draw)
 
-    def end(steps, second_order):
+    def end(steps, sampler):
         chain = resolution.respace(table, steps, process.log_noise())
-        *_, (_, x) = sample(
-            oracle(process, 0.7), process, x_T, chain, draw, eta=0.0, second_order=second_order
-        )
+        *_, (_, x) = sampler(Walk(process, oracle(process, 0.7), x_T, chain, draw))
         return x
 
-    exact = end(1000, True)
-    first, second = (end(25, False) - exact).norm(), (end(25, True) - exact).norm()
+    exact = end(1000, dpm_solver)
+    first, second = (end(25, eta_family) - exact).norm(), (end(25, dpm_solver) - exact).norm()
     assert second < first / 3
 
     # Textbook DPM-Solver++(2M) on the same grid [Lu et al. 2022, algorithm 2].
@@ -88,7 +82,7 @@ def test_second_order_is_dpm_solver_and_converges_faster():
         d = x0 if last is None else (1 + h / (2 * last[1])) * x0 - h / (2 * last[1]) * last[0]
         x = then.sigma / now.sigma * x - then.signal * math.expm1(-h) * d
         last = (x0, h)
-    assert_close(end(25, True), x)
+    assert_close(end(25, dpm_solver), x)
 
 
 @pytest.mark.parametrize(("levels", "match"), [(1, 0.0), (2, 0.0), (2, 1.0), (3, 0.0), (3, 1.0)])
@@ -128,8 +122,8 @@ def test_known_image_is_recovered_across_resolutions(match, steps, second_order)
     def known(_, t):
         return process.degrade(truth, t - 1)
 
-    eta = 0.0 if second_order else 1.0
-    for s, state in sample(known, process, x, chain, draw, eta=eta, second_order=second_order):
+    sampler, eta = (dpm_solver, 0.0) if second_order else (eta_family, 1.0)
+    for s, state in sampler(Walk(process, known, x, chain, draw, eta)):
         visited.append(s)
         assert tuple(state.shape[-2:]) == process.states[s].size
     assert torch.equal(state, truth) and visited == chain[1:]
@@ -143,14 +137,11 @@ def test_images_do_not_depend_on_the_batch():
         def draw(s, shape):
             return rng.normal(key, streams, s, shape)
 
-        x = draw(20, (3, 4, 4))
-        *_, (_, x) = sample(
-            lambda x_t, t: torch.nn.functional.interpolate(x_t, process.states[t - 1].size).tanh(),
-            process,
-            x,
-            resolution.respace(table, 20),
-            draw,
-        )
+        def predict(x_t, t):
+            return torch.nn.functional.interpolate(x_t, process.states[t - 1].size).tanh()
+
+        walk = Walk(process, predict, draw(20, (3, 4, 4)), resolution.respace(table, 20), draw, 1.0)
+        *_, (_, x) = eta_family(walk)
         return x
 
     assert_close(run(torch.arange(6))[4:], run(torch.arange(4, 6)), atol=1e-6, rtol=0)
@@ -164,5 +155,6 @@ def test_marginals_of_the_chain_across_resolutions():
     for eta in (0.0, 1.0):
         x = process.states[10].sigma * draw(10, (1, 4, 4))
         chain = resolution.respace(table, 10)
-        for s, state in sample(lambda _, t: process.degrade(truth, t - 1), process, x, chain, draw, eta=eta):
+        walk = Walk(process, lambda _, t: process.degrade(truth, t - 1), x, chain, draw, eta)
+        for s, state in eta_family(walk):
             assert state.std().item() == pytest.approx(process.states[s].sigma, rel=0.03, abs=1e-12)

@@ -1,0 +1,78 @@
+"""What a sampler gets: a process, predictions of a network, a chain of timesteps, noise by image number."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssdiff.process.base import Process
+
+Predict: TypeAlias = "Callable[[Tensor, int], Tensor]"
+"""x_t and t to the clean image at the size of timestep t - 1."""
+Noise: TypeAlias = "Callable[[int, tuple[int, ...]], Tensor]"
+"""Timestep and (C, h, w) to (B, C, h, w) standard normal noise."""
+Renoise: TypeAlias = "Callable[[int, int], Tensor]"
+"""t and s of a resolution transition to (B, C, h_s, w_s) high frequencies that x_s gains."""
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """One batch on its way down a chain of timesteps.
+
+    Attributes:
+        process: gives posteriors or degradations.
+        predict: the network, (x_t, t) to the clean image at the size of t - 1, which is that of s.
+        x: (B, C, h, w) at ``timesteps[0]``.
+        timesteps: decreasing, down to 0, each resolution transition kept, as from
+            :func:`ssdiff.schedules.resolution.respace`.
+        noise: fresh noise for a timestep, a function of image numbers and seed; ask for it once a timestep.
+        eta: share of fresh noise: 1 is ancestral, 0 is DDIM.
+        images: (B,) numbers by which a random degradation draws, the same along the chain.
+        renoise: high-frequency renoising, or None.
+    """
+
+    process: Process
+    predict: Predict
+    x: Tensor
+    timesteps: Sequence[int]
+    noise: Noise
+    eta: float = 0.0
+    images: Tensor | None = None
+    renoise: Renoise | None = None
+
+    @property
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """Pairs (t, s) of neighbouring timesteps, t > s, the last of them with s = 0."""
+        return itertools.pairwise(self.timesteps)
+
+    def same_size(self, t: int, s: int) -> bool:
+        """Whether a step is no resolution transition."""
+        return self.process.states[t].size == self.process.states[s].size
+
+    def step(self, x: Tensor, clean: Tensor, t: int, s: int, eta: float | None = None) -> Tensor:
+        """Return x_s = mu_s + B (x_t - M mu_s) + C^{1/2} eps [docs/math.md, equation (12)].
+
+        At a resolution transition high frequencies are added, if the walk has any [docs/math.md, equation
+        (29)]. The step to 0 returns ``clean``.
+
+        Args:
+            x: (B, C, h_t, w_t), x_t.
+            clean: (B, C, h_s, w_s), a prediction of the clean image; mu_s = a_s clean.
+            t: timestep of ``x``.
+            s: timestep wanted.
+            eta: share of fresh noise; the walk's where omitted.
+        """
+        eta = self.eta if eta is None else eta
+        same_size = self.same_size(t, s)
+        posterior = self.process.posterior(x, clean, t, s, eta)
+        # Where nothing is random no noise is drawn; a larger grid's new dimensions always are.
+        random = s > 0 and (eta > 0 or not same_size)
+        x = posterior.sample(self.noise(s, tuple(clean.shape[1:]))) if random else posterior.mean
+        if self.renoise and s > 0 and not same_size:
+            x = x + self.renoise(t, s)
+        return x
