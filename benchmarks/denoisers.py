@@ -53,7 +53,7 @@ def main() -> None:
 
 def clean_images(model: Pipeline, data: str, count: int) -> Tensor:
     """(count, C, H, W) in [-1, 1], spread evenly over the set."""
-    preset = model.preset.data
+    preset = model.required_preset().data
     found = open_data(data, size=preset.size, channels=preset.channels)
     chosen = torch.from_numpy(found.images[evenly(len(found), min(count, len(found)))])
     return from_uint8(chosen.to(model.device))

@@ -67,7 +67,7 @@ def misfit(first: Pipeline, second: Pipeline) -> str | None:
     sizes = {state.size for state in fine.states}
     if len(sizes) > 1 or coarse.states[0].size not in sizes or coarse.T != fine.T:
         return "the second model must have the first one's T and full size at every timestep"
-    if coarse.states[-1].size in sizes or first.preset.process.resize != "area":
+    if coarse.states[-1].size in sizes or first.required_preset().process.resize != "area":
         return "the first model must reduce images by area"
     for ours, theirs in zip(coarse.states[1:], fine.states[1:], strict=True):
         factor = theirs.resolution / ours.resolution

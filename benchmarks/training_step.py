@@ -117,7 +117,7 @@ def table(
         torch.cuda.reset_peak_memory_stats(device)
     model = build_model(preset).to(device, memory_format=torch.channels_last)
     process = build_process(preset)
-    trainer = PathTrainer(Pipeline(preset, process, model, precision=precision), batch)
+    trainer = PathTrainer(Pipeline(process, model, preset=preset, precision=precision), batch)
     print(f"\nbatch {batch}")
     print(" in -> out   share   first, s  seconds a step   images/s  TFLOP/s  of peak  official / ours")
     timings: dict[Path, Timing] = {}

@@ -43,7 +43,7 @@ def main() -> None:
     for path in options.models:
         model = ssdiff.load(path, device=options.device)
         if not model.process.isotropic:
-            parser.error(f"{path} is of kind {model.preset.process.kind}, not ssd or ddpm")
+            parser.error(f"{path} is of kind {model.required_preset().process.kind}, not ssd or ddpm")
         images = clean_images(model, options.data, options.images)
         table(model, path.name, images, model.plan(options.steps, options.sampler), options)
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ssdiff.pipeline import Pipeline as Pipeline
     from ssdiff.process.degradations.registry import degradations as degradations
     from ssdiff.process.degradations.registry import register_degradation as register_degradation
+    from ssdiff.process.prediction import register_prediction as register_prediction
     from ssdiff.restoration import restore as restore
+    from ssdiff.sampling.registry import register_sampler as register_sampler
+    from ssdiff.sampling.registry import samplers as samplers
     from ssdiff.weights.load import import_official as import_official
     from ssdiff.weights.load import load as load
 
@@ -39,6 +42,9 @@ _MODULES = {
     "plan_schedule": "ssdiff.analysis.schedule_plan",
     "register_degradation": "ssdiff.process.degradations.registry",
     "restore": "ssdiff.restoration",
+    "register_prediction": "ssdiff.process.prediction",
+    "register_sampler": "ssdiff.sampling.registry",
+    "samplers": "ssdiff.sampling.registry",
 }
 
 __all__ = [
@@ -54,7 +60,10 @@ __all__ = [
     "load_preset",
     "plan_schedule",
     "register_degradation",
+    "register_prediction",
+    "register_sampler",
     "restore",
+    "samplers",
 ]
 
 

@@ -85,7 +85,7 @@ class Generation:
         As bytes, because of many images one state is much.
         """
         pipeline, timesteps = self.pipeline, self.plan.timesteps
-        channels, states = pipeline.preset.data.channels, pipeline.process.states
+        channels, states = pipeline.channels, pipeline.process.states
         kept: dict[int, list[Tensor]] = {
             t: [torch.empty(0, channels, *states[t].size, dtype=torch.uint8)]
             for t in timesteps
@@ -228,14 +228,14 @@ def generate(
     target = out if isinstance(out, Destination) else check_destination(str(out), numbers)
     world = world or World()
     plan = pipeline.plan(steps, sampler, eta, guidance)
-    size = batch or pipeline.preset.sampling.batch
+    size = batch or pipeline.sampling.batch
     chosen = class_numbers(classes, pipeline)
     generation = Generation(pipeline, plan, n, first, seed, size, chosen)
     began = time.perf_counter()
     advance = Counter(progress, "sampling", n, steps=plan.evaluations, ranks=world.size)
     _WRITERS[target.kind](target, generation, world, advance)
     world.barrier()
-    name = sampler or pipeline.preset.sampling.sampler
+    name = sampler or pipeline.sampling.sampler
     return GenerationResult(target.path, generation, name, time.perf_counter() - began)
 
 
@@ -247,7 +247,7 @@ def class_numbers(given: Sequence[str | int] | None, pipeline: Pipeline) -> list
     """
     if not given:
         return None
-    count, names = pipeline.preset.model.classes, list(pipeline.class_names)
+    count, names = pipeline.classes, list(pipeline.class_names)
     if not count:
         raise UsageError("this model has no classes", hint="leave --class out")
     result = []
@@ -268,13 +268,13 @@ def override_sampling(pipeline: Pipeline, changes: Mapping[str, object]) -> None
     Raises:
         UsageError: another setting, or one that was fitted in training.
     """
-    before = pipeline.preset.sampling.terminal_prior
+    before = pipeline.sampling.terminal_prior
     for name in changes:
         if not name.startswith("sampling."):
             hint = "only settings of sampling can change"
             raise UsageError(f"--set {name}: the model is trained", hint=hint)
-    pipeline.preset = override(pipeline.preset, changes)
-    after = pipeline.preset.sampling.terminal_prior
+    pipeline.preset = override(pipeline.required_preset(), changes)
+    after = pipeline.sampling.terminal_prior
     fitted = [part and part.model_copy(update={"noise": 0.0}) for part in (before, after)]
     if fitted[0] != fitted[1]:
         raise UsageError(

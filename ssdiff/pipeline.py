@@ -1,89 +1,188 @@
-"""A trained model with its process: predict, sample, restore."""
+"""A trained network with its process: predict, sample, degrade, restore."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssdiff import rng
-from ssdiff.config import Preset
+from ssdiff.config import Preset, SamplingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
 from ssdiff.images.convert import Output, check_output_form, convert
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process, degradation_streams
+from ssdiff.process.prediction import prediction
 from ssdiff.progress import Counter, Progress
-from ssdiff.sampling.plan import Plan, make_plan
+from ssdiff.sampling.plan import Plan, plan_for
 from ssdiff.sampling.registry import SAMPLERS
 from ssdiff.sampling.walk import Noise, Predict, Renoise, Walk
 
 
-@dataclass
 class Pipeline:
     """A network with the process that it was trained for.
 
-    Attributes:
-        preset: the settings of both.
+    The network is called as ``model(x_t, index, resolution, labels)``: x_t (B, C, h_t, w_t), index (B,)
+    int64 of t - 1, the pixels a side that its output shall have, those of timestep t - 1, and (B,) classes or
+    None.
+
+    Args:
         process: degrades, and gives posteriors where there is noise.
         model: the network, in evaluation mode.
+        preset: the settings that both were made from; it gives all that follows up to ``sampling``.
+        channels: of the images; 3 where neither this nor a preset is given.
+        classes: that the network knows, 0 for an unconditional one; class number ``classes`` stands for none.
+        predict: what the network's output stands for, a name of :mod:`ssdiff.process.prediction`.
+        sampling: defaults of steps, sampler, eta, guidance, batch, clipping and renoising.
+        name: of the model, in messages.
         class_names: names of the labels, empty for an unconditional model or unnamed classes.
         origin: where the weights come from, in words.
-        start: where generation begins, for processes that do not end in noise.
-        details: spectra of the training images, for ``sampling.renoise = "spectral"``.
+        step: of the training, where known.
+        precision: of the network's mixed precision.
+        terminal_prior: p(x_T) fitted to data, for processes that do not end in noise.
+        spectrum: power spectra of the training images, for ``sampling.renoise = "spectral"``.
+
+    Attributes:
+        All arguments are attributes of the same names; ``preset`` is None where none is given.
+
+    Raises:
+        UsageError: for a prediction that is unknown or does not go with the process.
+
+    Example:
+        >>> import ssdiff, torch
+        >>> class Grey(torch.nn.Module):
+        ...     def forward(self, x, index, resolution, labels=None):
+        ...         return torch.zeros(len(x), x.shape[1], resolution, resolution)
+        >>> process = ssdiff.build_process(ssdiff.load_preset("shapes32"))
+        >>> ssdiff.Pipeline(process, Grey()).sample(2, steps=5).shape
+        torch.Size([2, 3, 32, 32])
     """
 
-    preset: Preset
-    process: Process
-    model: nn.Module
-    class_names: tuple[str, ...] = ()
-    origin: str = ""
-    step: int | None = None
-    precision: torch.dtype = field(default=torch.float32)
-    start: CoarseMixture | None = None
-    details: HighFrequencySpectrum | None = None
+    def __init__(
+        self,
+        process: Process,
+        model: nn.Module,
+        *,
+        preset: Preset | None = None,
+        channels: int | None = None,
+        classes: int | None = None,
+        predict: str | None = None,
+        sampling: SamplingSettings | None = None,
+        name: str | None = None,
+        class_names: tuple[str, ...] = (),
+        origin: str = "",
+        step: int | None = None,
+        precision: torch.dtype = torch.float32,
+        terminal_prior: CoarseMixture | None = None,
+        spectrum: HighFrequencySpectrum | None = None,
+    ) -> None:
+        self.process, self.model = process, model
+        self.channels, self.classes, self.predict, self.name = 3, 0, "x0", "the model"
+        self.sampling = SamplingSettings(sampler="ancestral" if process.noisy else "alg2")
+        self._preset: Preset | None = None
+        if preset is not None:
+            self.preset = preset
+        self.channels = self.channels if channels is None else channels
+        self.classes = self.classes if classes is None else classes
+        self.predict = self.predict if predict is None else predict
+        self.sampling = self.sampling if sampling is None else sampling
+        self.name = self.name if name is None else name
+        self.class_names, self.origin, self.step, self.precision = class_names, origin, step, precision
+        self.terminal_prior, self.spectrum = terminal_prior, spectrum
+        if prediction(self.predict).of_noise and (process.changes_resolution or not process.noisy):
+            raise UsageError(
+                f"predict {self.predict!r} needs a process with noise and one size",
+                hint="use 'x0', or a process with one level",
+            )
+
+    @property
+    def preset(self) -> Preset | None:
+        """The settings that process and model were made from; setting them sets what follows from them."""
+        return self._preset
+
+    @preset.setter
+    def preset(self, preset: Preset) -> None:
+        self._preset, self.sampling, self.name = preset, preset.sampling, preset.name
+        self.channels, self.classes = preset.data.channels, preset.model.classes
+        self.predict = preset.process.predict
+
+    def required_preset(self) -> Preset:
+        """Return the preset, for what cannot do without.
+
+        Raises:
+            UsageError: the pipeline was made without one.
+        """
+        if self._preset is None:
+            raise UsageError(
+                "this needs a pipeline with a preset", hint="give Pipeline(..., preset=...), or load a model"
+            )
+        return self._preset
+
+    @property
+    def generates(self) -> bool:
+        """Whether images come from nothing, because the process ends in noise or there is a fitted prior."""
+        if self._preset is not None:
+            return self._preset.generates
+        return self.process.generates or self.terminal_prior is not None
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.model.parameters()).device
+        weights = next(self.model.parameters(), next(self.model.buffers(), None))
+        return torch.device("cpu") if weights is None else weights.device
 
     @torch.no_grad()
     def predict_x0(self, x_t: Tensor, t: int, labels: Tensor | None = None, guidance: float = 1.0) -> Tensor:
-        """The clean image that the network sees in x_t, one timestep down.
+        """Predict the clean image that the network sees in x_t, one timestep down.
 
         Args:
             x_t: (B, C, r_t, r_t) at timestep ``t``, 1..T.
             t: timestep.
             labels: (B,) classes; the unconditional class where omitted.
-            guidance: weight of the class, 1 is plain conditioning [Ho & Salimans 2022].
+            guidance: weight of the class, 1 is plain conditioning [Ho & Salimans 2022; docs/math.md, equation
+                (36)].
 
         Returns:
-            (B, C, r_{t-1}, r_{t-1}) about [-1, 1], clamped to it if the preset's ``sampling.clip_denoised``
-            says so.
+            (B, C, r_{t-1}, r_{t-1}) about [-1, 1], clamped to it if ``sampling.clip_denoised`` says so.
+
+        Raises:
+            UsageError: for a timestep out of range, or images or labels that do not fit.
         """
-        classes = self.preset.model.classes
-        if classes and labels is None:
-            labels = torch.full((len(x_t),), classes, device=x_t.device)
+        self._check_timestep(t)
+        x_t = self._images("x_t", x_t, t)
+        labels = self._labels(labels, len(x_t), most=self.classes)
+        labels = labels if labels is None else labels.to(self.device)
+        if guidance != 1.0 and not self.classes:
+            raise UsageError("guidance needs a class-conditional model", hint="leave guidance out")
+        return self._predict(x_t, t, labels, guidance)
+
+    def _predict(self, x_t: Tensor, t: int, labels: Tensor | None, guidance: float) -> Tensor:
+        """The clean image, of arguments that fit; no step of a sampler waits for a check of labels."""
+        if self.classes and labels is None:
+            labels = torch.full((len(x_t),), self.classes, device=x_t.device)
         if labels is not None and guidance != 1.0:
-            blank = self._network(x_t, t, torch.full_like(labels, classes))
+            # x^ = x^_none + g (x^_class - x^_none)
+            blank = self._network(x_t, t, torch.full_like(labels, self.classes))
             clean = torch.lerp(blank, self._network(x_t, t, labels), guidance)
         else:
             clean = self._network(x_t, t, labels)
-        return clean.clamp(-1, 1) if self.preset.sampling.clip_denoised else clean
+        return clean.clamp(-1, 1) if self.sampling.clip_denoised else clean
 
     def _network(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
         index = torch.full((len(x_t),), t - 1, device=x_t.device)
         with autocast(x_t.device, self.precision):
             output: Tensor = self.model(x_t, index, self.process.states[t - 1].resolution, labels)
-        output = output.to(x_t.dtype)
-        if self.preset.process.predict == "eps" and self.process.noisy:
-            return self.process.clean_from_noise(x_t, output, t)
-        return output
+        expected = (*x_t.shape[:2], *self.process.states[t - 1].size)
+        if tuple(output.shape) != expected:
+            raise UsageError(
+                f"the network makes {tuple(output.shape)} of timestep {t}, not {expected}",
+                hint="its output has the size of timestep t - 1, which it is given as `resolution`",
+            )
+        return prediction(self.predict).clean(self.process, x_t, output.to(x_t.dtype), t)
 
     def plan(
         self,
@@ -93,8 +192,8 @@ class Pipeline:
         guidance: float | None = None,
         t: int | None = None,
     ) -> Plan:
-        """TimestepSampler and step rule of sampling options, as :func:`ssdiff.sampling.plan.make_plan`."""
-        return make_plan(self.preset, self.process, steps, sampler, eta, guidance, t)
+        """Return timesteps and step rule of sampling options, as :func:`ssdiff.sampling.plan.plan_for`."""
+        return plan_for(self.process, self.sampling, steps, sampler, eta, guidance, t, classes=self.classes)
 
     def walk(
         self,
@@ -106,7 +205,7 @@ class Pipeline:
         x: Tensor | None = None,
         refine: Callable[[Predict], Predict] | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """States of sampling: (t, x_t) first, then one (s, x_s) a step, down to (0, x_0).
+        """Yield the states of sampling: (t, x_t) first, then one (s, x_s) a step, down to (0, x_0).
 
         Args:
             images: (B,) image numbers on the pipeline's device; with the seed they decide all noise, so an
@@ -115,19 +214,25 @@ class Pipeline:
             seed: any integer.
             labels: (B,) classes.
             x: (B, C, h, w) at the plan's first timestep; drawn where omitted.
-            refine: makes predictions agree with what is known of the clean images; no details are then added.
+            refine: makes predictions agree with what is known of the clean images; nothing is renoised then.
+
+        Raises:
+            UsageError: for numbers, labels or images that do not fit.
         """
+        top, images = plan.timesteps[0], self._numbers(images)
+        self._check_timestep(top)
+        labels = self._labels(labels, len(images), most=self.classes)
+        given = labels if labels is None else labels.to(self.device)
         key = rng.derive(seed, "sample")
 
         def draw(timestep: int, shape: tuple[int, ...]) -> Tensor:
             return rng.normal(key, images, timestep, shape)
 
+        @torch.no_grad()
         def predict(x_t: Tensor, t: int) -> Tensor:
-            return self.predict_x0(x_t, t, labels, plan.guidance)
+            return self._predict(x_t, t, given, plan.guidance)
 
-        top = plan.timesteps[0]
-        if x is None:
-            x = self._begin(images, seed, top, draw)
+        x = self._begin(images, seed, top, draw) if x is None else self._images("x", x, top, len(images))
         yield top, x
         yield from SAMPLERS.get(plan.sampler)(
             Walk(
@@ -138,42 +243,40 @@ class Pipeline:
                 draw,
                 plan.eta,
                 degradation_streams(images, seed),
-                None if refine else self._added(plan, images, seed),
+                None if refine else self._renoise(plan, images, seed),
             )
         )
 
-    def _added(self, plan: Plan, images: Tensor, seed: int) -> Renoise | None:
-        """HighFrequencySpectrum with the spectra of the training images, if the settings ask for them."""
-        process, details = self.process, self.details
+    def _renoise(self, plan: Plan, images: Tensor, seed: int) -> Renoise | None:
+        """High frequencies with the spectra of the training images, if the settings ask for them."""
+        process, spectrum = self.process, self.spectrum
         sizes = {process.states[s].size for s in plan.timesteps if s > 0}
-        if self.preset.sampling.renoise == "none" or len(sizes) == 1:
+        if self.sampling.renoise == "none" or len(sizes) == 1:
             return None
-        if details is None:
+        if spectrum is None:
             raise UsageError(
                 "sampling.renoise = 'spectral' needs spectra that are taken in training",
                 hint="train with it, or set it to 'none'",
             )
         key = rng.derive(seed, "sample/details")
-        return lambda t, s: details.draw(process, t, s, key, images)
+        return lambda t, s: spectrum.draw(process, t, s, key, images)
 
     def _begin(self, images: Tensor, seed: int, top: int, draw: Noise) -> Tensor:
         """The most degraded state of an image that does not exist yet."""
-        state, channels = self.process.states[top], self.preset.data.channels
-        if self.start is not None:
-            noise = draw(top, (channels, *state.size))
-            settings = self.preset.sampling.terminal_prior
-            coarse = self.start.draw(rng.derive(seed, "sample/start"), images)
+        if self.terminal_prior is not None:
+            state, settings = self.process.states[top], self.sampling.terminal_prior
+            coarse = self.terminal_prior.draw(rng.derive(seed, "sample/start"), images)
             spread = state.sigma + (settings.noise if settings else 0.0)
-            return coarse + spread * noise
+            return coarse + spread * draw(top, (self.channels, *state.size))
         if self.process.generates:
-            return self.process.start(images, seed, channels=channels, t=top)
+            return self.process.start(images, seed, channels=self.channels, t=top)
         raise UsageError(
-            f"{self.preset.name} is a restoration model and cannot sample unconditionally",
+            f"{self.name} is a restoration model and cannot sample unconditionally",
             hint="use `ssdiff restore IMAGE`",
         )
 
     def degrade(self, x0: Tensor, t: int, *, seed: int = 0, images: Tensor | None = None) -> Tensor:
-        """x_t of clean images, noise and signal scale included, as :meth:`restore` takes it.
+        """Return x_t of clean images, noise and signal scale included, as :meth:`restore` takes it.
 
         Args:
             x0: (B, C, R, R) in [-1, 1].
@@ -183,9 +286,13 @@ class Pipeline:
 
         Returns:
             (B, C, r_t, r_t) on the pipeline's device.
+
+        Raises:
+            UsageError: for a timestep out of range or images of another shape.
         """
-        numbers = (torch.arange(len(x0)) if images is None else images).to(self.device)
-        return self.process.corrupt(x0.to(self.device), t, numbers, seed)
+        self._check_timestep(t)
+        clean = self._images("x0", x0, 0)
+        return self.process.corrupt(clean, t, self._numbers(images, len(clean)), seed)
 
     def restore(
         self,
@@ -197,9 +304,9 @@ class Pipeline:
         eta: float | None = None,
         seed: int = 0,
         images: Tensor | None = None,
-        on_step: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Tensor:
-        """Clean images from degraded ones.
+        """Return clean images of degraded ones.
 
         Args:
             x_t: (B, C, h_t, w_t) at timestep ``t`` of the process, noise and signal scale included.
@@ -210,22 +317,22 @@ class Pipeline:
             seed: of the noise, and of a random degradation.
             images: (B,) image numbers; 0..B-1 where omitted. A random degradation draws by them, so give
                 those by which ``x_t`` was degraded.
-            on_step: called after each step with the number of images.
+            progress: called as progress("restoring", done, B).
 
         Returns:
             (B, C, R, R) float32 on the CPU in [-1, 1].
 
         Raises:
-            UsageError: for options out of range or images of another size.
+            UsageError: for options out of range or images of another shape.
         """
         plan = self.plan(steps, sampler, eta, t=t)
-        size = (self.preset.data.channels, *self.process.states[plan.timesteps[0]].size)
-        if tuple(x_t.shape[1:]) != size:
-            raise UsageError(f"images at timestep {plan.timesteps[0]} are {size}, not {tuple(x_t.shape[1:])}")
-        numbers = torch.arange(len(x_t)) if images is None else images
-        for timestep, x in self.walk(numbers.to(self.device), plan, seed, x=x_t.to(self.device)):
-            if on_step is not None and timestep < plan.timesteps[0]:
-                on_step(len(x))
+        top = plan.timesteps[0]
+        given = self._images("x_t", x_t, top)
+        numbers = self._numbers(images, len(given))
+        count = Counter(progress, "restoring", len(given), steps=plan.evaluations)
+        for timestep, x in self.walk(numbers, plan, seed, x=given):
+            if timestep < top:
+                count(len(x))
         return x.clamp(-1, 1).float().cpu()
 
     def sample(
@@ -240,7 +347,6 @@ class Pipeline:
         labels: Sequence[int] | Tensor | None = None,
         guidance: float | None = None,
         first: int = 0,
-        on_step: Callable[[int], None] | None = None,
         output: Output = "pt",
         progress: Progress | None = None,
     ) -> Any:
@@ -256,7 +362,6 @@ class Pipeline:
             labels: one class an image; classes in turn by image number where a conditional model gets none.
             guidance: weight of the class.
             first: number of the first image.
-            on_step: called after each step with the number of images in the batch.
             output: ``"pt"`` for a tensor, ``"pil"`` for Pillow images, ``"np"`` for an array of bytes.
             progress: called as progress("sampling", done, n).
 
@@ -265,16 +370,16 @@ class Pipeline:
             notebook shows as a grid; or (n, R, R, C) uint8.
 
         Raises:
-            UsageError: for options out of range.
+            UsageError: for options out of range, or a model that cannot sample.
         """
         check_counts(n, first, batch)
         check_output_form(output)
         plan = self.plan(steps, sampler, eta, guidance)
-        size = batch or self.preset.sampling.batch
-        count = Counter(progress, "sampling", n, steps=plan.evaluations)
+        size = self.sampling.batch if batch is None else batch
         numbers = torch.arange(first, first + n)
         chosen = self.choose_labels(numbers, labels)
-        result = torch.empty(n, self.preset.data.channels, *self.process.states[0].size)
+        result = torch.empty(n, self.channels, *self.process.states[0].size)
+        count = Counter(progress, "sampling", n, steps=plan.evaluations)
         for start in range(0, n, size):
             part = slice(start, start + size)
             images = numbers[part].to(self.device)
@@ -282,23 +387,71 @@ class Pipeline:
             for timestep, x in self.walk(images, plan, seed, given):
                 if timestep < plan.timesteps[0]:
                     count(len(images))
-                    if on_step is not None:
-                        on_step(len(images))
                 if timestep == 0:
                     result[part] = x.clamp(-1, 1).cpu()
         return convert(result, output)
 
     def choose_labels(self, numbers: Tensor, labels: Sequence[int] | Tensor | None = None) -> Tensor | None:
-        """(n,) classes of images: the given ones, checked, or in turn by number; None for a model without."""
-        classes = self.preset.model.classes
+        """Return (n,) classes: the given ones, checked, or in turn by number; None for a model without."""
         if labels is None:
-            return numbers % classes if classes else None
-        chosen = torch.as_tensor(labels, dtype=torch.int64)
-        if not classes:
+            return numbers % self.classes if self.classes else None
+        return self._labels(labels, len(numbers), most=self.classes - 1)
+
+    def _check_timestep(self, t: object) -> None:
+        if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= self.process.T:
+            raise UsageError(f"timestep {t} is outside 1..{self.process.T}")
+
+    def _images(self, name: str, x: Any, t: int, count: int | None = None) -> Tensor:
+        """Images at a timestep, on the network's device."""
+        size = self.process.states[t].size
+        expected = f"({'B' if count is None else count}, {self.channels}, {size[0]}, {size[1]})"
+        if not isinstance(x, Tensor):
+            raise UsageError(
+                f"{name} must be a tensor of shape {expected}, not a {type(x).__name__}",
+                hint="make it one with values in [-1, 1]",
+            )
+        if x.ndim != 4 or tuple(x.shape[1:]) != (self.channels, *size) or count not in (None, len(x)):
+            raise UsageError(
+                f"images at timestep {t} are {expected}, not {tuple(x.shape)}",
+                hint=f"resize {name}, or give another timestep",
+            )
+        if not x.is_floating_point():
+            raise UsageError(
+                f"{name} must be floats in [-1, 1], not {str(x.dtype).removeprefix('torch.')}",
+                hint="bytes become floats by x / 127.5 - 1",
+            )
+        if x.is_meta:
+            raise UsageError(f"{name} is on the device meta and has no values", hint="load its values")
+        return x.to(self.device)
+
+    def _numbers(self, images: Any, count: int | None = None) -> Tensor:
+        """(B,) image numbers on the network's device."""
+        if images is None and count is not None:
+            images = torch.arange(count)
+        if not isinstance(images, Tensor) or images.ndim != 1 or not _whole(images):
+            raise UsageError("images must be a tensor of (B,) image numbers", hint="give torch.arange(B)")
+        if count not in (None, len(images)):
+            raise UsageError(f"{len(images)} image numbers for {count} images", hint="give one an image")
+        return images.to(self.device)
+
+    def _labels(self, labels: Any, count: int, most: int) -> Tensor | None:
+        """(count,) classes within 0..most; None where none are given."""
+        if labels is None:
+            return None
+        if not self.classes:
             raise UsageError("this model has no classes", hint="leave --class out")
-        if chosen.shape != numbers.shape or chosen.min() < 0 or chosen.max() >= classes:
-            raise UsageError(f"labels must be {len(numbers)} classes in 0..{classes - 1}")
-        return chosen
+        try:
+            chosen = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            chosen = torch.empty(0, 0)
+        fits = chosen.shape == (count,) and (_whole(chosen) or not count) and not chosen.is_meta
+        if not fits or (count and (int(chosen.min()) < 0 or int(chosen.max()) > most)):
+            raise UsageError(f"labels must be {count} classes in 0..{self.classes - 1}")
+        return chosen.to(torch.int64)
+
+
+def _whole(numbers: Tensor) -> bool:
+    return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
 
 
 def check_counts(n: object, first: object = 0, batch: object = None) -> None:
@@ -308,5 +461,5 @@ def check_counts(n: object, first: object = 0, batch: object = None) -> None:
         UsageError: then.
     """
     for name, value, least in (("n", n, 1), ("first", first, 0), ("batch", batch, 1)):
-        if value is not None and (not isinstance(value, int) or value < least):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise UsageError(f"{name} must be a whole number, at least {least}, not {value!r}")

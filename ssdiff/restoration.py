@@ -106,7 +106,7 @@ class Trained:
     def __init__(self, pipeline: Pipeline, t: int | None, options: Options) -> None:
         self._pipeline, self._options = pipeline, options
         self._t = pipeline.plan(t=t).timesteps[0]
-        self.size, self.channels = pipeline.process.states[self._t].size, pipeline.preset.data.channels
+        self.size, self.channels = pipeline.process.states[self._t].size, pipeline.channels
         if not pipeline.process.noisy:
             if options.draws > 1:
                 raise UsageError("a cold model restores an image in one way only", hint="leave --draws out")
@@ -225,8 +225,8 @@ def zero_shot(
         UsageError: an unknown task, a number out of range, or a model that cannot do it.
     """
     process, (side, _) = pipeline.process, pipeline.process.states[0].size
-    channels = pipeline.preset.data.channels
-    if not (process.noisy and process.isotropic) or pipeline.preset.model.classes:
+    channels = pipeline.channels
+    if not (process.noisy and process.isotropic) or pipeline.classes:
         raise UsageError(
             f"{task} without training needs an unconditional model of kind ssd or ddpm",
             hint="use a model that was trained for this degradation",
@@ -460,7 +460,7 @@ def restore(
     options = Options(steps, eta, seed, draws)
     method = choose_method(pipeline, op, t, options, factor=factor, std=std, mask=mask, noise_std=noise_std)
     [rule] = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, every=False)
-    size = batch or pipeline.preset.sampling.batch
+    size = batch or pipeline.sampling.batch
     check_counts(1, batch=batch)
     read, clean = _inputs(images, truth, degrade, method, pipeline)
     given_images = one_batch(read)
@@ -469,7 +469,9 @@ def restore(
     for start in range(0, len(given_images), size):
         part = given_images[start : start + size].float()
         numbers = torch.arange(start, start + len(part))
-        with memory_for(f"{len(part)} images of {pipeline.preset.data.size} px at once", "lower batch"):
+        with memory_for(
+            f"{len(part)} images of {pipeline.process.states[0].resolution} px at once", "lower batch"
+        ):
             degraded = method.degrade(part, numbers) if degrade else method.admit(part, numbers)
             seen.append(method.baseline(degraded).float().cpu().clamp(-1, 1))
             restored.append(method.restore(degraded, numbers, rule))
@@ -481,7 +483,7 @@ def _inputs(
     images: ImagesLike, truth: ImagesLike | None, degrade: bool, method: Method, pipeline: Pipeline
 ) -> tuple[Given, Tensor | None]:
     """The images, and the clean ones on the CPU, if they are known."""
-    channels, full = pipeline.preset.data.channels, pipeline.process.states[0].size
+    channels, full = pipeline.channels, pipeline.process.states[0].size
     if degrade:
         read = given(images, channels=channels, size=full)
         return read, one_batch(read).float().cpu()
@@ -615,7 +617,7 @@ def restore_files(
     if task.degrade and task.truth is not None:
         raise _two_truths()
     truths = _truths(files, task.truth)
-    batch, side = task.batch or task.pipeline.preset.sampling.batch, task.pipeline.preset.data.size
+    batch, side = task.batch or task.pipeline.sampling.batch, task.pipeline.process.states[0].resolution
     failed: list[FailedFile] = []
     done: list[RestoredFile] = []
     began = time.perf_counter()
@@ -664,7 +666,7 @@ def _truths(files: Sequence[ImageFile], folder: Path | None) -> dict[int, str]:
 
 
 def _read(file: ImageFile, task: RestoreTask, truth: str | None) -> _Read:
-    channels, full = task.pipeline.preset.data.channels, task.pipeline.process.states[0].size
+    channels, full = task.pipeline.channels, task.pipeline.process.states[0].size
     if task.degrade:
         return _Read(file, pictures.read_image(file.source, channels=channels, size=full), None)
     degraded = pictures.read_image(file.source, channels=task.method.channels)
@@ -736,6 +738,8 @@ def _check_pipeline(found: object) -> None:
 
 def _own(pipeline: Pipeline) -> str:
     """The name of what a model was trained for."""
+    if pipeline.preset is None:
+        return "its own process"
     process = pipeline.preset.process
     return process.degradation.kind if process.degradation else process.kind
 

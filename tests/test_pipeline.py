@@ -35,7 +35,7 @@ class Labelled(nn.Module):
 
 def pipeline(**sets):
     preset = load_preset("celeba64", SETS | sets)
-    return Pipeline(preset, build_process(preset), Labelled())
+    return Pipeline(build_process(preset), Labelled(), preset=preset)
 
 
 def test_defaults_come_from_the_preset():
@@ -109,5 +109,7 @@ def test_labels_are_checked():
 
 def test_progress_counts_images_and_steps():
     seen = []
-    pipeline().sample(5, steps=4, batch=3, on_step=seen.append)
-    assert seen == [3] * 5 + [2] * 5
+    pipeline().sample(5, steps=4, batch=3, progress=lambda *told: seen.append(told))
+    assert [stage for stage, _, _ in seen] == ["sampling"] * 11 and {total for *_, total in seen} == {5}
+    done = [0, *(3 * step / 5 for step in range(1, 6)), *(3 + 2 * step / 5 for step in range(1, 6))]
+    assert [value for _, value, _ in seen] == pytest.approx(done)

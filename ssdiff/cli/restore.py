@@ -20,6 +20,7 @@ from ssdiff.cli.common import (
     raise_failures,
 )
 from ssdiff.cli.sample import load_pipeline
+from ssdiff.sampling.registry import sampler_help
 
 _Images = Annotated[
     list[str],
@@ -37,7 +38,7 @@ _Op = Annotated[
 ]
 _Timestep = Annotated[int | None, typer.Option(help="Timestep of the images, 1..T. Default: T.")]
 _Sampler = Annotated[
-    str | None, typer.Option(help="alg1, alg2, direct; with noise: posterior, ddim, dpm++. Default: best.")
+    str | None, typer.Option(help=f"The rule of a step; default: the best. {sampler_help()}")
 ]
 _Degrade = Annotated[
     bool, typer.Option("--degrade", help="The images are clean: degrade, restore, and compare with them.")

@@ -22,6 +22,7 @@ from ssdiff.cli.common import (
     parse_sets,
 )
 from ssdiff.errors import UsageError
+from ssdiff.sampling.registry import sampler_help
 
 if TYPE_CHECKING:
     from ssdiff.pipeline import Pipeline
@@ -41,7 +42,7 @@ _Steps = Annotated[
     int | None, typer.Option(help="1..T; every resolution transition is kept besides. Default: the preset's.")
 ]
 _Sampler = Annotated[
-    str | None, typer.Option(help="ancestral, ddim, dpm++; cold: alg1, alg2. Default: the preset's.")
+    str | None, typer.Option(help=f"The rule of a step; default: the preset's. {sampler_help()}")
 ]
 _Eta = Annotated[float | None, typer.Option(help="Fresh noise of ddim, 0..1.")]
 _Batch = Annotated[int | None, typer.Option(help="Images drawn at once; changes the memory, not the images.")]

@@ -48,7 +48,7 @@ def import_weights(
         pipeline = import_official(state, settings, device="cpu")
     except CheckpointError as error:
         raise _with_differences(error, file, state, settings) from None
-    settings, weights = pipeline.preset, pipeline.model.state_dict()
+    settings, weights = pipeline.required_preset(), pipeline.model.state_dict()
     kind = "Flexi-UNet" if any("adapters_in." in name for name in state) else "plain UNet"
     note = f"imported from {file.name}"
     single_file.export(out, settings, weights, note=note, overwrite=overwrite)

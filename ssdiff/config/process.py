@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from ssdiff.config.base import Positive, Strict
+from ssdiff.errors import did_you_mean
+from ssdiff.process.prediction import PREDICTIONS
 
 
 class ConvexDecay(Strict):
@@ -149,7 +151,7 @@ class ProcessSettings(Strict):
     final_snr: float = Field(
         1e-3, gt=0, lt=1, description="with SNR-preserving noise: SNR that the last state is below"
     )
-    predict: Literal["x0", "eps"] = Field("x0", description="what the network predicts")
+    predict: str = Field("x0", description="what the network predicts: x0, eps, v")
     resize: Literal["bilinear", "area"] = Field(
         "bilinear", description="filter of a resolution transition; area leaves white noise white"
     )
@@ -168,13 +170,7 @@ def process_problems(process: ProcessSettings) -> list[str]:
         )
     if process.levels > process.T:
         problems.append(f"process.levels: {process.levels} levels need T of at least that, not {process.T}")
-    if process.predict == "eps" and process.levels > 1:
-        problems.append(
-            f"process.predict: 'eps' needs levels = 1, not {process.levels}, because noise has no meaning at "
-            "a finer grid; use 'x0'"
-        )
-    if process.predict == "eps" and kind in ("heat", "cold"):
-        problems.append(f"process.predict: kind {kind!r} has hardly any noise to predict; use 'x0'")
+    problems += _prediction_problems(process)
     problems += _table_problems(process) + _change_problems(process)
     noise = process.noise
     if isinstance(noise, LinearNoise) and noise.beta_end < noise.beta_start:
@@ -183,6 +179,25 @@ def process_problems(process: ProcessSettings) -> list[str]:
         )
     if isinstance(noise, LogSnrNoise) and noise.last >= noise.first:
         problems.append(f"process.noise.last: {noise.last:g} must be below first, {noise.first:g}")
+    return problems
+
+
+def _prediction_problems(process: ProcessSettings) -> list[str]:
+    """An unknown prediction, or noise to predict where there is none."""
+    name, known = process.predict, PREDICTIONS.names()
+    if name not in known:
+        names = " or ".join((", ".join(map(repr, known[:-1])), repr(known[-1])))
+        return [f"process.predict: must be {names}, not {name!r}; {did_you_mean(name, known)}"]
+    if not PREDICTIONS.get(name).of_noise:
+        return []
+    problems = []
+    if process.levels > 1:
+        problems.append(
+            f"process.predict: {name!r} needs levels = 1, not {process.levels}, because noise has no meaning "
+            "at a finer grid; use 'x0'"
+        )
+    if process.kind in ("heat", "cold"):
+        problems.append(f"process.predict: kind {process.kind!r} has hardly any noise to predict; use 'x0'")
     return problems
 
 

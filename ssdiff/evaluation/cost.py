@@ -435,7 +435,7 @@ def _settings(source: Preset | Pipeline | str | FilePath) -> Preset:
         return source
     if not isinstance(source, Pipeline):
         return find_preset(source)
-    return source.preset
+    return source.required_preset()
 
 
 def _outline(preset: Preset) -> tuple[nn.Module, tuple[PathCost, ...]]:

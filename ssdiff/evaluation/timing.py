@@ -189,7 +189,7 @@ def untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipel
         model.to(memory_format=torch.channels_last)
     blank = [torch.zeros(1, preset.data.channels, *process.states[0].size)]
     details = fit_spectrum(blank, process) if process.changes_resolution else None
-    return Pipeline(preset, process, model.eval(), precision=dtype, details=details)
+    return Pipeline(process, model.eval(), preset=preset, precision=dtype, spectrum=details)
 
 
 def mean_seconds(costs: Sequence[PathCost], timings: Mapping[Path, Timing]) -> float:
@@ -274,7 +274,7 @@ class PathTrainer(Trainer):
     """
 
     def __init__(self, pipeline: Pipeline, batch: int) -> None:
-        preset, process = pipeline.preset, pipeline.process
+        preset, process = pipeline.required_preset(), pipeline.process
         settings = preset.training.model_copy(update={"batch": batch, "grad_accum_steps": 1})
         place = Place(0, 1, batch)
         shape = (batch, preset.data.channels, *process.states[0].size)
@@ -318,7 +318,7 @@ def _first_steps(process: Process, plan: Plan) -> dict[Path, list[int]]:
 
 
 def _sampling_step(pipeline: Pipeline, plan: Plan, batch: int) -> Callable[[], object]:
-    shape = (batch, pipeline.preset.data.channels, *pipeline.process.states[plan.timesteps[0]].size)
+    shape = (batch, pipeline.channels, *pipeline.process.states[plan.timesteps[0]].size)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(pipeline.device)
     numbers = torch.arange(batch)
     labels = pipeline.choose_labels(numbers)

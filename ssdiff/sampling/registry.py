@@ -121,7 +121,9 @@ def register_sampler(
             f"sampler {name!r}: unknown spacing {spacing!r}", hint="choose timesteps, log-noise or once"
         )
     if not 0 <= eta <= 1:
-        raise UsageError(f"sampler {name!r}: eta must be in [0, 1], not {eta}")
+        raise UsageError(
+            f"sampler {name!r}: eta must be in [0, 1], not {eta}", hint="1 is ancestral, 0 is deterministic"
+        )
 
     def add(function: _Function) -> _Function:
         _check_signature(name, function)
@@ -157,10 +159,10 @@ def samplers_of_kind(cold: bool, levels: int = 1) -> tuple[str, ...]:
     )
 
 
-def describe_samplers() -> str:
-    """Return all samplers with their help, one a line."""
-    found = [SAMPLERS.get(name) for name in samplers()]
-    return "\n".join(f"{sampler.name}: {sampler.help}" for sampler in found)
+def sampler_help() -> str:
+    """Return in one sentence each what the samplers do, for the help of an option."""
+    found = map(SAMPLERS.get, samplers())
+    return " ".join(f"{sampler.name}: {sampler.help}." for sampler in found)
 
 
 def _listed(wanted: Callable[[Sampler], bool]) -> tuple[str, ...]:

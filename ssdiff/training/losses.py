@@ -12,6 +12,7 @@ from ssdiff import rng
 from ssdiff.config import TrainingSettings
 from ssdiff.devices import to_device
 from ssdiff.process.base import Process
+from ssdiff.process.prediction import prediction
 
 Network = Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
 
@@ -30,11 +31,10 @@ def gaussian_loss(
     size_power: float = 0.0,
     kind: str = "l2",
 ) -> Tensor:
-    """Min-SNR-weighted squared error of each image [Hang et al. 2023; SSD, section 4].
+    """Return the weighted squared error of each image [Hang et al. 2023; docs/math.md, equation (34)].
 
-    The target is the clean image at the size of t - 1, its weight SNR_t cut to [snr_floor, min_snr_gamma];
-    or the
-    noise, with that weight divided by SNR_t, which is the same loss where both are defined.
+    L_t = w_t mean (x^ - R_{t-1} x_0)^2, w_t = SNR_t cut to [snr_floor, min_snr_gamma], times (r_t / R)^p with
+    p = size_power. Other predictions than the clean image have weights that make the same loss.
 
     Args:
         network: (x_t, t - 1, resolution wanted, labels) to a prediction.
@@ -43,7 +43,7 @@ def gaussian_loss(
         t: (B,) timesteps on the CPU, all with one size now and one size next.
         noise: (B, C, h_t, w_t) standard normal.
         labels: (B,) classes.
-        predict: ``x0`` or ``eps``.
+        predict: what the output stands for, a name of :mod:`ssdiff.process.prediction`.
         min_snr_gamma: largest weight.
         snr_floor: least weight; above 0 it makes a short training learn the coarse layout sooner.
         size_power: of the side of x_t as a share of the full one, by which the weight is multiplied. Matched
@@ -56,15 +56,13 @@ def gaussian_loss(
     """
     now = process.states[int(t[0])].resolution / process.states[0].resolution
     wanted = process.states[int(t[0]) - 1].resolution
-    target = process.target(x0, t)
-    x_t = process.noised(target, t, noise)
+    meant, clean = prediction(predict), process.target(x0, t)
+    x_t, target = process.noised(clean, t, noise), meant.target(process, clean, noise, t)
     t = to_device(t, x0.device)
     output = network(x_t, t - 1, wanted, labels).float()
     snr = process.snr(t)
     weight = snr.clamp(snr_floor, min_snr_gamma) * math.pow(now, size_power)
-    if predict == "eps":
-        target, weight = noise, weight / snr
-    return weight * _distance(output, target, kind)
+    return meant.weight(weight, snr) * _distance(output, target, kind)
 
 
 def cold_loss(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssdiff import images
 from ssdiff.pipeline import Pipeline
+from ssdiff.progress import Progress
 
 _MOST_COLUMNS = 16  # of a grid with one class a column
 _RESTORED = 12  # images of a grid of restorations
@@ -32,7 +33,7 @@ def preview(pipeline: Pipeline, data: np.ndarray, stop: Callable[[], bool]) -> T
         (H, W, C) uint8; None if it was abandoned.
     """
 
-    def ask(_: int) -> None:
+    def ask(stage: str, done: float, total: int | None) -> None:
         if stop():
             raise _Abandoned
 
@@ -42,16 +43,16 @@ def preview(pipeline: Pipeline, data: np.ndarray, stop: Callable[[], bool]) -> T
         return None
 
 
-def _picture(pipeline: Pipeline, data: np.ndarray, on_step: Callable[[int], None]) -> Tensor:
-    preset, process = pipeline.preset, pipeline.process
+def _picture(pipeline: Pipeline, data: np.ndarray, progress: Progress) -> Tensor:
+    preset, process = pipeline.required_preset(), pipeline.process
     settings = preset.training
     steps = min(settings.sample_steps, process.T)
     if preset.generates:
         classes = preset.model.classes
         columns = classes if 1 < classes <= _MOST_COLUMNS else None
-        drawn = pipeline.sample(settings.sample_count, steps, seed=settings.seed, on_step=on_step)
+        drawn = pipeline.sample(settings.sample_count, steps, seed=settings.seed, progress=progress)
         return images.grid(drawn, columns)
     clean = images.from_uint8(torch.tensor(data[: min(_RESTORED, settings.sample_count)]))
     degraded = pipeline.degrade(clean, process.T, seed=settings.seed)
-    restored = pipeline.restore(degraded, process.T, steps=steps, seed=settings.seed, on_step=on_step)
+    restored = pipeline.restore(degraded, process.T, steps=steps, seed=settings.seed, progress=progress)
     return images.grid(torch.cat([clean, degraded.cpu().clamp(-1, 1), restored]), len(clean))

@@ -311,14 +311,14 @@ class _Run:
             trainer = self._trainer
             precision = pick_precision(self.preset.training.precision, self._device)
             pipeline = Pipeline(
-                self.preset,
                 trainer.process,
                 trainer.ema,
-                data.class_names,
+                preset=self.preset,
+                class_names=data.class_names,
                 step=trainer.step,
                 precision=precision,
-                start=self._generation,
-                details=self._details,
+                terminal_prior=self._generation,
+                spectrum=self._details,
             )
             picture = preview(pipeline, data.images, stop)
             if picture is not None:

@@ -49,7 +49,7 @@ class Trainer:
         batches: gives clean images.
         place: this process's part of the global batch.
         precision: type of the network's mixed precision.
-        predict: ``x0`` or ``eps``.
+        predict: what the network's output stands for, as in :func:`ssdiff.training.losses.gaussian_loss`.
 
     Attributes:
         step: steps done.

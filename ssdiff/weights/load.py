@@ -81,12 +81,12 @@ def find_preset(source: str | Path, overrides: Mapping[str, object] | None = Non
 
 
 def load(
-    source: str | Path, *, weights: str = "ema", device: str = "auto", precision: str = "auto"
+    source: str | Path | None = None, *, weights: str = "ema", device: str = "auto", precision: str = "auto"
 ) -> Pipeline:
     """A pipeline from a run folder, one of its checkpoints, or an exported ``.safetensors`` file.
 
     Args:
-        source: path.
+        source: path; the newest run, or else the bundled model, where omitted.
         weights: ``ema`` (averaged) or ``raw``; an exported file holds averaged ones only.
         device: see :func:`ssdiff.devices.pick_device`.
         precision: ``auto``, ``fp32`` or ``bf16`` for the network.
@@ -94,14 +94,14 @@ def load(
     Raises:
         CheckpointError: absent, damaged, or not of the model that its own preset describes.
     """
-    stored = single_file.read(Path(source), weights)
+    stored = single_file.read(find_model(source).path, weights)
     place = pick_device(device)
     pipeline = assemble(stored.preset, stored.weights, place, pick_precision(precision, place))
     pipeline.class_names, pipeline.origin, pipeline.step = stored.class_names, stored.origin, stored.step
-    pipeline.start = None if stored.start is None else CoarseMixture.from_json(stored.start)
+    pipeline.terminal_prior = None if stored.start is None else CoarseMixture.from_json(stored.start)
     if stored.details is not None and pipeline.process.changes_resolution:
-        pipeline.details = HighFrequencySpectrum.from_json(stored.details)
-        pipeline.details.check(pipeline.process, stored.preset.data.channels)
+        pipeline.spectrum = HighFrequencySpectrum.from_json(stored.details)
+        pipeline.spectrum.check(pipeline.process, stored.preset.data.channels)
     return pipeline
 
 
@@ -151,7 +151,7 @@ def assemble(
     model.requires_grad_(False).eval()
     if device.type != "mps":
         model.to(memory_format=torch.channels_last)
-    return Pipeline(preset, build_process(preset), model, precision=dtype)
+    return Pipeline(build_process(preset), model, preset=preset, precision=dtype)
 
 
 def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -128,7 +128,7 @@ def test_memory_names_batch_and_size(ssdiff, run_folder, tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("ssdiff.pipeline.Pipeline.predict_x0", full)
+    monkeypatch.setattr("ssdiff.pipeline.Pipeline._predict", full)
     code, _, err = ssdiff("sample", "--ckpt", run_folder, "-n", 3, "--out", tmp_path / "x.png", *CPU)
     assert code == 6 and "3 images of 16 px" in err and "lower --batch" in err
 

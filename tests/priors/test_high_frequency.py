@@ -220,7 +220,7 @@ def test_what_asks_for_no_details_needs_no_spectra(run_folder):
     x = torch.zeros(2, 3, *pipeline.process.states[s].size)
     assert pipeline.restore(x, s, steps=2).shape == (2, 3, 16, 16)
     refined = [list(pipeline.walk(numbers, plan, refine=lambda predict: predict))[-1][1]]
-    pipeline.details = fit_spectrum([torch.randn(50, 3, 16, 16)], pipeline.process)
+    pipeline.spectrum = fit_spectrum([torch.randn(50, 3, 16, 16)], pipeline.process)
     refined.append(list(pipeline.walk(numbers, plan, refine=lambda predict: predict))[-1][1])
     assert torch.equal(*refined)
 
@@ -228,7 +228,7 @@ def test_what_asks_for_no_details_needs_no_spectra(run_folder):
 def test_details_have_random_numbers_of_their_own(run_folder, monkeypatch):
     pipeline = package.load(run_folder, device="cpu")
     pipeline.preset = override(pipeline.preset, {"sampling.renoise": "spectral"})
-    pipeline.details = fit_spectrum([torch.randn(50, 3, 16, 16)], pipeline.process)
+    pipeline.spectrum = fit_spectrum([torch.randn(50, 3, 16, 16)], pipeline.process)
     keys = []
     normal = rng.normal
     monkeypatch.setattr(

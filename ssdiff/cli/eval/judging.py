@@ -93,11 +93,11 @@ def _draw(question: Question, device: str, world: World, terminal: Terminal) -> 
     require(question.metric, count, question.subset or _SUBSET)
     if count < world.size:
         raise UsageError(f"{world.size} processes need as many images, not {count}", hint="raise -n")
-    if not pipeline.preset.generates:
-        message = f"{pipeline.preset.name} is a restoration model and cannot sample unconditionally"
+    if not pipeline.generates:
+        message = f"{pipeline.name} is a restoration model and cannot sample unconditionally"
         raise UsageError(message, hint="use `ssdiff eval restore`")
     plan = pipeline.plan(*question.sampling)
-    batch = question.batch or pipeline.preset.sampling.batch
+    batch = question.batch or pipeline.sampling.batch
     return Generation(pipeline, plan, count, 0, question.seed, batch, None)
 
 
@@ -105,7 +105,7 @@ def _size(question: Question, drawing: Generation | None) -> int:
     """Pixels a side at which both sides are compared."""
     if question.resize is not None:
         return question.resize
-    model = drawing.pipeline.preset.data.size if drawing else None
+    model = drawing.pipeline.process.states[0].resolution if drawing else None
     return sets.common_size([s for s in (question.images, question.reference) if s is not None], model)
 
 
@@ -163,7 +163,7 @@ def _of_model(
         "checkpoint": pipeline.origin,
         "step": pipeline.step,
         "count": job.n,
-        "size": question.resize or pipeline.preset.data.size,
+        "size": question.resize or pipeline.process.states[0].resolution,
         "steps": plan.evaluations,
         "sampler": plan.sampler,
         "eta": plan.eta,

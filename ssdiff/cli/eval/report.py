@@ -97,7 +97,7 @@ def report(
             progress=progress,
         )
     sections, counts = _sections(folder, checkpoint, pipeline, drawing, spent, terminal)
-    preset = pipeline.preset
+    preset = pipeline.required_preset()
     content = page(f"{folder.path.resolve().name}: {preset.name}", preset.summary, sections)
     write_atomic(out, content, overwrite)
     values = {
@@ -134,7 +134,7 @@ def _sections(
         reporting.curves(records, damaged),
         reporting.costs(spent),
         reporting.distances(results, unread),
-        reporting.settings(pipeline.preset),
+        reporting.settings(pipeline.required_preset()),
     ]
     return sections, {"damaged_lines": damaged, "results": len(results), "unread": unread}
 
@@ -167,10 +167,10 @@ def _pictures(
     from ssdiff.cli.eval import reporting
     from ssdiff.reporting.html import Section, Text
 
-    if pipeline.preset.generates and drawing.n:
+    if pipeline.generates and drawing.n:
         return _drawn(pipeline, plan, drawing, terminal)
     blocks: list[Block] = []
-    if not pipeline.preset.generates:
+    if not pipeline.generates:
         blocks.append(
             Text(
                 "The model is a restoration model and cannot sample unconditionally, so there are no samples "
@@ -178,7 +178,7 @@ def _pictures(
                 "`ssdiff restore IMAGES --degrade --compare` shows restorations of images of your choice."
             )
         )
-    return [Section("Pictures", [*blocks, *reporting.last_grid(folder, pipeline.preset)])]
+    return [Section("Pictures", [*blocks, *reporting.last_grid(folder, pipeline.required_preset())])]
 
 
 def _drawn(pipeline: Pipeline, plan: Plan, drawing: _Drawing, terminal: Terminal) -> list[Section]:
@@ -187,7 +187,7 @@ def _drawn(pipeline: Pipeline, plan: Plan, drawing: _Drawing, terminal: Terminal
     from ssdiff.generation import Generation
     from ssdiff.reporting.html import Section, Strip, Text, pixels
 
-    states, preset = pipeline.process.states, pipeline.preset
+    states, preset = pipeline.process.states, pipeline.required_preset()
     job = Generation(pipeline, plan, drawing.n, 0, drawing.seed, preset.sampling.batch, None)
     walked = plan.timesteps if plan.sampler != "direct" else [plan.timesteps[0], 0]
     shown = _shown(walked, [state.resolution for state in states])

@@ -68,7 +68,7 @@ def about(
     """State and provenance."""
     from ssdiff.reporting.html import Section, Table
 
-    preset, status = pipeline.preset, folder.read_status() or {}
+    preset, status = pipeline.required_preset(), folder.read_status() or {}
     steps = preset.training.steps
     count = sum(weight.numel() for weight in pipeline.model.parameters())
     spent = [number for record in records if (number := _number(record.get("seconds"))) is not None]

@@ -127,11 +127,11 @@ def _answer(question: _Question, world: World, device: str, terminal: Terminal) 
     method = Trained(pipeline, question.t, Options(steps=question.steps, seed=question.seed))
     # A wrong number of steps is found before any image is read.
     plans = {name: pipeline.plan(question.steps, name, t=question.t) for name in method.samplers}
-    data = open_images(question.images, question.truth, pipeline.preset, method, world, terminal)
+    data = open_images(question.images, question.truth, pipeline.required_preset(), method, world, terminal)
     count = min(question.n or len(data), len(data))
     if count < world.size:
         raise DataError(f"{count} images for {world.size} processes", hint="start fewer processes")
-    batch = question.batch or pipeline.preset.sampling.batch
+    batch = question.batch or pipeline.sampling.batch
     rows = _measure(method, data, count, batch, network, world, terminal)
     if rows is None:
         return None

@@ -52,7 +52,7 @@ def trained_on(ckpt: Path | None, pipeline: Pipeline) -> Choice:
     from ssdiff.weights import single_file
     from ssdiff.weights.load import find_model
 
-    path, settings = find_model(ckpt).path, pipeline.preset.data
+    path, settings = find_model(ckpt).path, pipeline.required_preset().data
     source, fingerprint = settings.source, None
     if path.is_dir():  # a run or one of its checkpoints; a file has its preset alone
         folder = single_file.newest_checkpoint(path) if runs.is_run(path) else path

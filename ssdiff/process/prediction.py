@@ -1,0 +1,164 @@
+"""What the output of a network stands for: the clean image, the noise, the velocity, or an own target.
+
+To add one, write a :class:`Prediction` and give it a name with :func:`register_prediction`, here or in a
+plugin; the name is then what ``process.predict`` in a preset and ``Pipeline(predict=...)`` take. No torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ssdiff.errors import UsageError
+from ssdiff.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssdiff.process.base import Process, Timestep
+
+
+class Prediction(ABC):
+    """A training target, its weight, and the clean image that an output means.
+
+    Attributes:
+        of_noise: whether the target holds noise, so that the process must have some, and one size throughout:
+            noise has no meaning at a finer grid.
+    """
+
+    of_noise: bool = True
+
+    @abstractmethod
+    def target(self, process: Process, clean: Tensor, noise: Tensor, t: Timestep) -> Tensor:
+        """Return what the network learns to put out for x_t.
+
+        Args:
+            process: adds the noise.
+            clean: (B, C, H, W) clean image, of ``process.target``.
+            noise: (B, C, h_t, w_t) standard normal noise in x_t.
+            t: one timestep, or (B,) timesteps of one size.
+        """
+
+    @abstractmethod
+    def weight(self, weight: Tensor, snr: Tensor) -> Tensor:
+        """Return the weight of the squared error of the output, from that of the clean image.
+
+        Args:
+            weight: (B,) weights of the squared error of the clean image.
+            snr: (B,) (a_t / sigma_t)^2.
+        """
+
+    @abstractmethod
+    def clean(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
+        """Return the clean image that an output for x_t means, the inverse of :meth:`target`."""
+
+
+_Prediction = TypeVar("_Prediction", bound=type[Prediction])
+
+
+def _check(name: str, part: Any) -> None:
+    missing = [
+        method for method in ("target", "weight", "clean") if not callable(getattr(part, method, None))
+    ]
+    if not isinstance(part, type) or not issubclass(part, Prediction) or part.__abstractmethods__:
+        detail = f" without {', '.join(missing)}" if missing else ""
+        raise UsageError(
+            f"prediction {name!r} is no subclass of Prediction{detail}, or an abstract one",
+            hint="derive it from ssdiff.process.prediction.Prediction; write target, weight and clean",
+        )
+
+
+PREDICTIONS: Registry[type[Prediction]] = Registry("prediction", check=_check)
+"""Name to class."""
+
+
+def register_prediction(name: str) -> Any:
+    """Return a decorator that makes a :class:`Prediction` known as ``name``.
+
+    Args:
+        name: in small letters, digits and hyphens.
+
+    Raises:
+        UsageError: the name is taken, or the class is no Prediction.
+
+    Example:
+        >>> import ssdiff
+        >>> from ssdiff.process.prediction import Prediction
+        >>> @ssdiff.register_prediction("score")
+        ... class Score(Prediction):
+        ...     def target(self, process, clean, noise, t):
+        ...         return -noise
+        ...     def weight(self, weight, snr):
+        ...         return weight / snr
+        ...     def clean(self, process, x_t, output, t):
+        ...         return process.clean_from_noise(x_t, -output, t)
+    """
+    return PREDICTIONS.register(name)
+
+
+def prediction(name: str) -> Prediction:
+    """Return the prediction of a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return PREDICTIONS.get(name)()
+
+
+@register_prediction("x0")
+class CleanImage(Prediction):
+    """The clean image at the size of t - 1 [SSD, section 4; docs/math.md, equation (31)]."""
+
+    of_noise = False
+
+    def target(self, process: Process, clean: Tensor, noise: Tensor, t: Timestep) -> Tensor:
+        """Return R_{t-1} x_0, as it is given."""
+        return clean
+
+    def weight(self, weight: Tensor, snr: Tensor) -> Tensor:
+        """Return w_t."""
+        return weight
+
+    def clean(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
+        """Return the output."""
+        return output
+
+
+@register_prediction("eps")
+class Noise(Prediction):
+    """The noise [Ho et al. 2020; docs/math.md, equation (32)]."""
+
+    def target(self, process: Process, clean: Tensor, noise: Tensor, t: Timestep) -> Tensor:
+        """Return eps."""
+        return noise
+
+    def weight(self, weight: Tensor, snr: Tensor) -> Tensor:
+        """Return w_t / SNR_t: x^ - x_0 = -(sigma_t / a_t) (eps^ - eps)."""
+        return weight / snr
+
+    def clean(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
+        """Return x^ = (x_t - sigma_t eps^) / a_t."""
+        return process.clean_from_noise(x_t, output, t)
+
+
+@register_prediction("v")
+class Velocity(Prediction):
+    """The velocity v = a_t eps - sigma_t x_0 [Salimans & Ho 2022; docs/math.md, equation (33)].
+
+    Coefficient by coefficient where frequencies have signals and noise of their own.
+    """
+
+    def target(self, process: Process, clean: Tensor, noise: Tensor, t: Timestep) -> Tensor:
+        """Return v = a_t eps - sigma_t x_0."""
+        a, sigma = process.coefficients(t, clean)
+        return process.synthesis(a * process.analysis(noise) - sigma * process.analysis(clean))
+
+    def weight(self, weight: Tensor, snr: Tensor) -> Tensor:
+        """Return w_t / (SNR_t + 1): x^ - x_0 = -sigma_t (v^ - v) where a_t^2 + sigma_t^2 = 1."""
+        return weight / (snr + 1)
+
+    def clean(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
+        """Return x^ = (a_t x_t - sigma_t v^) / (a_t^2 + sigma_t^2), of which the divisor is mostly 1."""
+        a, sigma = process.coefficients(t, x_t)
+        kept = a * process.analysis(x_t) - sigma * process.analysis(output)
+        return process.synthesis(kept / (a**2 + sigma**2))
