@@ -34,9 +34,10 @@ MAY_IMPORT: dict[str, str] = {
     "checkpoints": "errors files",
     "runs": "errors files checkpoints",
     "sampling.registry": "errors registry",
-    "config": "errors registry sampling.registry",
     "data": "errors progress rng files images operators",
     "process": "errors rng registry devices operators schedules sampling.registry",
+    "process.prediction": "errors registry process",
+    "config": "errors registry sampling.registry process.prediction",
     "priors": "errors rng operators data process",
     "sampling": "errors rng registry config operators schedules process",
 }
