@@ -103,7 +103,7 @@ class _SecondOrder:
             one_size = states[older].size == states[t].size
             # D = x^_t + w (x^_t - x^_t') [docs/math.md, equation (25)]
             return prediction + (half / length if one_size else _bounded(half / length)) * moved
-        # A change is predicted by layers of its own, with errors of their own: the trend is that from before.
+        # Layers of its own predict a transition, with errors of their own: the trend is that from before.
         trend, self._trend = self._trend, None
         if trend is None:
             return prediction
@@ -112,5 +112,5 @@ class _SecondOrder:
 
 
 def _bounded(share: float) -> float:
-    """Return w across a change, no more than an even step has [docs/math.md, equation (27)]."""
+    """Return w across a transition, no more than an even step has [docs/math.md, equation (27)]."""
     return min(share, 0.5) if share <= 1 else 0.0
