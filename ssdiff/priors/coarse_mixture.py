@@ -48,7 +48,7 @@ class CoarseMixture:
     roots: Tensor
 
     def draw(self, key: int, images: Tensor) -> Tensor:
-        """(B, C, H, W) float32 images, each a pure function of its number.
+        """Draw (B, C, H, W) float32 images, each a pure function of its number.
 
         Args:
             key: from :func:`ssdiff.rng.derive`.
@@ -65,7 +65,7 @@ class CoarseMixture:
         return expand[0].to(coarse) @ coarse @ expand[1].to(coarse).mT
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers for a checkpoint."""
+        """Return plain numbers for a checkpoint."""
         return {
             "size": list(self.size),
             "channels": self.channels,
@@ -78,7 +78,7 @@ class CoarseMixture:
 
     @classmethod
     def from_json(cls, values: Any) -> CoarseMixture:
-        """The reverse of :meth:`to_json`.
+        """Build it from what :meth:`to_json` returned.
 
         Raises:
             CheckpointError: if ``values`` is not what that gives.
@@ -105,7 +105,7 @@ class CoarseMixture:
 
 
 def describe(images: Tensor, grid: int, basis: Basis) -> Tensor:
-    """(B, D) float64 numbers of (B, C, H, W) images: block means, or the lowest DCT coefficients."""
+    """Return (B, D) float64 numbers of (B, C, H, W) images: block means, or the lowest DCT coefficients."""
     reduce, _ = _maps((images.shape[-2], images.shape[-1]), grid, basis)
     wide = images.double()
     return (reduce[0].to(wide) @ wide @ reduce[1].to(wide).mT).flatten(1).cpu()
@@ -114,7 +114,8 @@ def describe(images: Tensor, grid: int, basis: Basis) -> Tensor:
 def fit_mixture(
     numbers: Tensor, size: Size, channels: int, grid: int, basis: Basis, components: int
 ) -> CoarseMixture:
-    """Maximum likelihood by expectation maximisation, from a start that depends on the numbers alone.
+    """Fit by expectation maximisation, to the maximum likelihood, from a start that depends on the numbers
+    alone.
 
     Args:
         numbers: (N, D) from :func:`describe`.

@@ -49,7 +49,8 @@ class HighFrequencySpectrum:
         return tables
 
     def draw(self, process: Process, t: int, s: int, key: int, images: Tensor) -> Tensor:
-        """What a change from timestep t to s adds to x_s: a_s times details without those of R_{s:t}.
+        """Draw what a transition from timestep t to s adds to x_s: a_s times details without those of
+        R_{s:t}.
 
         Args:
             process: with a resolution transition between s and t.
@@ -69,12 +70,12 @@ class HighFrequencySpectrum:
         return process.states[s].signal * process.high_frequencies(drawn, s, t)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers for a checkpoint."""
+        """Return plain numbers for a checkpoint."""
         return {str(side): table.tolist() for side, table in self.rings.items()}
 
     @classmethod
     def from_json(cls, values: Any) -> HighFrequencySpectrum:
-        """The reverse of :meth:`to_json`.
+        """Build it from what :meth:`to_json` returned.
 
         Raises:
             CheckpointError: if ``values`` is not what that gives.
@@ -88,7 +89,7 @@ class HighFrequencySpectrum:
         return cls(rings)
 
     def check(self, process: Process, channels: int) -> None:
-        """See that these are spectra for a process.
+        """Refuse a process that these are no spectra for.
 
         Args:
             process: says which resolutions.
@@ -105,13 +106,14 @@ class HighFrequencySpectrum:
 
 
 def changes(process: Process) -> dict[int, int]:
-    """Pixels a side that a resolution transition leads to, with the first timestep of that size."""
+    """Return the pixels a side that a resolution transition leads to, with the first timestep of that
+    size."""
     sides = [state.resolution for state in process.states]
     return {side: sides.index(side) for side in dict.fromkeys(sides) if side != sides[-1]}
 
 
 def fit_spectrum(batches: Iterable[Tensor], process: Process) -> HighFrequencySpectrum:
-    """The spectra of a data set.
+    """Measure the spectra of a data set.
 
     Args:
         batches: (B, C, R, R) images in [-1, 1]; a single image has no variance, so nothing is added.

@@ -59,7 +59,7 @@ class DiagonalProcess(Process):
         return self.spectrum.size
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t): signal of each coefficient relative to that of the best kept one; no noise.
+        """Return D(x_0, t): signal of each coefficient relative to that of the best kept one; no noise.
 
         Args:
             x0: (B, C, H, W) clean images in [-1, 1].
@@ -87,13 +87,13 @@ class DiagonalProcess(Process):
         return self.synthesis(sigma * self.analysis(noise))
 
     def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Timestep) -> Tensor:
-        """x_0 from x_t and its white noise; coefficients of hardly any signal tend to zero."""
+        """Return x_0 from x_t and its white noise; coefficients of hardly any signal tend to zero."""
         signal, sigma = self.coefficients(t, x_t)
         kept = self.analysis(x_t) - sigma * self.analysis(noise)
         return self.synthesis(signal * kept / (signal.square() + self._least**2))
 
     def snr(self, t: Tensor) -> Tensor:
-        """(a_t / sigma_t)^2 of the best kept coefficient, (B,) float32 on the device of ``t``."""
+        """Return (a_t / sigma_t)^2 of the best kept coefficient, (B,) float32 on the device of ``t``."""
         return self._ratios.like(torch.empty(0, device=t.device))["snr"][t]
 
     def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 1.0) -> Posterior:
@@ -128,7 +128,7 @@ class DiagonalProcess(Process):
         return Posterior(mean, lambda noise: self.synthesis(spread * self.analysis(noise)))
 
     def log_noise(self) -> Tensor:
-        """(T,) log(sigma_t / a_t) of the best kept coefficient."""
+        """Return (T,) log(sigma_t / a_t) of the best kept coefficient."""
         return (self.spectrum.sigma[1:] / self.spectrum.scale[1:]).log()
 
     def coefficients(self, t: Timestep, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,12 +146,12 @@ class DiagonalProcess(Process):
         return (rows.mT @ self.noise_deviations(t).square() @ columns).sqrt()
 
     def analysis(self, x: Tensor) -> Tensor:
-        """Coefficients U^T x of pixels, (..., H, W)."""
+        """Return coefficients U^T x of pixels, (..., H, W)."""
         bases = self._bases.like(x)
         return bases["rows"] @ x @ bases["columns"].mT
 
     def synthesis(self, coefficients: Tensor) -> Tensor:
-        """Pixels U c of coefficients, (..., H, W)."""
+        """Return pixels U c of coefficients, (..., H, W)."""
         bases = self._bases.like(coefficients)
         return bases["rows"].mT @ coefficients @ bases["columns"]
 

@@ -69,12 +69,12 @@ class GaussianProcess(Process):
             self._check_transition(t - 1, t)
 
     def resize(self, x: Tensor, s: int, t: int) -> Tensor:
-        """R_{s:t} x: (B, C, h_s, w_s) to (B, C, h_t, w_t), no signal scale."""
+        """Return R_{s:t} x: (B, C, h_s, w_s) to (B, C, h_t, w_t), no signal scale."""
         operator = self._resize(s, t)
         return operator.apply(x) if operator else x
 
     def reduction(self, size: Size) -> Separable:
-        """R from full size to a smaller one of the process.
+        """Return R from full size to a smaller one of the process.
 
         Raises:
             ProcessError: no timestep has that size.
@@ -94,13 +94,13 @@ class GaussianProcess(Process):
         return operator.adjoint(x) / operator.norm() ** 2 if operator else x
 
     def high_frequencies(self, x: Tensor, s: int, t: int) -> Tensor:
-        """x - R_{s:t}^+ R_{s:t} x: the details of (B, C, h_s, w_s) images that are not seen at the size of
-        t."""
+        """Return x - R_{s:t}^+ R_{s:t} x: the details of (B, C, h_s, w_s) images that are not seen at the
+        size of t."""
         operator = self._resize(s, t)
         return x - operator.pseudo_inverse(operator.apply(x)) if operator else torch.zeros_like(x)
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t) = R_t x_0, without noise and signal scale.
+        """Return D(x_0, t) = R_t x_0, without noise and signal scale.
 
         Args:
             x0: (B, C, H, W) clean images in [-1, 1].
@@ -140,7 +140,7 @@ class GaussianProcess(Process):
         return self.resize(x0, 0, self._one_size(t) - 1)
 
     def noised(self, target: Tensor, t: Timestep, noise: Tensor) -> Tensor:
-        """x_t of images that are already at the size of t - 1, as from :meth:`target`."""
+        """Return x_t of images that are already at the size of t - 1, as from :meth:`target`."""
         now = self._one_size(t)
         return self.scale(self.resize(target, now - 1, now), t, noise)
 
@@ -149,11 +149,11 @@ class GaussianProcess(Process):
         return self.states[t].sigma * noise
 
     def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Timestep) -> Tensor:
-        """R_t x_0 from x_t and its noise: (x_t - sigma_t noise) / a_t."""
+        """Return R_t x_0 from x_t and its noise: (x_t - sigma_t noise) / a_t."""
         return (x_t - self._lookup("sigma", t, x_t) * noise) / self._lookup("signal", t, x_t)
 
     def snr(self, t: Tensor) -> Tensor:
-        """(a_t / sigma_t)^2 of (B,) timesteps, float32, on the device of ``t``."""
+        """Return (a_t / sigma_t)^2 of (B,) timesteps, float32, on the device of ``t``."""
         like = torch.empty(0, device=t.device)
         signal, sigma = (self._tables.like(like)[name][t] for name in ("signal", "sigma"))
         return (signal / sigma).square()
@@ -253,7 +253,7 @@ class GaussianProcess(Process):
 def from_schedule(
     nu: Tensor, sizes: Sequence[Size], full: Size, resize: ResizeMatrix = matrices.resize
 ) -> GaussianProcess:
-    """The process of :func:`variance_preserving` states.
+    """Return the process of :func:`variance_preserving` states.
 
     Args:
         nu: as there.

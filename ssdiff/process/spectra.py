@@ -49,7 +49,7 @@ class Spectrum(Protocol):
     independent: bool
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """Signal and noise of (n,) timesteps, 0..T; t = 0 is (1, 0)."""
+        """Return the signal and noise of (n,) timesteps, 0..T; t = 0 is (1, 0)."""
 
 
 class Blurring:
@@ -78,7 +78,7 @@ class Blurring:
         self._floor, self._frequency = floor, _frequency(size)
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """Signal alpha_t d_t and isotropic noise."""
+        """Return signal alpha_t d_t and isotropic noise."""
         fade = torch.exp(-0.5 * self._frequency * self._blur[t].square()[:, None, None, None])
         fade = (1 - self._floor) * fade + self._floor
         return Coefficients(self.scale[t][:, None, None, None] * fade, self.sigma[t][:, None, None, None])
@@ -112,7 +112,7 @@ class Heat:
         self._frequency = _frequency(size)
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """Signal exp(-lambda sigma_b^2 / 2) and constant noise."""
+        """Return signal exp(-lambda sigma_b^2 / 2) and constant noise."""
         fade = torch.exp(-0.5 * self._frequency * self._blur[t].square()[:, None, None, None])
         return Coefficients(fade, self.sigma[t][:, None, None, None])
 
@@ -174,7 +174,7 @@ class BlurNoise:
         self.scale, self.sigma = torch.exp(top / 2), torch.sqrt(-torch.expm1(top))
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """B^{1/2} and (I - B)^{1/2}."""
+        """Return B^{1/2} and (I - B)^{1/2}."""
         log_abar, power = (table[t][:, None, None, None] for table in (self._log_abar, self._power))
         log_b = log_abar + 2 * power * self._log_d
         return Coefficients(torch.exp(log_b / 2), torch.sqrt(-torch.expm1(log_b)))

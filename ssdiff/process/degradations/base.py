@@ -40,7 +40,7 @@ class Degradation(Protocol):
         """The highest severity."""
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t).
+        """Return D(x_0, t).
 
         Args:
             x0: (B, C, H, W) clean images in [-1, 1].
@@ -77,12 +77,12 @@ class LinearDegradation:
         return self._top
 
     def operator(self, t: int) -> Operator:
-        """The operator of D(., t); the identity for t = 0."""
+        """Return the operator of D(., t); the identity for t = 0."""
         check_severity(t, self.T)
         return self._make(t) if t else Scale()
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t), as :meth:`Degradation.degrade`; the image numbers do not matter."""
+        """Return D(x_0, t), as :meth:`Degradation.degrade`; the image numbers do not matter."""
         check_size(x0, self.size)
         if isinstance(t, int):
             return self.operator(t).apply(x0)
@@ -124,7 +124,7 @@ class Mixture:
         return self._inner.T
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t) mixed with z, as :meth:`Degradation.degrade`."""
+        """Return D(x_0, t) mixed with z, as :meth:`Degradation.degrade`."""
         reduced = self._inner.degrade(x0, t, images)
         if isinstance(t, int) and t == 0:
             return reduced
@@ -132,7 +132,7 @@ class Mixture:
         return self._value("signal", t, x0) * reduced + self._value("sigma", t, x0) * z
 
     def redegrade(self, x_t: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
-        """D(x_0, s) with the z that explains x_t: 'estimated noise' [CD, section 5.1], which is DDIM.
+        """Return D(x_0, s) with the z that explains x_t: 'estimated noise' [CD, section 5.1], which is DDIM.
 
         Args:
             x_t: (B, C, h, w) at severity ``t``, 1..T.
@@ -167,7 +167,7 @@ class FixedNoise:
         return self._process.T
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t), as :meth:`Degradation.degrade`."""
+        """Return D(x_0, t), as :meth:`Degradation.degrade`."""
         check_size(x0, self.size)
         check_severity(t, self.T)
         if isinstance(t, int) and t == 0:
@@ -177,7 +177,7 @@ class FixedNoise:
 
 
 def random_noise(seed: int) -> Other:
-    """Standard normal z, a pure function of (seed, image number, size)."""
+    """Draw standard normal z, a pure function of (seed, image number, size)."""
     key = rng.derive(seed, "degrade/noise")
 
     def draw(images: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -189,7 +189,7 @@ def random_noise(seed: int) -> Other:
 
 
 def image_numbers(x0: Tensor, images: Tensor | None) -> Tensor:
-    """(B,) image numbers on the device of ``x0``; 0..B-1 where none are given."""
+    """Return (B,) image numbers on the device of ``x0``; 0..B-1 where none are given."""
     numbers = torch.arange(len(x0)) if images is None else images
     return to_device(numbers, x0.device)
 

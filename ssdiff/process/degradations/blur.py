@@ -48,7 +48,7 @@ def blur(
     padding: str = "reflect",
     to_mean: bool = False,
 ) -> LinearDegradation:
-    """Gaussian blur: one of a size, or kernels applied one after the other as cold diffusion does.
+    """Blur by a Gaussian: one of a size, or kernels applied one after the other as cold diffusion does.
 
     Without ``kernel``: reflect padding, and a std that rises geometrically from 0.3 px at t = 1; the kernel
     reaches 4 standard deviations, at most the image's side less one each way.
@@ -83,7 +83,7 @@ def blur(
 
 @register_degradation("dct-blur")
 def dct_blur(size: Size, T: int, *, max_std: float | None = None) -> LinearDegradation:
-    """Heat dissipation: DCT-II coefficients times exp(-(pi k / n)^2 std^2 / 2) [IHDM, section 2].
+    """Dissipate heat: DCT-II coefficients times exp(-(pi k / n)^2 std^2 / 2) [IHDM, section 2].
 
     The std rises geometrically from 0.5 px at t = 1, as published; so does its end, half the longer side.
 
@@ -106,7 +106,7 @@ def dct_blur(size: Size, T: int, *, max_std: float | None = None) -> LinearDegra
 def kernel_blur(
     size: Size, T: int, kernel: int, std: str, first: float, growth: float, padding: str, to_mean: bool
 ) -> LinearDegradation:
-    """t kernels of a few taps, one after the other; constant time, because their product is kept.
+    """Blur by t kernels of a few taps, one after the other; constant time, because their product is kept.
 
     Args:
         size: (H, W), at most 1024 pixels a side.

@@ -12,7 +12,7 @@ from ssdiff.process.degradations.registry import register_degradation
 
 @register_degradation("desaturate")
 def desaturate(size: Size, T: int) -> LinearDegradation:
-    """Colours fade linearly to the mean of the three channels [CD, appendix]; grey at T.
+    """Fade colours linearly to the mean of the three channels [CD, appendix]; grey at T.
 
     D(x, t) = (1 - t / T) x + (t / T) mean(x) [docs/math.md, equation (54)].
     """

@@ -43,7 +43,7 @@ def mask(
     centre: str = "middle",
     seed: int = 0,
 ) -> Degradation:
-    """A hole with a soft edge grows [CD, section 5.3].
+    """Grow a hole with a soft edge [CD, section 5.3].
 
     Args:
         size: (H, W).
@@ -82,7 +82,7 @@ class GaussianMaskSchedule:
         self._stds = [kernel_std * (i + initial) for i in range(count)]
 
     def product(self, rows: Tensor, columns: Tensor, t: int) -> Tensor:
-        """(H, W) float64 mask of severity t.
+        """Return the (H, W) float64 mask of severity t.
 
         Args:
             rows: (H,) distance of each row from the centre, pixels.
@@ -100,7 +100,7 @@ class GaussianMaskSchedule:
 
 
 def centred(size: Size, T: int, bumps: GaussianMaskSchedule) -> LinearDegradation:
-    """Masks around the middle, pixel (H / 2 - 1, W / 2 - 1) as in the official code."""
+    """Return masks around the middle, pixel (H / 2 - 1, W / 2 - 1) as in the official code."""
     rows, columns = (torch.arange(n) - max(n // 2 - 1, 0) for n in size)
     return LinearDegradation(size, T, lambda t: Mask(bumps.product(rows, columns, t)))
 
@@ -125,7 +125,7 @@ class RandomMask:
         return self._top
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t), as :meth:`ssdiff.process.degradations.base.Degradation.degrade`."""
+        """Return D(x_0, t), as :meth:`ssdiff.process.degradations.base.Degradation.degrade`."""
         check_size(x0, self.size)
         check_severity(t, self.T)
         numbers = image_numbers(x0, images)

@@ -13,13 +13,14 @@ from ssdiff.schedules import noise
 
 @register_degradation("noise")
 def fixed_noise(size: Size, T: int, *, seed: int = 0) -> Mixture:
-    """Variance-preserving noise with linear betas, one draw an image [CD, section 5.1; Ho et al. 2020]."""
+    """Add variance-preserving noise with linear betas, one draw an image [CD, section 5.1; Ho et al.
+    2020]."""
     return _mixed(size, T, random_noise(seed))
 
 
 @register_degradation("animorph")
 def animorph(size: Size, T: int, *, other: Other | None = None) -> Mixture:
-    """The image turns into another one along the noise schedule [CD, section 5.2, animorphosis].
+    """Turn the image into another one along the noise schedule [CD, section 5.2, animorphosis].
 
     Args:
         size: (H, W).

@@ -27,7 +27,7 @@ _COARSEST = 8  # pixels of the shorter side below which the published models do 
 
 @register_degradation("downsample")
 def downsample(size: Size, T: int, *, full_size: bool = False) -> LinearDegradation:
-    """Smaller and smaller.
+    """Shrink the image more and more.
 
     Args:
         size: (H, W).
@@ -41,7 +41,7 @@ def downsample(size: Size, T: int, *, full_size: bool = False) -> LinearDegradat
 
 @register_degradation("pixelate")
 def pixelate(size: Size, T: int) -> LinearDegradation:
-    """Blocks of one colour at the full size.
+    """Replace blocks of the full size by one colour each.
 
     The side of a block rises geometrically from 1 px at t = 0 to a quarter of the shorter side at T.
     """
@@ -58,8 +58,7 @@ def pixelate(size: Size, T: int) -> LinearDegradation:
 
 
 def progressive_downsample(size: Size, T: int) -> LinearDegradation:
-    """Smaller and smaller, by the published schedule: halvings at convex-decay times, gamma 0.5
-    [SSD, section 4].
+    """Shrink the image by the published schedule: halvings at convex-decay times, gamma 0.5 [SSD, section 4].
 
     Bilinear antialiased halvings follow one another while the shorter side keeps 8 pixels (at least one
     halving, if there are two pixels). The result has its true size.
@@ -99,8 +98,8 @@ def down_up_sample(size: Size, T: int) -> LinearDegradation:
 def resize_process(
     process: GaussianProcess, size: Size, *, noisy: bool = False, seed: int = 0
 ) -> Degradation:
-    """A process of square images carried over to images of any size: the same ratios of its sizes, the same
-    severities of their changes, the same signal and noise.
+    """Carry a process of square images over to images of any size: the same ratios of its sizes, the same
+    timesteps of their transitions, the same signal and noise.
 
     Unlike a process built for the size, this takes no SVD, so photographs cost no minutes.
 

@@ -47,7 +47,7 @@ _STEEPEST, _FLATTEST = math.radians(-135), math.radians(-45)  # direction of fal
 
 @register_degradation("snow")
 def snowfall(size: Size, T: int, *, level: int = 3, seed: int = 0) -> Snow:
-    """It begins to snow, one layer of flakes an image [CD, section 5.4]; level 1 to 4."""
+    """Let it snow, one layer of flakes an image [CD, section 5.4]; level 1 to 4."""
     if level not in LEVELS:
         raise UsageError(f"snow has no level {level}", hint=f"choose one of {', '.join(map(str, LEVELS))}")
     return Snow(size, T, LEVELS[level], seed)
@@ -75,7 +75,8 @@ class Snow:
         return self._top
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t), as :meth:`ssdiff.process.degradations.base.Degradation.degrade`; 1 or 3 channels."""
+        """Return D(x_0, t), as :meth:`ssdiff.process.degradations.base.Degradation.degrade`; 1 or 3
+        channels."""
         check_size(x0, self.size)
         check_severity(t, self.T)
         if isinstance(t, int) and t == 0:
