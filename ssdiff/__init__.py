@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssdiff.analysis.scale_space import ScaleSpace as ScaleSpace
+    from ssdiff.analysis.scale_space import scale_space as scale_space
     from ssdiff.analysis.schedule_plan import SchedulePlan as SchedulePlan
     from ssdiff.analysis.schedule_plan import plan_schedule as plan_schedule
     from ssdiff.build import build_model as build_model
@@ -30,12 +32,13 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Pipeline": "ssdiff.pipeline",
+    "ScaleSpace": "ssdiff.analysis.scale_space",
     "SchedulePlan": "ssdiff.analysis.schedule_plan",
     "build_model": "ssdiff.build",
     "build_process": "ssdiff.build",
-    "degrade": "ssdiff.degradation",
-    "degradations": "ssdiff.process.degradations.registry",
     "cost": "ssdiff.evaluation.cost",
+    "degradations": "ssdiff.process.degradations.registry",
+    "degrade": "ssdiff.degradation",
     "import_official": "ssdiff.weights.load",
     "load": "ssdiff.weights.load",
     "load_preset": "ssdiff.config.load",
@@ -45,10 +48,12 @@ _MODULES = {
     "register_prediction": "ssdiff.process.prediction",
     "register_sampler": "ssdiff.sampling.registry",
     "samplers": "ssdiff.sampling.registry",
+    "scale_space": "ssdiff.analysis.scale_space",
 }
 
 __all__ = [
     "Pipeline",
+    "ScaleSpace",
     "SchedulePlan",
     "__version__",
     "build_model",
@@ -64,6 +69,7 @@ __all__ = [
     "register_sampler",
     "restore",
     "samplers",
+    "scale_space",
 ]
 
 

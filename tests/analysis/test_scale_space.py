@@ -10,11 +10,12 @@ import torch
 from ssdiff import images
 from ssdiff.analysis.covariance import frechet, frechet_of_samples, information, normal_entropy, root_sum
 from ssdiff.analysis.data_moments import gaussian_data
+from ssdiff.analysis.scale_space import ScaleSpace, scale_space
 from ssdiff.analysis.scale_space_curves import NoisyCurves, timesteps, variance_exploding
 from ssdiff.analysis.scale_space_properties import Check, check_process, ordered, semigroup_deviation
 from ssdiff.build import build_process
 from ssdiff.config.load import load_preset
-from ssdiff.errors import DataError, UsageError
+from ssdiff.errors import DataError, OutputError, PresetError, UsageError
 from ssdiff.operators import matrices
 from ssdiff.process.base import State
 from ssdiff.process.gaussian import GaussianProcess
@@ -274,9 +275,9 @@ def test_command(result, ssdiff, tmp_path, monkeypatch):
     [
         (("celeba46",), "did you mean celeba64"),
         (("cold-mask-mnist",), "cold process"),
-        (("--points", 1), "--points must be within 2..1000"),
-        (("--size", 7), "--size must be within 8..64"),
-        (("--images", 1), "--images must be within"),
+        (("--points", 1), "points must be within 2..1000"),
+        (("--size", 7), "size must be within 8..64"),
+        (("--images", 1), "images must be within"),
         (("--out", "taken"), "no folder"),
         (("celeba64", "again/celeba64.toml"), "two processes are called celeba64"),
     ],
@@ -295,3 +296,63 @@ def test_usage_errors(ssdiff, tmp_path, monkeypatch, arguments, words):
 def test_a_missing_data_set(ssdiff, tmp_path):
     code, _, err = ssdiff("eval", "scale-space", "ve", "--data", "shapse", "--out", tmp_path / "o")
     assert code == 3 and "did you mean shapes" in err
+
+
+@pytest.fixture(scope="module")
+def measured(pictures):
+    """An analysis of a tensor, and what its progress told."""
+    told = []
+    given = {"mine": variance_exploding(SIDE, T=50), "ddpm": load_preset("ddpm-celeba64"), "heat": "heat"}
+    found = scale_space(pictures, given, images=50, points=4, progress=lambda *what: told.append(what))
+    return found, told
+
+
+def test_the_function_measures_a_tensor(measured):
+    found, told = measured
+    assert isinstance(found, ScaleSpace) and (found.data, found.images, found.size) == ("tensor", 50, SIDE)
+    assert list(dict.fromkeys(point.process for point in found.curves)) == ["mine", "ddpm", "heat"]
+    assert {stage for stage, _, _ in told} == {"measuring"} and told[-1][1:] == (12, 12)
+    assert list(found.strips) == ["heat"] and found.strips["heat"].shape[0] == 3
+    assert found.to_dict()["properties"][0]["process"] == "mine"
+    assert found.table().splitlines()[0].split() == ["process", "property", "deviation", "tolerance"]
+
+
+def test_an_analysis_shows_itself_in_a_notebook(measured):
+    shown = measured[0]._repr_png_()
+    assert isinstance(shown, bytes) and shown.startswith(b"\x89PNG")
+
+
+def test_an_analysis_is_saved_once(measured, tmp_path):
+    paths = measured[0].save(tmp_path / "o")
+    assert [path.name for path in paths] == ["curves.csv", "properties.csv", "scale-space.png", "heat.png"]
+    assert all(path.stat().st_size for path in paths)
+    with pytest.raises(OutputError, match="exists"):
+        measured[0].save(tmp_path / "o")
+
+
+def test_one_process_may_stand_alone(pictures):
+    alone, listed = (scale_space(pictures[:20], given, points=2).curves for given in ("ve", ["ve", "ve"]))
+    assert alone == listed
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"data": torch.zeros(4, SIDE, SIDE)}, UsageError, r"data must be a tensor \(N, C, R, R\)"),
+        ({"size": 16}, UsageError, "images of 8 px, but 16 px are asked for"),
+        ({"data": torch.zeros(4, 1, 128, 128)}, UsageError, "size must be within 8..64, not 128"),
+        ({"data": torch.zeros(4, 1, SIDE, SIDE)}, DataError, "all equal"),
+        ({"points": 1}, UsageError, "points must be within 2..1000, not 1"),
+        ({"presets": "celeba46"}, PresetError, "did you mean celeba64"),
+        ({"presets": "cold-mask-mnist"}, UsageError, "cold process"),
+        ({"presets": []}, UsageError, "no process to measure"),
+        ({"presets": [3]}, UsageError, "cannot be int"),
+        ({"presets": {"big": variance_exploding(16, T=5)}}, UsageError, "16 x 16 px, but 8 px"),
+        ({"presets": {"heat": "ve"}}, UsageError, "two processes are called heat"),
+    ],
+    ids=range(11),
+)
+def test_refusals_of_the_function(pictures, change, error, words):
+    arguments = {"data": pictures[:20], "presets": "ve", "points": 2} | change
+    with pytest.raises(error, match=words):
+        scale_space(arguments.pop("data"), arguments.pop("presets"), **arguments)
