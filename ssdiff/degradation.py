@@ -25,7 +25,7 @@ from ssdiff.errors import DataError, ProcessError, UsageError, memory_for
 from ssdiff.evaluation.image_quality import psnr
 from ssdiff.images.convert import ImagesLike, given, one_batch
 from ssdiff.operators.base import Size
-from ssdiff.process.degradations.base import Degradation, Other
+from ssdiff.process.degradations.base import Degradation, Other, check_severity
 from ssdiff.process.degradations.registry import build_degradation
 from ssdiff.progress import Counter, Progress
 
@@ -189,16 +189,6 @@ def degrade(
         number += len(batch)
         count(len(batch))
     return read.like(results)
-
-
-def check_severity(t: int, T: int) -> None:
-    """Refuse a severity outside 0..T.
-
-    Raises:
-        UsageError: then.
-    """
-    if not 0 <= t <= T:
-        raise UsageError(f"t = {t} is outside 0..{T}", hint="0 is the image itself, T the most degraded")
 
 
 def severities(t: int | None, strip: int | None, T: int) -> list[int]:

@@ -12,7 +12,7 @@ from ssdiff import rng
 from ssdiff.config import Preset, SamplingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
-from ssdiff.images.convert import Output, check_output_form, convert
+from ssdiff.images.convert import Output, check_output_form, to_output
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process, degradation_streams
@@ -389,7 +389,7 @@ class Pipeline:
                     count(len(images))
                 if timestep == 0:
                     result[part] = x.clamp(-1, 1).cpu()
-        return convert(result, output)
+        return to_output(result, output)
 
     def choose_labels(self, numbers: Tensor, labels: Sequence[int] | Tensor | None = None) -> Tensor | None:
         """Return (n,) classes: the given ones, checked, or in turn by number; None for a model without."""

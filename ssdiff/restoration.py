@@ -25,7 +25,7 @@ from ssdiff.data.inputs import FailedFile, ImageFile, expand
 from ssdiff.errors import DataError, UsageError, memory_for
 from ssdiff.evaluation.image_quality import Row, compare, mean_rows, quality_table
 from ssdiff.images import from_uint8, to_uint8
-from ssdiff.images.convert import Given, ImageLike, ImagesLike, given, one_batch, png
+from ssdiff.images.convert import Given, ImageLike, ImagesLike, given, one_batch, png_bytes
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.colour import LUMA
@@ -398,7 +398,7 @@ class RestoreResult:
 
     def _repr_png_(self) -> bytes:
         shown = self._rows[:_SHOWN]
-        return png(pictures.to_pillow(pictures.grid(shown.flatten(0, 1), shown.shape[1])))
+        return png_bytes(pictures.to_pillow(pictures.grid(shown.flatten(0, 1), shown.shape[1])))
 
 
 def restore(

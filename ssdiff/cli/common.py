@@ -180,16 +180,6 @@ def positive(value: int, name: str) -> int:
     return value
 
 
-def check_precision(name: str) -> None:
-    """Refuse a precision that does not exist.
-
-    Raises:
-        UsageError: it does not.
-    """
-    if name not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"unknown precision {name!r}", hint="choose auto, fp32 or bf16")
-
-
 def is_main_process() -> bool:
     """Whether this is the process that prints: always, but for torchrun's others."""
     return os.environ.get("RANK", "0") == "0"

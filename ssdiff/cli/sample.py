@@ -16,7 +16,6 @@ from ssdiff.cli.common import (
     Seed,
     Terminal,
     Weights,
-    check_precision,
     find_model,
     is_main_process,
     parse_sets,
@@ -135,5 +134,4 @@ def load_pipeline(
     """The pipeline asked for, of the newest run, or the bundled one."""
     from ssdiff.weights.load import load
 
-    check_precision(precision)
     return load(find_model(ckpt, terminal), weights=weights, device=device, precision=precision)

@@ -1,6 +1,6 @@
 """Image files and tensors in [-1, 1]: reading, laying out, writing."""
 
-from ssdiff.images.convert import Pictures, convert, to_array, to_pillow
+from ssdiff.images.convert import Pictures, to_array, to_output, to_pillow
 from ssdiff.images.layout import film_strip, from_uint8, grid, to_uint8, upscale_nearest
 from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, fit, image_size, open_image, read_image
 from ssdiff.images.write import SAVE_SUFFIXES, save_gif, save_image
@@ -10,7 +10,6 @@ __all__ = [
     "MAX_PIXELS",
     "SAVE_SUFFIXES",
     "Pictures",
-    "convert",
     "film_strip",
     "fit",
     "from_uint8",
@@ -21,6 +20,7 @@ __all__ = [
     "save_gif",
     "save_image",
     "to_array",
+    "to_output",
     "to_pillow",
     "to_uint8",
     "upscale_nearest",

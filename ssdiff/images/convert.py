@@ -59,10 +59,10 @@ class Pictures(list[Image.Image]):
         return super().__getitem__(index)
 
     def _repr_png_(self) -> bytes | None:
-        return png(self.grid()) if self else None
+        return png_bytes(self.grid()) if self else None
 
 
-def png(image: Image.Image) -> bytes:
+def png_bytes(image: Image.Image) -> bytes:
     """Return the bytes of a PNG file."""
     stream = BytesIO()
     image.save(stream, format="PNG")
@@ -97,7 +97,7 @@ def check_output_form(output: str) -> None:
         raise UsageError(f"unknown output {output!r}", hint="choose 'pt' (tensor), 'pil' or 'np' (array)")
 
 
-def convert(x: Tensor, output: Output = "pt") -> Tensor | Pictures | NDArray[Any]:
+def to_output(x: Tensor, output: Output = "pt") -> Tensor | Pictures | NDArray[Any]:
     """Return (N, C, H, W) pixels in [-1, 1] in the form that is asked for.
 
     Args:

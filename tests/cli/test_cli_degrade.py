@@ -287,7 +287,7 @@ def test_nothing_is_overwritten_unless_told_to(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--t", "1001"], 2, "t = 1001 is outside 0..1000"),
+        (["--t", "1001"], 2, "severity 1001 is outside 0..1000"),
         (["--t", "-1"], 2, "outside 0..1000"),
         (["--t", "6", "--T", "5"], 2, "outside 0..5"),
         (["--t", "1", "--T", "0"], 2, "T must be at least 1"),
