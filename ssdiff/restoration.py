@@ -649,7 +649,7 @@ def _truths(files: Sequence[ImageFile], folder: Path | None) -> dict[int, str]:
     """The clean image of each file, by its name without the ending.
 
     Raises:
-        DataError: some have none; names them (row 39 of the fault table).
+        DataError: some have none; names them (docs/faults.md, row 39).
     """
     if folder is None:
         return {}

@@ -120,7 +120,6 @@ def without_code(page: str) -> str:
     return re.sub(r"`[^`]*`|\$[^$\n]*\$|^    .*$", "", page, flags=re.M)
 
 
-@pytest.mark.xfail(strict=False, reason="citations are being moved to the pages of docs/")
 def test_everything_cited_exists():
     assert problems(ROOT) == []
 

@@ -71,7 +71,7 @@ def import_weights(
 def _with_differences(
     error: CheckpointError, file: Path, state: Mapping[str, Tensor], settings: Preset
 ) -> CheckpointError:
-    """The error with the settings in which the file and the preset differ (row 21 of the fault table)."""
+    """The error with the settings in which the file and the preset differ [docs/faults.md, row 21]."""
     from ssdiff.models.infer_config import outline
 
     found, wanted = outline(state), settings.model_dump()

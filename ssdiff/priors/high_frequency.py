@@ -49,8 +49,9 @@ class HighFrequencySpectrum:
         return tables
 
     def draw(self, process: Process, t: int, s: int, key: int, images: Tensor) -> Tensor:
-        """Draw what a transition from timestep t to s adds to x_s: a_s times details without those of
-        R_{s:t}.
+        """Draw what a transition from timestep t to s adds to x_s: a_s (I - R^+ R) d, R = R_{s:t}.
+
+        d ~ N(0, Sigma_s) has the spectrum of the data [docs/math.md, equations (29) and (30)].
 
         Args:
             process: with a resolution transition between s and t.

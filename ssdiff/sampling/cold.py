@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @register_sampler("alg1", noisy=False, cold=True, help="restores, and degrades a little less")
 def algorithm_1(walk: Walk) -> Iterator[tuple[int, Tensor]]:
-    """Restore, and degrade a little less [CD, algorithm 1].
+    """Restore, and degrade a little less [CD, algorithm 1; docs/math.md, equation (49)].
 
     Args:
         walk: the batch; its image numbers keep a random D the same along the chain.
@@ -32,7 +32,9 @@ def algorithm_1(walk: Walk) -> Iterator[tuple[int, Tensor]]:
 
 @register_sampler("alg2", noisy=False, cold=True, help="as alg1, but errors of the network cancel")
 def algorithm_2(walk: Walk) -> Iterator[tuple[int, Tensor]]:
-    """Add the difference that a step makes to a restored image [CD, algorithm 2].
+    """Add the difference that a step makes to a restored image.
+
+    See [CD, algorithm 2] and docs/math.md, equation (50).
 
     To first order in the severity it does not matter what the network restores [CD, section 3.3].
 

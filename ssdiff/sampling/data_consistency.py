@@ -1,8 +1,9 @@
 """Restoration by a model that never saw the degradation: its predictions made to agree with a measurement.
 
-Of y = A x_0 + n the model supplies what A cannot see and what the noise hides: DDNM [Wang et al. 2023,
-section 3] without noise, the guidance of PiGDM [Song et al. 2023, section 3] with it, by the exact SVD of A
-[DDRM, Kawar et al. 2022], and all of it across resolution transitions.
+Of y = A x_0 + n the model supplies what A cannot see and what the noise hides: the null-space projection of
+[DDNM, section 3], and with noise its regularised form, x + A^T (A A^T + rho)^+ (y - A x), by the singular
+values of A [DDRM] and across resolution transitions. How sure a prediction is, rho, is the model of [PiGDM,
+section 3]; its guidance through the network is not taken. See docs/math.md, section 10.
 """
 
 from __future__ import annotations
@@ -59,11 +60,16 @@ class Measurement:
 
     @cached_property
     def first_guess(self) -> Tensor:
-        """(B, C, H, W): A^+ y, or A^T (A A^T + noise_std^2)^-1 y, that of a white prior of variance 1."""
+        """Clean images from y alone, (B, C, H, W): A^+ y, or A^T (A A^T + noise_std^2)^-1 y with noise.
+
+        The mean of a white prior of variance 1 given y.
+        """
         return regularised_inverse(self.operator, self.y, self.noise_std**2)
 
     def start(self, noise: Tensor, t: int) -> Tensor:
-        """x_t of the first guess, so that sampling can begin at any timestep [SDEdit, Meng et al. 2022].
+        """Return x_t of the first guess, so that sampling can begin at any timestep, as in [SDEdit].
+
+        x_t = a_t R_t A^T (A A^T + noise_std^2)^+ y + sigma_t noise [docs/math.md, equation (41)].
 
         Args:
             noise: (B, C, h_t, w_t) standard normal.
@@ -73,14 +79,14 @@ class Measurement:
         return self.process.marginal(guess, t, noise)
 
     def correct(self, clean: Tensor, t: int) -> Tensor:
-        """A prediction from x_t made to agree with y; what y does not tell is left as it is.
+        """Return a prediction from x_t made to agree with y; what y does not tell is left as it is.
 
         x + A^T (A A^T + rho)^+ (y - A x) at full size: the mean of x_0 ~ N(x, r^2 I) given y, with
-        rho = noise_std^2 / r^2 and r^2 = sigma_t^2 / (a_t^2 + sigma_t^2) [PiGDM, section 3]. A reduced
-        z = R x stands for the image L z nearest to its bilinear enlargement among those that R reduces to z,
-        and becomes z + R A^T (A A^T + rho)^+ (y - A L z). Where R and A are resizes of one chain, in whatever
-        order, all that y tells of R x_0 is exact then; a reduced pixel that a mask hides in part becomes the
-        average of known pixels and of the prediction.
+        rho = noise_std^2 / r^2 and r^2 = sigma_t^2 / (a_t^2 + sigma_t^2) [docs/math.md, equations (38) and
+        (39)]. A reduced z = R x stands for the image w nearest to its bilinear enlargement among those that R
+        reduces to z, and becomes z + R A^T (A A^T + rho)^+ (y - A w) [docs/math.md, equation (40)]. Where R
+        and A are resizes of one chain, in whatever order, all that y tells of R x_0 is exact then; a reduced
+        pixel that a mask hides in part becomes the average of known pixels and of the prediction.
 
         Args:
             clean: (B, C, h, w), the prediction, of any size that the process has.
@@ -92,16 +98,17 @@ class Measurement:
         wide = clean.float() if clean.dtype.itemsize < 4 else clean
         reduce = self._reducer((clean.shape[-2], clean.shape[-1]))
         image = _enlarged(wide, *reduce) if reduce else wide
-        missing = self.y.to(image) - self.operator.apply(image)
+        missing = self.y.to(image) - self.operator.apply(image)  # y - A w
+        # z' = z + R A^T (A A^T + rho)^+ (y - A w); R = 1 and w = z at full size
         change = regularised_inverse(self.operator, missing, self._rho(t))
         return (wide + (reduce[0].apply(change) if reduce else change)).to(clean.dtype)
 
     def _rho(self, t: int) -> float:
-        """noise_std^2 / r_t^2; 1 / r_t^2 is 1 + snr."""
+        """Return rho_t = noise_std^2 / r_t^2 = noise_std^2 (1 + snr_t) [docs/math.md, equation (39)]."""
         return self.noise_std**2 * (1 + self.process.states[t].snr) if self.noise_std else 0.0
 
     def _reducer(self, size: Size) -> tuple[Separable, Separable] | None:
-        """R from full size to ``size`` and a bilinear enlargement, None where that is full."""
+        """Return R from full size to ``size`` and a bilinear enlargement, None where that is full."""
         if size == self.process.states[0].size:
             return None
         if size not in self._resizes:
@@ -134,10 +141,10 @@ def predict_consistent(predict: Predict, measurement: Measurement) -> Predict:
 
 
 def _enlarged(z: Tensor, reduce: Separable, enlarge: Separable) -> Tensor:
-    """The image nearest to the enlarged z among those that reduce to z.
+    """Return w = E z + R^+ (z - R E z), the image nearest to the enlarged z among those that reduce to z.
 
-    Not R^+ z, the smallest of those: at the borders that of a constant 1 falls to 0.65 after three
-    progressive_downsample.
+    Not R^+ z, the smallest of those: at the borders that of a constant 1 falls to 0.65 after three halvings
+    [docs/math.md, equation (40)].
     """
     image = enlarge.apply(z)
     return image + reduce.pseudo_inverse(z - reduce.apply(image))

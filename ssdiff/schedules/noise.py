@@ -41,7 +41,9 @@ def log_snr(steps: int, first: float = 9.2, last: float = -12.0) -> Tensor:
 
 
 def snr_preserving(nu: Tensor, gain: Tensor, match: float, final_snr: float) -> Tensor:
-    """Return SNR-preserving noise nu_t g_t^m [MATH.md, section 3]: what shrinks the image shrinks the noise.
+    """Return SNR-preserving noise nu_t g_t^m: what shrinks the image shrinks the noise.
+
+    See docs/math.md, equations (19) to (22).
 
     Args:
         nu: (T,) schedule of the full-resolution process.

@@ -61,7 +61,7 @@ def gaussian_loss(
     t = to_device(t, x0.device)
     output = network(x_t, t - 1, wanted, labels).float()
     snr = process.snr(t)
-    weight = snr.clamp(snr_floor, min_snr_gamma) * math.pow(now, size_power)
+    weight = snr.clamp(snr_floor, min_snr_gamma) * math.pow(now, size_power)  # w_t (r_t / R)^p
     return meant.weight(weight, snr) * _distance(output, target, kind)
 
 
@@ -75,7 +75,7 @@ def cold_loss(
     *,
     kind: str = "l1",
 ) -> Tensor:
-    """||R(D(x_0, t), t) - x_0|| of each image [CD, section 3.1].
+    """Return the loss ||R(D(x_0, t), t) - x_0|| of each image [CD, section 3.1; docs/math.md, equation (48)].
 
     Args:
         network: (x_t, t - 1, resolution wanted, labels) to a clean image.

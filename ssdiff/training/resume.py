@@ -142,7 +142,7 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset
 
 
 def check_unchanged(start: Start, fingerprint: str, processes: int) -> None:
-    """Rows 13 and 24 of the fault table: the data set and the number of processes are the checkpoint's.
+    """Check that data set and number of processes are the checkpoint's [docs/faults.md, rows 13 and 24].
 
     Raises:
         CheckpointError: they are not, and the request does not accept that.

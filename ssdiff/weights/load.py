@@ -155,7 +155,7 @@ def assemble(
 
 
 def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Row 21 of the fault table: what differs, named."""
+    """Raise the error that names what differs [docs/faults.md, row 21]."""
     official.check_names(list(expected), found)
     for name in sorted(expected):
         if expected[name].shape != found[name].shape:

@@ -134,6 +134,8 @@ class Mixture:
     def redegrade(self, x_t: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
         """Return D(x_0, s) with the z that explains x_t: 'estimated noise' [CD, section 5.1], which is DDIM.
 
+        x_s = a_s D(x_0, s) + (sigma_s / sigma_t) (x_t - a_t D(x_0, t)) [docs/math.md, equation (51)].
+
         Args:
             x_t: (B, C, h, w) at severity ``t``, 1..T.
             x0: (B, C, H, W) the image that is believed to be behind it.
