@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -50,7 +51,8 @@ class Pipeline:
         All arguments are attributes of the same names; ``preset`` is None where none is given.
 
     Raises:
-        UsageError: for a prediction that is unknown or does not go with the process.
+        UsageError: for a prediction that is unknown or does not go with the process, or a network that cannot
+            be called so.
 
     Example:
         >>> import ssdiff, torch
@@ -80,6 +82,7 @@ class Pipeline:
         terminal_prior: CoarseMixture | None = None,
         spectrum: HighFrequencySpectrum | None = None,
     ) -> None:
+        _check_parts(process, model)
         self.process, self.model = process, model
         self.channels, self.classes, self.predict, self.name = 3, 0, "x0", "the model"
         self.sampling = SamplingSettings(sampler="ancestral" if process.noisy else "alg2")
@@ -98,6 +101,7 @@ class Pipeline:
                 f"predict {self.predict!r} needs a process with noise and one size",
                 hint="use 'x0', or a process with one level",
             )
+        _check_call(model)
 
     @property
     def preset(self) -> Preset | None:
@@ -448,6 +452,28 @@ class Pipeline:
         if not fits or (count and (int(chosen.min()) < 0 or int(chosen.max()) > most)):
             raise UsageError(f"labels must be {count} classes in 0..{self.classes - 1}")
         return chosen.to(torch.int64)
+
+
+def _check_parts(process: object, model: object) -> None:
+    """Refuse what is no process or no network, e.g. both in the other order."""
+    for part, kind, name in ((process, Process, "process"), (model, nn.Module, "model")):
+        if not isinstance(part, kind):
+            raise UsageError(
+                f"the {name} of a pipeline is a {kind.__name__}, not a {type(part).__name__}",
+                hint="write Pipeline(process, model, preset=preset)",
+            )
+
+
+def _check_call(model: nn.Module) -> None:
+    """Refuse a network that cannot be called as a pipeline calls it."""
+    try:
+        inspect.signature(model.forward).bind(None, None, None, None)
+    except TypeError:
+        raise UsageError(
+            "the network must be called as model(x_t, index, resolution, labels), but its forward is "
+            f"{type(model).__name__}.forward{inspect.signature(model.forward)}",
+            hint="wrap it in a module with such a forward",
+        ) from None
 
 
 def _whole(numbers: Tensor) -> bool:

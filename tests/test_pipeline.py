@@ -6,8 +6,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from ssdiff.build import build_process
+from ssdiff.config import SamplingSettings
 from ssdiff.config.load import load_preset
-from ssdiff.errors import ProcessError, UsageError
+from ssdiff.errors import ProcessError, SsdiffError, UsageError
 from ssdiff.pipeline import Pipeline
 
 SETS = {
@@ -113,3 +114,110 @@ def test_progress_counts_images_and_steps():
     assert [stage for stage, _, _ in seen] == ["sampling"] * 11 and {total for *_, total in seen} == {5}
     done = [0, *(3 * step / 5 for step in range(1, 6)), *(3 + 2 * step / 5 for step in range(1, 6))]
     assert [value for _, value, _ in seen] == pytest.approx(done)
+
+
+def bare(**options):
+    """A pipeline without a preset."""
+    return Pipeline(build_process(load_preset("celeba64", SETS)), Labelled(), **options)
+
+
+def test_a_pipeline_needs_no_preset():
+    pipe, with_preset = bare(), pipeline()
+    assert pipe.preset is None and pipe.generates and (pipe.channels, pipe.classes) == (3, 0)
+    images = pipe.sample(3, steps=5, seed=2, sampler="ddim")
+    assert torch.equal(images, with_preset.sample(3, steps=5, seed=2, sampler="ddim"))
+    x_t = pipe.degrade(images, 30, seed=1)
+    assert torch.equal(x_t, with_preset.degrade(images, 30, seed=1))
+    assert torch.equal(pipe.restore(x_t, 30, steps=4), with_preset.restore(x_t, 30, steps=4))
+    assert bare(channels=1).sample(2, steps=2).shape == (2, 1, 16, 16)
+    with pytest.raises(UsageError, match="a pipeline with a preset"):
+        pipe.required_preset()
+
+
+def test_settings_of_a_pipeline_without_a_preset():
+    pipe = bare(classes=4, sampling=SamplingSettings(steps=3, sampler="ddim", guidance=2.0))
+    assert (pipe.plan().evaluations, pipe.plan().sampler, pipe.plan().guidance) == (4, "ddim", 2.0)
+    assert_close(pipe.sample(3, guidance=1.0)[:, 0, 0, 0], 0.1 * torch.tensor([0.0, 1, 2]))
+    cold = Pipeline(build_process(load_preset("cold-mask-cifar10", {"data.size": 16})), Labelled())
+    assert cold.plan().sampler == "alg2" and not cold.generates
+    with pytest.raises(UsageError, match="the model is a restoration model"):
+        cold.sample(1)
+
+
+def test_what_a_preset_says_follows_it():
+    pipe = pipeline()
+    pipe.preset = load_preset("celeba64", SETS | {"sampling.steps": 4, "name": "another"})
+    assert pipe.plan().evaluations == 5 and pipe.name == "another"
+
+
+GOOD = torch.zeros(2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p.predict_x0(GOOD, 0), r"timestep 0 is outside 1\.\.40"),
+        (lambda p: p.predict_x0(GOOD, 41), r"timestep 41 is outside 1\.\.40"),
+        (lambda p: p.predict_x0(GOOD, 2.5), "timestep 2.5 is outside"),
+        (lambda p: p.predict_x0(GOOD, True), "timestep True is outside"),
+        (lambda p: p.predict_x0(GOOD, torch.tensor([3, 4])), "is outside"),
+        (lambda p: p.predict_x0(GOOD, 40), r"images at timestep 40 are \(B, 3, 8, 8\), not \(2, 3, 16, 16\)"),
+        (lambda p: p.predict_x0(GOOD[0], 5), "images at timestep 5 are"),
+        (lambda p: p.predict_x0(GOOD[:, :1], 5), "images at timestep 5 are"),
+        (lambda p: p.predict_x0(GOOD.numpy(), 5), "must be a tensor of shape .* not a ndarray"),
+        (lambda p: p.predict_x0((GOOD * 255).byte(), 5), "must be floats .* not uint8"),
+        (lambda p: p.predict_x0(GOOD.to("meta"), 5), "on the device meta"),
+        (lambda p: p.predict_x0(GOOD, 5, torch.tensor([1, 2])), "this model has no classes"),
+        (lambda p: p.predict_x0(GOOD, 5, guidance=2.0), "guidance needs a class-conditional model"),
+        (lambda p: p.degrade(GOOD, 0), "timestep 0 is outside"),
+        (lambda p: p.degrade(GOOD[..., :8], 5), "images at timestep 0 are"),
+        (lambda p: p.degrade("face.png", 5), "not a str"),
+        (lambda p: p.degrade(GOOD, 5, images=torch.arange(3)), "3 image numbers for 2 images"),
+        (lambda p: p.degrade(GOOD, 5, images=torch.rand(2)), "must be a tensor of"),
+        (lambda p: p.degrade(GOOD, 5, images=[0, 1]), "must be a tensor of"),
+        (lambda p: p.restore(GOOD), "images at timestep 40 are"),
+        (lambda p: p.restore(GOOD, 41), "timestep 41 is outside"),
+        (lambda p: p.restore(GOOD, "5"), "timestep 5 is outside"),
+        (lambda p: p.restore(GOOD, 5, "alg2"), "unknown sampler 'alg2' for this noisy process"),
+        (lambda p: p.restore(GOOD, 5, 3), "unknown sampler 3"),
+        (lambda p: p.restore(GOOD, 5, steps=2.0), "steps must be a whole number"),
+        (lambda p: p.restore(GOOD.long(), 5), "must be floats"),
+        (lambda p: p.sample(0), "n must be"),
+        (lambda p: p.sample(2.0), "n must be"),
+        (lambda p: p.sample(2, batch=0), "batch must be"),
+        (lambda p: p.sample(2, first=-1), "first must be"),
+        (lambda p: p.sample(2, labels=[0, 1]), "this model has no classes"),
+        (lambda p: p.sample(2, guidance=float("nan")), "guidance must be finite"),
+        (lambda p: p.sample(2, sampler="ddim", eta=float("nan")), "eta must be in"),
+        (lambda p: p.sample(2, sampler="dirct"), "unknown sampler 'dirct'"),
+        (lambda p: p.plan(sampler="direct"), "smaller than the image"),
+        (lambda p: p.plan(t=0), "timestep 0 is outside"),
+        (lambda p: list(p.walk(torch.rand(2), p.plan())), "image numbers"),
+        (lambda p: list(p.walk(torch.arange(2), p.plan(), x=GOOD)), "images at timestep 40 are"),
+        (lambda p: list(p.walk(torch.arange(3), p.plan(t=5), x=GOOD)), r"are \(3, 3, 16, 16\)"),
+        (lambda p: Pipeline(p.process, p.model, predict="velocity"), "unknown prediction 'velocity'"),
+        (lambda p: Pipeline(p.process, nn.Flatten()).predict_x0(GOOD, 5), "called as model"),
+    ],
+)
+def test_wrong_arguments_are_explained(call, message):
+    """No torch error reaches the caller: what, where, how to mend it."""
+    with pytest.raises(SsdiffError, match=message):
+        call(bare())
+
+
+@pytest.mark.parametrize("labels", [[4], [-1], [0, 1], [0.5], ["cat"], torch.tensor([[0]]), torch.tensor(0)])
+def test_wrong_labels_are_explained(labels):
+    pipe = bare(classes=4)
+    with pytest.raises(UsageError, match=r"labels must be 1 classes in 0\.\.3"):
+        pipe.sample(1, labels=labels)
+
+
+def test_a_network_of_another_size_is_explained():
+    class Same(Labelled):
+        def forward(self, x, index, resolution, labels=None):
+            return x
+
+    pipe = Pipeline(build_process(load_preset("celeba64", SETS)), Same())
+    transition = next(t for t in range(1, 41) if pipe.process.states[t].size == (8, 8))
+    with pytest.raises(UsageError, match=rf"makes \(2, 3, 8, 8\) of timestep {transition}, not \(2, 3, 16"):
+        pipe.predict_x0(torch.zeros(2, 3, 8, 8), transition)

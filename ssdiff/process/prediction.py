@@ -57,13 +57,12 @@ _Prediction = TypeVar("_Prediction", bound=type[Prediction])
 
 
 def _check(name: str, part: Any) -> None:
-    missing = [
-        method for method in ("target", "weight", "clean") if not callable(getattr(part, method, None))
-    ]
-    if not isinstance(part, type) or not issubclass(part, Prediction) or part.__abstractmethods__:
-        detail = f" without {', '.join(missing)}" if missing else ""
+    """Refuse what is no complete subclass of Prediction."""
+    fits = isinstance(part, type) and issubclass(part, Prediction)
+    missing = sorted(part.__abstractmethods__) if fits else []
+    if not fits or missing:
         raise UsageError(
-            f"prediction {name!r} is no subclass of Prediction{detail}, or an abstract one",
+            f"prediction {name!r} has no {', '.join(missing)}" if fits else f"prediction {name!r} is none",
             hint="derive it from ssdiff.process.prediction.Prediction; write target, weight and clean",
         )
 

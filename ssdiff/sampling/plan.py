@@ -90,7 +90,7 @@ def plan_for(
         raise UsageError(f"timestep {top} is outside 1..{process.T}")
     rule = _rule(process, defaults.sampler if sampler is None else sampler)
     guidance = defaults.guidance if guidance is None else guidance
-    if not 0 <= guidance < math.inf:
+    if not _number(guidance) or not 0 <= guidance < math.inf:
         raise UsageError(f"guidance must be finite, at least 0, not {guidance}")
     if guidance != 1 and not classes:
         raise UsageError("guidance needs a class-conditional model", hint="leave --guidance out")
@@ -104,6 +104,10 @@ def plan_for(
 def _whole(value: object) -> bool:
     """Whether a caller gave a whole number, whatever the annotation says."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _rule(process: Process, name: str) -> Sampler:
@@ -144,6 +148,6 @@ def _eta(process: Process, defaults: SamplingSettings, rule: Sampler, eta: float
             f"sampler {rule.name} has a fixed eta",
             hint=f"use --sampler {able[0]} to choose eta" if able else "leave eta out",
         )
-    if not 0 <= eta <= 1:
+    if not _number(eta) or not 0 <= eta <= 1:
         raise UsageError(f"eta must be in [0, 1], not {eta}")
     return eta
