@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ssdiff import load_preset
 from ssdiff.analysis.covariance import root_sum
-from ssdiff.analysis.data_moments import measure
+from ssdiff.analysis.data_moments import measure_moments
 from ssdiff.build import build_process
 from ssdiff.config.load import Preset
 from ssdiff.data import evenly, open_data
@@ -72,7 +72,7 @@ def grey_covariance(side: int, data: str, count: int) -> Tensor:
     """(R R, R R) of grey images of R pixels a side."""
     found = open_data(data, size=side, channels=1)
     images = torch.from_numpy(found.images[evenly(len(found), min(count, len(found)))])
-    model = measure([from_uint8(images).double()], (side,), covariance=True)
+    model = measure_moments([from_uint8(images).double()], (side,), covariance=True)
     assert model.covariance is not None
     return model.covariance
 

@@ -60,7 +60,7 @@ class DataMoments:
         return float(self.spectra[self.side].sum())
 
 
-def measure(
+def measure_moments(
     batches: Iterable[Tensor],
     sides: Sequence[int],
     *,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ssdiff.analysis.data_moments import DataMoments, measure
+from ssdiff.analysis.data_moments import DataMoments, measure_moments
 from ssdiff.analysis.input_images import InputImages, choose_images
 from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
 from ssdiff.analysis.schedule_search import (
@@ -25,7 +25,7 @@ from ssdiff.analysis.schedule_search import (
     chain_flops,
     chain_of,
     front,
-    mean_flops,
+    mean_step_flops,
 )
 from ssdiff.build import RESIZES, build_model, build_process, build_states, preset_level_sizes
 from ssdiff.config import LogSnrTransitions, Preset
@@ -403,7 +403,7 @@ def _measure(
                 yield batch
                 told()
 
-        return measure(batches(), sides, covariance=exact, resize=RESIZES[resize])
+        return measure_moments(batches(), sides, covariance=exact, resize=RESIZES[resize])
 
     return {name: of(name) for name in RESIZES}
 
@@ -496,4 +496,4 @@ def _row(name: str, preset: Preset, model: DataMoments, settings: Sequence[Setti
         )
     rule = preset.process.resolution
     at = rule.at if isinstance(rule, LogSnrTransitions) and preset.process.levels > 1 else ()
-    return PlanRow(name, tuple(at), mean_flops(states, paths), tuple(sampled), preset.sampling.renoise)
+    return PlanRow(name, tuple(at), mean_step_flops(states, paths), tuple(sampled), preset.sampling.renoise)

@@ -51,7 +51,7 @@ def chain_of(states: Sequence[State], steps: int) -> list[int]:
     return respace(torch.tensor([state.resolution for state in states[1:]]), min(steps, len(states) - 1))
 
 
-def mean_flops(states: Sequence[State], paths: Mapping[tuple[int, int], int]) -> float:
+def mean_step_flops(states: Sequence[State], paths: Mapping[tuple[int, int], int]) -> float:
     """Compute the forward FLOPs of a step, mean over the timesteps 1..T.
 
     Args:
@@ -79,7 +79,7 @@ class Search:
         states: from thresholds to states; raises :class:`ssdiff.errors.ProcessError` (or a
             :class:`ssdiff.errors.PresetError`) where they make none.
         settings: that a schedule is evaluated by.
-        paths: as in :func:`mean_flops`.
+        paths: as in :func:`mean_step_flops`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Search:
             math.log(spectral_distance(self._data, states, chain_of(states, one.steps), one.eta))
             for one in self._settings
         ]
-        return Outcome(at, math.exp(sum(logs) / len(logs)), mean_flops(states, self._paths))
+        return Outcome(at, math.exp(sum(logs) / len(logs)), mean_step_flops(states, self._paths))
 
     def best(self, changes: int, budget: float, tell: Callable[[int], None] = lambda tried: None) -> Outcome:
         """Find the smallest distance among the schedules that cost at most the budget.

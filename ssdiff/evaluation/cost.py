@@ -30,7 +30,7 @@ _DRY_RUN_SECONDS = 10.0  # that a dry run spends on measuring, about
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class CostMeasurement:
     """What a device took for the steps of a model.
 
     Attributes:
@@ -73,7 +73,7 @@ class Cost:
     parameters: int
     paths: tuple[PathCost, ...]
     visits: Mapping[Path, int]
-    measured: Measurement | None = None
+    measured: CostMeasurement | None = None
 
     @property
     def passes(self) -> int:
@@ -127,7 +127,7 @@ class Cost:
             "sampling_steps": visits,
         }
 
-    def _with_times(self, values: dict[str, Any], measured: Measurement) -> dict[str, Any]:
+    def _with_times(self, values: dict[str, Any], measured: CostMeasurement) -> dict[str, Any]:
         """Add times, images a second and utilisation."""
         times, batch, peak = measured.times, measured.batch, measured.peak
         for entry, path in zip(values["paths"], self.paths, strict=True):
@@ -463,13 +463,13 @@ def _measured(
     batch: int | None,
     seconds: float,
     progress: Progress | None,
-) -> Measurement:
+) -> CostMeasurement:
     peak = timing.matrix_peak(device, dtype, seconds * _CALIBRATION)
     size = batch or timing.affordable_batch(counted.paths, peak, seconds, counted.preset.training.batch)
     counter = Counter(progress, "measuring", len(counted.paths) + len(counted.visits))
     with memory_for(f"{size} images of {counted.preset.data.size} px at once", "lower the batch (--batch)"):
-        times = timing.measure(counted.preset, counted.plan, device, dtype, size, seconds, counter)
-    return Measurement(
+        times = timing.measure_costs(counted.preset, counted.plan, device, dtype, size, seconds, counter)
+    return CostMeasurement(
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         threads=torch.get_num_threads() if device.type == "cpu" else None,

@@ -113,7 +113,7 @@ def affordable_batch(costs: Sequence[PathCost], peak: float, seconds: float, mos
     return batch
 
 
-def measure(
+def measure_costs(
     preset: Preset,
     plan: Plan,
     device: torch.device,

@@ -7,14 +7,23 @@ import math
 import pytest
 import torch
 from conftest import TINY
+from eightpixels import SIDES, by_area, ddpm, images, preset
 from PIL import Image
 from torch.testing import assert_close
 
 from ssdiff import rng
-from ssdiff.analysis.data_moments import measure
+from ssdiff.analysis.data_moments import measure_moments
 from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
 from ssdiff.analysis.schedule_plan import plan_schedule
-from ssdiff.analysis.schedule_search import Outcome, Search, Setting, chain_flops, chain_of, front, mean_flops
+from ssdiff.analysis.schedule_search import (
+    Outcome,
+    Search,
+    Setting,
+    chain_flops,
+    chain_of,
+    front,
+    mean_step_flops,
+)
 from ssdiff.build import build_process, build_states
 from ssdiff.config.load import load_preset
 from ssdiff.errors import DataError, OutputError, PresetError, ProcessError, UsageError
@@ -22,38 +31,12 @@ from ssdiff.operators import matrices
 from ssdiff.sampling.gaussian import eta_family
 from ssdiff.sampling.walk import Walk
 
-SIDES = (8, 4)
 PATHS = {(8, 8): 100, (4, 8): 120, (4, 4): 30}
-
-
-def images(count=400, side=8, seed=0):
-    """Stationary smooth grey images, (N, 1, side, side)."""
-    generator = torch.Generator().manual_seed(seed)
-    white = torch.randn(count, 1, side, side, dtype=torch.float64, generator=generator)
-    frequency = torch.arange(side, dtype=torch.float64)
-    fade = 0.5 / (1 + frequency[:, None].square() + frequency.square())
-    basis = matrices.dct(side)
-    return basis.mT @ (fade.sqrt() * white) @ basis + 0.2
-
-
-def preset(**process):
-    small = {"data.size": 8, "process.T": 20, "process.levels": 2, "process.snr_preserving": 1.0}
-    small |= {"model.multipliers": [1, 2], "model.width": 8, "model.heads": 1, "model.attention": []}
-    small |= {"process.resolution": {"kind": "log_snr", "at": [-1.0]}, "sampling.steps": 10}
-    return load_preset("celeba64", {**small, **{f"process.{key}": value for key, value in process.items()}})
-
-
-def ddpm():
-    return preset(kind="ddpm", levels=1, snr_preserving=0.0, resolution={"kind": "convex_decay"})
-
-
-def by_area():
-    return preset(resize="area")
 
 
 def test_statistics_are_those_of_the_whole_set():
     x = images()
-    model = measure(x.split(150), SIDES, covariance=True)
+    model = measure_moments(x.split(150), SIDES, covariance=True)
     flat = x.flatten(1)
     assert_close(model.covariance, torch.cov(flat.mT, correction=0))
     basis = matrices.dct(8)
@@ -72,7 +55,7 @@ def test_colours_count_by_their_luma():
     luma = (colour * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]).sum(
         1, keepdim=True
     )
-    ours, theirs = (measure([x], SIDES, covariance=False) for x in (colour, luma))
+    ours, theirs = (measure_moments([x], SIDES, covariance=False) for x in (colour, luma))
     assert_close(ours.spectra[8], theirs.spectra[8])
     assert ours.covariance is None
     with pytest.raises(ProcessError, match="needs the covariance"):
@@ -82,14 +65,14 @@ def test_colours_count_by_their_luma():
 @pytest.mark.parametrize("x", [torch.zeros(1, 1, 8, 8), torch.zeros(5, 1, 8, 8)])
 def test_nothing_to_measure(x):
     with pytest.raises(DataError, match=r"at least 2|all equal"):
-        measure([x], SIDES, covariance=False)
+        measure_moments([x], SIDES, covariance=False)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("make", [preset, by_area, ddpm])
 def test_the_closed_form_is_what_the_sampler_does(make, eta):
     """The output of the real sampler with the linear MMSE denoiser, on many images of noise."""
-    model = measure([images(4000)], SIDES, covariance=True)
+    model = measure_moments([images(4000)], SIDES, covariance=True)
     process = build_process(make())
     states = process.states
     chain = chain_of(states, 6)
@@ -128,7 +111,7 @@ def test_the_closed_form_is_what_the_sampler_does(make, eta):
 @pytest.mark.parametrize(("make", "near"), [(ddpm, 0.02), (preset, 0.2), (by_area, 0.2)])
 def test_the_approximation_is_near_for_stationary_data(make, near, steps, eta):
     process = build_process(make())
-    model = measure([images(50_000)], SIDES, covariance=True, resize=process.resize_matrix)
+    model = measure_moments([images(50_000)], SIDES, covariance=True, resize=process.resize_matrix)
     exact = ExactChains(model).distance(process, chain := chain_of(process.states, steps), eta)
     assert spectral_distance(model, process.states, chain, eta) == pytest.approx(exact, rel=near)
 
@@ -148,7 +131,7 @@ def test_matched_noise_by_area_is_the_full_process_seen_at_a_smaller_size():
 
 def test_one_step_from_pure_noise_gives_the_mean_alone():
     """x_0 = E[x_0 | x_T] of hardly any signal: the distance is almost the whole variance."""
-    model = measure([images()], SIDES, covariance=True)
+    model = measure_moments([images()], SIDES, covariance=True)
     process = build_process(ddpm())
     for value in (
         spectral_distance(model, process.states, [20, 0], 0.0),
@@ -161,14 +144,14 @@ def test_costs():
     states = build_states(preset())
     counts = [(b.resolution, a.resolution) for a, b in itertools.pairwise(states)]
     expected = sum(PATHS[path] for path in counts) / 20
-    assert mean_flops(states, PATHS) == pytest.approx(expected)
+    assert mean_step_flops(states, PATHS) == pytest.approx(expected)
     chain = chain_of(states, 20)
     assert chain == list(range(20, -1, -1))
     assert chain_flops(states, chain, PATHS) == pytest.approx(20 * expected)
 
 
 def test_the_search_finds_the_best_affordable_schedule():
-    model = measure([images()], SIDES, covariance=False)
+    model = measure_moments([images()], SIDES, covariance=False)
     settings = [Setting(5, 0.0), Setting(10, 1.0)]
     search = Search(
         model,
@@ -198,7 +181,7 @@ def test_thresholds_that_make_no_schedule_are_left_out(kind):
             raise kind("a transition is never reached")
         return build_states(preset(resolution={"kind": "log_snr", "at": list(at)}))
 
-    search = Search(measure([images()], SIDES, covariance=False), states, [Setting(5, 0.0)], PATHS)
+    search = Search(measure_moments([images()], SIDES, covariance=False), states, [Setting(5, 0.0)], PATHS)
     assert search.best(1, 120.0).at[0] >= -1.5
     assert all(outcome.at[0] >= -1.5 for outcome in search.tried)
 

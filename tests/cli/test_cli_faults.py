@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from children import enter_read_only, in_child
+from officialweights import official
 from PIL import Image
-from test_cli_weights import official
 
 from ssdiff import cli
 from ssdiff.cli import info

@@ -1,17 +1,16 @@
 """`ssdiff import`, `export`, `info`, `presets`, `doctor` and `data` through their commands."""
 
-import json
 import os
 import pickle
 import subprocess
 import sys
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from officialweights import official
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -21,7 +20,6 @@ from ssdiff.config.load import load_preset, override
 from ssdiff.weights import single_file
 
 DATA = Path(__file__).parents[1] / "assets"
-GOLDEN = DATA / "flexi_32px_3L_w32.json"
 SETS = (
     "--set",
     "data.size=32",
@@ -32,16 +30,6 @@ SETS = (
     "--set",
     "model.multipliers=[1, 2, 4]",
 )
-
-
-def official():
-    """Weights in the authors' layout, by the rule of the golden files."""
-    result = {}
-    for name, shape in json.loads(GOLDEN.read_text())["keys"].items():
-        a = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-        w = a / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.1 * a + name.endswith("weight")
-        result[name] = torch.from_numpy(w.astype(np.float32))
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,9 @@ def test_each_path_is_taken_as_in_real_work(monkeypatch, changes):
     preset = load_preset(TINY, changes)
     process, told = build_process(preset), []
     plan = make_plan(preset, process)
-    done = timing.measure(preset, plan, torch.device("cpu"), torch.float32, 3, 0.01, lambda: told.append(1))
+    done = timing.measure_costs(
+        preset, plan, torch.device("cpu"), torch.float32, 3, 0.01, lambda: told.append(1)
+    )
     paths = set(flops.paths_of(process))
     assert seen == {True: paths, False: paths}
     assert set(done.training) == set(done.sampling) == paths and len(told) == 2 * len(paths)
@@ -165,7 +167,7 @@ def test_the_compiler_has_done_its_work_before_the_clock_starts(monkeypatch):
     preset = load_preset(TINY, {"training.compile": True})
     process = build_process(preset)
     plan = make_plan(preset, process)
-    timing.measure(preset, plan, torch.device("cpu"), torch.float32, 2, 0.01, lambda: None)
+    timing.measure_costs(preset, plan, torch.device("cpu"), torch.float32, 2, 0.01, lambda: None)
     sampling, training = graphs[:-3], graphs[-3:]
     assert len(flops.paths_of(process)) == len(sampling) == 3
     assert training[0][0] >= sampling[-1][1] + 3

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import CPU, TINY
-from test_planner import SIDES, by_area, ddpm, images, preset
+from eightpixels import SIDES, by_area, ddpm, images, preset
 from torch.testing import assert_close
 
 import ssdiff as package
 from ssdiff import rng
-from ssdiff.analysis.data_moments import measure
+from ssdiff.analysis.data_moments import measure_moments
 from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
 from ssdiff.analysis.schedule_search import chain_of
 from ssdiff.build import build_process
@@ -78,7 +78,7 @@ def late():
 def test_details_vary_after_a_change_as_they_should(eta):
     """x_s after a change, by the linear MMSE denoiser, against the marginal at s."""
     process, x = late(), images(20_000)
-    model = measure([x], SIDES, covariance=True, resize=process.resize_matrix)
+    model = measure_moments([x], SIDES, covariance=True, resize=process.resize_matrix)
     details, states, t = fit_spectrum([x], process), process.states, change(process) + 1
     rows = matrices.area(8, 4)
     resize = torch.kron(rows, rows)
@@ -110,7 +110,7 @@ def test_details_vary_after_a_change_as_they_should(eta):
 @pytest.mark.parametrize("exact", [True, False])
 def test_added_details_bring_the_chain_nearer_to_the_data(exact):
     process = late()
-    model = measure([images(20_000)], SIDES, covariance=True, resize=process.resize_matrix)
+    model = measure_moments([images(20_000)], SIDES, covariance=True, resize=process.resize_matrix)
     chain = chain_of(process.states, 200)
 
     def distance(details):
