@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ssdiff.process.degradations.registry import degradations as degradations
     from ssdiff.process.degradations.registry import register_degradation as register_degradation
     from ssdiff.process.prediction import register_prediction as register_prediction
+    from ssdiff.reporting.run_report import report as report
     from ssdiff.restoration import restore as restore
     from ssdiff.sampling.registry import register_sampler as register_sampler
     from ssdiff.sampling.registry import samplers as samplers
@@ -44,6 +45,7 @@ _MODULES = {
     "load_preset": "ssdiff.config.load",
     "plan_schedule": "ssdiff.analysis.schedule_plan",
     "register_degradation": "ssdiff.process.degradations.registry",
+    "report": "ssdiff.reporting.run_report",
     "restore": "ssdiff.restoration",
     "register_prediction": "ssdiff.process.prediction",
     "register_sampler": "ssdiff.sampling.registry",
@@ -67,6 +69,7 @@ __all__ = [
     "register_degradation",
     "register_prediction",
     "register_sampler",
+    "report",
     "restore",
     "samplers",
     "scale_space",

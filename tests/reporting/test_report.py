@@ -10,7 +10,9 @@ import torch
 from conftest import CPU
 from PIL import Image
 
+import ssdiff as package
 from ssdiff.cli import run
+from ssdiff.errors import CheckpointError, OutputError, ResourceError, UsageError
 from ssdiff.reporting import html
 
 HOSTILE = "<script>alert(1)</script><img src=http://x.test/a.png onerror='x'>\"&\x00\ud800"
@@ -97,7 +99,7 @@ def test_a_report_needs_nothing_else(written):
     page = Page(written.read_text(encoding="utf-8"))
     check_alone(page)
     assert "<b>&amp; run" in page.text
-    titles = ("Run", "Samples", "Trajectory", "Loss", "Cost", "Distances and likeness", "Settings")
+    titles = ("Run", "Samples", "Trajectory", "Loss", "Cost", "Distances and image quality", "Settings")
     assert [link for link in page.references if link.startswith("#")] == [f"#part-{i}" for i in range(7)]
     assert all(title in page.text for title in titles)
     assert page.open == [] and page.tags.count("table") == page.tags.count("thead") >= 5
@@ -163,13 +165,13 @@ def test_a_run_without_records_or_drawing(result, run_folder, tmp_path):
 
 
 def test_a_model_that_restores(result, cold_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("ssdiff.cli.eval.report._SECONDS", 0.5)
+    monkeypatch.setattr("ssdiff.reporting.run_report._SECONDS", 0.5)
     out = tmp_path / "report.html"
     values = result("eval", "report", cold_folder, "--out", out, "--timing", *CPU)
     assert values["samples"] == 0
     page = Page(out.read_text(encoding="utf-8"))
     check_alone(page)
-    assert "cannot invent them" in page.text and "clean, degraded, restored" in page.text
+    assert "cannot sample unconditionally" in page.text and "clean, degraded, restored" in page.text
     assert "is no preset that ships with ssdiff" in page.text
     assert float(page.row("16 to 16 px")[4]) > 0 and "matrix peak" in page.text
     assert [row[0] for row in page.rows if row[0] in ("total", "16 px")] == ["total"]
@@ -188,12 +190,44 @@ def test_faults(ssdiff, run_folder, tmp_path):
         ((bare, "--out", new), 4, "none was saved"),
         ((run_folder, "--out", taken), 2, "--overwrite"),
         ((run_folder, "--out", tmp_path / "report.pdf"), 2, ".html"),
-        ((run_folder, "--out", new, "--samples", "-1"), 2, "--samples"),
+        ((run_folder, "--out", new, "--samples", "-1"), 2, "samples must be at least 0"),
         ((run_folder, "--out", new, "--steps", "21"), 2, "20"),
     ):
         code, out, err = ssdiff("eval", "report", *arguments, *CPU)
         assert (code, out) == (expected, "") and word in err, arguments
     assert taken.read_text() == "mine" and not new.exists()
+
+
+def test_the_function_writes_a_report(run_folder, tmp_path):
+    told = []
+    out = tmp_path / "report.html"
+    found = package.report(run_folder, out, samples=2, device="cpu", progress=lambda *what: told.append(what))
+    assert found == out and {stage for stage, _, _ in told} == {"sampling"} and told[-1][1:] == (2, 2)
+    page = Page(out.read_text(encoding="utf-8"))
+    check_alone(page)
+    assert "2 samples of tiny" in [image["alt"] for image in page.images]
+    with pytest.raises(OutputError, match="exists"):
+        package.report(run_folder, out, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("run", "change", "error", "words"),
+    [
+        ("nothing", {}, CheckpointError, "does not exist; name a folder that `ssdiff train` wrote"),
+        (".", {}, CheckpointError, "is no run folder: it has no preset.toml"),
+        (None, {"samples": -1}, UsageError, "samples must be at least 0, not -1"),
+        (None, {"steps": 21}, UsageError, "20"),
+        (None, {"weights": "best"}, UsageError, "ema"),
+        (None, {"precision": "fp8"}, UsageError, "fp32"),
+        (None, {"device": "tpu"}, ResourceError, "usable here: .*cpu"),
+    ],
+    ids=range(7),
+)
+def test_refusals_of_the_function(run_folder, tmp_path, monkeypatch, run, change, error, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        package.report(run or run_folder, "new.html", **{"device": "cpu"} | change)
+    assert not (tmp_path / "new.html").exists()
 
 
 def look(page, folder):

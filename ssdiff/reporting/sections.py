@@ -1,4 +1,4 @@
-"""What a run's report says, read from its folder: state, loss, cost, distances, settings."""
+"""Sections of a run's report, read from its folder: state, loss, cost, distances, settings."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ssdiff import __version__
+from ssdiff.config import Preset
+from ssdiff.config.load import load_preset, preset_names
 from ssdiff.display import human_seconds
 from ssdiff.errors import DataError
-
-if TYPE_CHECKING:
-    from ssdiff.config import Preset
-    from ssdiff.evaluation.cost import Cost
-    from ssdiff.pipeline import Pipeline
-    from ssdiff.reporting.html import Block, Section
-    from ssdiff.reporting.plots import Panel
-    from ssdiff.runs import RunFolder
+from ssdiff.evaluation.cost import Cost
+from ssdiff.images import read_image
+from ssdiff.pipeline import Pipeline
+from ssdiff.reporting.html import Block, Section, Strip, Table, Text, pixels, plot
+from ssdiff.reporting.plots import Curve, Panel
+from ssdiff.runs import RunFolder
 
 Record = dict[str, Any]
 
@@ -32,7 +32,7 @@ _GRID = re.compile(r"step-(\d+)\.png")
 
 
 def read_records(folder: RunFolder) -> tuple[list[Record], int]:
-    """The metrics log, and how many of its lines are of no use: damaged, or without a step.
+    """Read the metrics log, and count its lines of no use: damaged, or without a step.
 
     Args:
         folder: of the run.
@@ -44,7 +44,7 @@ def read_records(folder: RunFolder) -> tuple[list[Record], int]:
 
 
 def read_results(folder: Path) -> tuple[list[Record], list[str]]:
-    """Results of evaluations: objects with ``name`` and ``value``, and the names of files that hold none.
+    """Read results of evaluations, objects with ``name`` and ``value``, and the names of files without any.
 
     Args:
         folder: with ``*.json`` files; may be absent.
@@ -65,9 +65,7 @@ def read_results(folder: Path) -> tuple[list[Record], list[str]]:
 def about(
     folder: RunFolder, pipeline: Pipeline, meta: Mapping[str, object], records: Sequence[Record], weights: str
 ) -> Section:
-    """State and provenance."""
-    from ssdiff.reporting.html import Section, Table
-
+    """Say the state and the origin of a run."""
     preset, status = pipeline.required_preset(), folder.read_status() or {}
     steps = preset.training.steps
     count = sum(weight.numel() for weight in pipeline.model.parameters())
@@ -95,9 +93,7 @@ def about(
 
 
 def curves(records: Sequence[Record], damaged: int) -> Section:
-    """Loss in all and by resolution, gradient norm and speed along the training."""
-    from ssdiff.reporting.html import Section, Strip, Table, Text, plot
-
+    """Plot the loss in all and by resolution, the norm of the gradient and the speed along the training."""
     blocks: list[Block] = []
     if damaged:
         blocks.append(Text(f"{damaged} damaged lines of metrics.jsonl were skipped."))
@@ -126,8 +122,6 @@ def curves(records: Sequence[Record], damaged: int) -> Section:
 
 def costs(found: Cost) -> Section:
     """Say what `ssdiff eval cost` says."""
-    from ssdiff.reporting.html import Section, Table, Text
-
     headings, rows = found.table()
     lines = [Text(line) for line in [*found.summary(), found.machine()] if line]
     table = Table("One image through the network", headings, rows, range(1, len(headings)))
@@ -135,9 +129,7 @@ def costs(found: Cost) -> Section:
 
 
 def distances(results: Sequence[Record], unread: Sequence[str]) -> Section:
-    """Results of evaluations, each with what it was measured on."""
-    from ssdiff.reporting.html import Section, Table, Text
-
+    """List results of evaluations, each with what it was measured on."""
     blocks: list[Block] = []
     if results:
         rows = [(_show(r["name"]), _show(r["value"]), _show(r["file"])) for r in results]
@@ -146,7 +138,7 @@ def distances(results: Sequence[Record], unread: Sequence[str]) -> Section:
         blocks.append(
             Text(
                 "None yet. Results that `ssdiff eval` writes into the folder eval of the run with --out "
-                "appear world."
+                "appear here."
             )
         )
     for result in results:
@@ -155,14 +147,11 @@ def distances(results: Sequence[Record], unread: Sequence[str]) -> Section:
         blocks.append(Table(title, ("", "Value"), list(_flat(more)), folded=True))
     if unread:
         blocks.append(Text(f"Without a result that could be read: {', '.join(unread)}."))
-    return Section("Distances and likeness", blocks)
+    return Section("Distances and image quality", blocks)
 
 
 def settings(preset: Preset) -> Section:
-    """Every setting, what it means, and where it differs from the preset of that name."""
-    from ssdiff.config.load import load_preset, preset_names
-    from ssdiff.reporting.html import Section, Table, Text
-
+    """List every setting, what it means, and where it differs from the preset of that name."""
     own = tomllib.loads(preset.to_toml())
     shipped = tomllib.loads(load_preset(preset.name).to_toml()) if preset.name in preset_names() else None
     rows = []
@@ -185,10 +174,7 @@ def settings(preset: Preset) -> Section:
 
 
 def last_grid(folder: RunFolder, preset: Preset) -> list[Block]:
-    """The newest grid that the training drew; nothing if there is none, or it cannot be read."""
-    from ssdiff.images import read_image
-    from ssdiff.reporting.html import Text, pixels
-
+    """Show the newest grid that the training drew, or say why there is none."""
     found = [(int(m[1]), path) for path in folder.samples.glob("*.png") if (m := _GRID.fullmatch(path.name))]
     if not found:
         return [Text("The training has drawn no grid yet.")]
@@ -224,8 +210,6 @@ def _series(records: Sequence[Record]) -> dict[str, list[float]]:
 def _panels(
     steps: Sequence[float], series: Mapping[str, Sequence[float]], records: Sequence[Record]
 ) -> list[Panel]:
-    from ssdiff.reporting.plots import Curve, Panel
-
     few = len(steps) < 30
     losses = [Curve(name, steps, ys, dashed=name == "total", markers=few) for name, ys in series.items()]
     panels = [Panel("Loss", "step", "weighted loss", losses, log_y=True)]
