@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,9 +56,9 @@ class Process(ABC):
     """A forward process x_0, ..., x_T: what training, samplers and analysis ask of one.
 
     Of x_t = A_t x_0 + n_t a subclass gives the states and D(x_0, t), that is A_t x_0 without its scale.
-    A noisy one gives its marginal and its posterior too; training, ancestral and DDIM sampling and
-    restoration are then had for nothing. What a process cannot do raises a ProcessError that says so. The
-    defaults are those of images whose size never changes.
+    A noisy one gives its marginal and its posterior too; training, the samplers and restoration are then had
+    for nothing. The defaults are those of images whose size never changes, with the signal and the noise of
+    the states. What a process cannot do raises a ProcessError that says so.
 
     Attributes:
         states: sizes, signals and noise of t = 0..T; state 0 is the clean image.
@@ -124,19 +125,19 @@ class Process(ABC):
         """
         self._cannot("draw a marginal", "use degrade")
 
-    def scale(self, degraded: Tensor, t: Timestep, noise: Tensor) -> Tensor:
+    def scale(self, degraded: Tensor, t: int, noise: Tensor) -> Tensor:
         """Return x_t of what is degraded already, as by :meth:`degrade`: scaled, with noise.
 
         Args:
             degraded: (B, C, h_t, w_t).
-            t: one timestep, or (B,) timesteps of one size.
+            t: timestep.
             noise: (B, C, h_t, w_t) standard normal.
         """
-        self._cannot("add noise", "use degrade")
+        return self.states[t].signal * degraded + self.pure_noise(t, noise)
 
     def pure_noise(self, t: int, noise: Tensor) -> Tensor:
         """Return x_t of a grey image: the noise alone, (B, C, h_t, w_t)."""
-        self._cannot("be nothing but noise", "use degrade")
+        return self.marginal(noise.new_zeros(*noise.shape[:2], *self.states[0].size), t, noise)
 
     def corrupt(self, x0: Tensor, t: int, images: Tensor, seed: int) -> Tensor:
         """Return x_t as the network sees it, a pure function of the image, its number and the seed.
@@ -165,7 +166,7 @@ class Process(ABC):
 
     def snr(self, t: Tensor) -> Tensor:
         """Return (a_t / sigma_t)^2 of (B,) timesteps, float32, on the device of ``t``."""
-        self._cannot("have a signal-to-noise ratio", "use the states")
+        return torch.tensor([state.snr for state in self.states], device=t.device)[t]
 
     def clean_from_noise(self, x_t: Tensor, noise: Tensor, t: Timestep) -> Tensor:
         """Return D(x_0, t) from x_t and its noise, both (B, C, h_t, w_t)."""
@@ -212,7 +213,7 @@ class Process(ABC):
 
     def log_noise(self) -> Tensor:
         """Return (T,) log(sigma_t / a_t) of the content that every size has; never falls with t."""
-        self._cannot("have a noise level", "use the states")
+        return torch.tensor([-math.log(state.snr) / 2 for state in self.states[1:]], dtype=torch.float64)
 
     # Resolution transitions.
 

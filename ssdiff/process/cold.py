@@ -11,7 +11,18 @@ from ssdiff.process.degradations.base import Degradation, Mixture
 
 
 class ColdProcess(Process):
-    """x_t = D(x_0, t).
+    """A degradation without noise of its own: x_t = D(x_0, t), D(x, 0) = x.
+
+    A network R restores, x_0 = R(x_t, t) about; samplers restore and degrade again, x_s = D(R(x_t, t), s), or
+    add the difference that makes [docs/math.md, equations (48) to (50)]. Where noise or another image z is
+    mixed in, x_t = a_t D(x_0, t) + sigma_t z, there is a posterior without spread as well.
+
+    References:
+        Bansal et al., "Cold Diffusion: Inverting Arbitrary Image Transforms Without Noise", 2022, arXiv
+        2208.09392 [CD].
+
+    Shapes:
+        x_0 and x_t are (B, C, H, W) in [-1, 1], about.
 
     Args:
         degradation: keeps the size of an image.
@@ -66,7 +77,8 @@ class ColdProcess(Process):
     def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 0.0) -> Posterior:
         """Return D(x_0, s) with the noise (or other image) that explains x_t, a posterior without spread.
 
-        This is 'estimated noise' [CD, section 5.1], the DDIM step of a mixture.
+        x_s = a_s D(x_0, s) + (sigma_s / sigma_t) (x_t - a_t D(x_0, t)): 'estimated noise' [CD, section 5.1],
+        the DDIM step of a mixture [docs/math.md, equation (51)].
 
         Args:
             x_t: (B, C, H, W).

@@ -24,6 +24,22 @@ _CHECKED = 16  # transitions at once
 class DiagonalProcess(Process):
     """A chain of states of one size with exact marginals and posteriors between any two of them.
 
+    With an orthonormal basis U and coefficients k [docs/math.md, equation (57)]:
+
+        x_t = U (a_tk (U^T x_0)_k + sigma_tk eps_k)_k
+        x_s = U (mu_sk + b_k (U^T x_t - m_k mu_s)_k + c_k eps_k)_k,  mu_s = a_s U^T x_0, m_k = a_tk / a_sk
+
+    with b and c of the eta family [docs/math.md, equations (9) to (13)].
+
+    References:
+        Hoogeboom, Salimans, "Blurring Diffusion Models", 2022, arXiv 2209.05557 [BDM]; Rissanen, Heinonen,
+        Solin, "Generative Modelling with Inverse Heat Dissipation", 2022, arXiv 2206.13397 [IHDM]; Lee,
+        Chung, Kim, Ye, "Progressive Deblurring of Diffusion Models for Coarse-to-Fine Image Synthesis", 2022,
+        arXiv 2207.11192 [BD].
+
+    Shapes:
+        x_0 and x_t are (B, C, H, W); x_0 is in [-1, 1], noise in units of it.
+
     Args:
         spectrum: basis, signal and noise.
         sampling_noise: standard deviation of fresh noise in units of the spectrum's, for processes whose

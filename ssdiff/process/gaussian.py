@@ -34,6 +34,14 @@ class GaussianProcess(Process):
         E[x_s | x_t, x_0] = mu_s + (sigma_s^2 / sigma_t^2) M^T (x_t - M mu_s),  mu_s = a_s R_s x_0
         Cov[x_s | x_t, x_0] = sigma_s^2 I - (sigma_s^4 / sigma_t^2) M^T M
 
+    References:
+        Mukhopadhyay, Udhayanan, Shrivastava, "Scale Space Diffusion", 2026, arXiv 2603.08709 [SSD]; at one
+        size Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, arXiv 2006.11239
+        [Ho et al. 2020].
+
+    Shapes:
+        x_0 is (B, C, H, W) in [-1, 1], x_t (B, C, h_t, w_t); noise is in units of the [-1, 1] image.
+
     Args:
         states: timestep 0 (clean: signal 1, sigma 0) to T.
         resize: (n_in, n_out) to the 1-D matrix of one resolution transition; kept as ``resize_matrix``.
