@@ -8,12 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ssdiff import images as pictures
@@ -83,6 +81,7 @@ def named(
             raise UsageError(f"other (--with) is for animorph, not for {op}", hint="leave it out")
         options = options | {"other": other}
     top = _DEFAULT_T if T is None else T
+    _check_whole("T", top)
     if not 1 <= top <= _MOST_T:
         limit = "at least 1" if top < 1 else f"at most {_MOST_T}"
         raise UsageError(f"T must be {limit}, not {top}")
@@ -175,8 +174,8 @@ def degrade(
         >>> ssdiff.degrade(torch.zeros(3, 40, 60), "downsample", 999).shape
         torch.Size([3, 10, 15])
     """
-    if t is None or isinstance(t, bool) or not isinstance(t, int):
-        raise UsageError(f"t must be a severity, a whole number, not {t!r}", hint="0 is the image itself")
+    _check_whole("t", t)
+    assert t is not None, "checked"
     family = family_of(op, T, noise, seed, preset, None if other is None else as_other(other), options)
     check_severity(t, family.T)
     read = given(images)
@@ -234,7 +233,7 @@ def as_other(images: ImagesLike | Other) -> Other:
             return batch[numbers.to(batch.device) % len(batch)].to(numbers.device)
 
         return choose
-    several = [images] if isinstance(images, Image.Image | str | PathLike) else list(images)
+    several = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
     if not several:
         raise UsageError("other is an empty list", hint="give at least one image")
 
@@ -440,8 +439,8 @@ def family_of(
         UsageError: none, or arguments that do not go together.
     """
     if preset is None:
-        if op is None:
-            raise UsageError("no degradation is named", hint="give op, e.g. 'blur', or preset")
+        if not isinstance(op, str):
+            raise UsageError(f"op names no degradation: {op!r}", hint="give op, e.g. 'blur', or a preset")
         if noise:
             raise UsageError(
                 "noise needs a preset, whose noise it is", hint="or degrade by noise itself (--op noise)"
@@ -451,3 +450,8 @@ def family_of(
         if value is not None:
             raise UsageError(f"{name} does not go with a preset, which decides it", hint="leave one out")
     return of_preset(preset, noise, seed, other=other)
+
+
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{name} must be a whole number, a severity, not {value!r}")

@@ -10,13 +10,14 @@ from torch import Tensor
 from ssdiff.errors import ResourceError, UsageError
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device of a name: ``auto`` (CUDA, then MPS, then CPU), ``cpu``, ``cuda``, ``cuda:1`` or
     ``mps``.
 
     Raises:
         ResourceError: if PyTorch cannot use that device here.
     """
+    name = str(name)
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))

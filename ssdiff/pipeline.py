@@ -480,12 +480,12 @@ def _whole(numbers: Tensor) -> bool:
     return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
 
 
-def check_counts(n: object, first: object = 0, batch: object = None) -> None:
+def check_counts(n: object, first: object = 0, batch: object = None, draws: object = 1) -> None:
     """Refuse numbers of images that make no sense.
 
     Raises:
         UsageError: then.
     """
-    for name, value, least in (("n", n, 1), ("first", first, 0), ("batch", batch, 1)):
+    for name, value, least in (("n", n, 1), ("first", first, 0), ("batch", batch, 1), ("draws", draws, 1)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise UsageError(f"{name} must be a whole number, at least {least}, not {value!r}")

@@ -55,8 +55,7 @@ class Options:
     draws: int = 1
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise UsageError(f"draws must be at least 1, not {self.draws}")
+        check_counts(1, draws=self.draws)
 
     def mean(self, restore: Callable[[int], Tensor]) -> Tensor:
         """Return the mean over the draws of a restoration by seed."""
@@ -231,6 +230,8 @@ def zero_shot(
             f"{task} without training needs an unconditional model of kind ssd or ddpm",
             hint="use a model that was trained for this degradation",
         )
+    for name, value in (("factor", factor), ("std", std), ("noise_std", noise_std)):
+        _check_number(name, value)
     if noise_std < 0:
         raise UsageError(f"the noise must have a std of at least 0, not {noise_std}")
     make = partial(ZeroShot, pipeline, noise_std=noise_std, options=options)
@@ -728,6 +729,11 @@ def _known(mask: Tensor | ImageLike, side: int) -> Tensor:
     if not isinstance(mask, Image.Image | str | os.PathLike):
         raise UsageError(f"the mask is of type {type(mask).__name__}", hint="give an image or (R, R) bool")
     return (one_batch(given(mask, channels=1, size=(side, side), name="mask"))[0, 0] < 0).float()
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, int | float):
+        raise UsageError(f"{name} must be a number, not {value!r}")
 
 
 def _check_pipeline(found: object) -> None:

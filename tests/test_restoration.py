@@ -145,6 +145,9 @@ FAULTS = {
     "draws of a cold model": ("cold", None, {"draws": 2}, "one way only"),
     "steps": ("cold", None, {"steps": 9}, "between 1 and 4"),
     "batch": ("cold", None, {"batch": 0}, "batch must be"),
+    "draws as text": ("cold", None, {"draws": "2"}, "draws must be a whole number"),
+    "factor as text": ("plain", None, {"op": "super-resolve", "factor": "2"}, "factor must be a number"),
+    "eta as text": ("plain", None, {"sampler": "ddim", "eta": "1", "degrade": True}, "eta must be in"),
     "noise without op": ("cold", None, {"noise_std": 0.1}, "noise_std needs an op"),
     "timestep of a task": ("plain", None, {"op": "deblur", "t": 3}, "t does not go with"),
     "mask of another task": ("plain", None, {"op": "deblur", "mask": "m.png"}, "inpaint only"),
@@ -160,6 +163,18 @@ def test_bad_input_is_explained(name, cold, plain, x):
     with pytest.raises(SsdiffError) as caught:
         ssdiff.restore(spoil(x) if spoil else x, {"cold": cold, "plain": plain}[model], **options)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_network_of_ones_own_without_a_preset(plain, x):
+    class Grey(torch.nn.Module):
+        def forward(self, x_t, index, resolution, labels=None):
+            return torch.zeros(len(x_t), x_t.shape[1], resolution, resolution)
+
+    pipe = ssdiff.Pipeline(plain.process, Grey())
+    result = ssdiff.restore(x, pipe, op="inpaint", degrade=True, steps=3)
+    assert float((result.images - x)[..., :4].abs().max()) < 0.03
+    with pytest.raises(SsdiffError):
+        ssdiff.restore(x, pipe, op="mask")
 
 
 def test_a_path_is_no_pipeline(x):
