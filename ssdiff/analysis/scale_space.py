@@ -317,7 +317,7 @@ def _named(presets: Iterable[Given] | Mapping[str, Given] | Given | None) -> lis
         return [(None, name) for name in DEFAULT_PROCESSES]
     if isinstance(presets, Mapping):
         return list(presets.items())
-    if isinstance(presets, str | Path | Preset | Process):
+    if isinstance(presets, str | Path | Preset) or not isinstance(presets, Iterable):
         return [(None, presets)]
     return [(None, given) for given in presets]
 
@@ -357,21 +357,18 @@ def _processes(
 
 def _process(name: str | None, given: Given, size: int) -> tuple[str, Process]:
     """A process with its name, or with the one it has by itself."""
-    if isinstance(given, Process):
-        return name or type(given).__name__, given
     if given == VARIANCE_EXPLODING:
         return name or VARIANCE_EXPLODING, variance_exploding(size)
-    grey = {"data.channels": 1}
-    if isinstance(given, str | Path):
-        preset = load_preset(given, grey)
-    elif isinstance(given, Preset):
-        preset = override(given, grey)
-    else:
+    if isinstance(given, str | Path | Preset):
+        grey = {"data.channels": 1}
+        preset = override(given, grey) if isinstance(given, Preset) else load_preset(given, grey)
+        return name or preset.name, build_process(preset, (size, size))
+    if not hasattr(given, "marginal"):
         raise UsageError(
             f"a process to measure cannot be {type(given).__name__}",
             hint="give a preset by name, file or object, a process, ve, heat or osmosis",
         )
-    return name or preset.name, build_process(preset, (size, size))
+    return name or type(given).__name__, given
 
 
 def _follow(
