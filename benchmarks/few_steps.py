@@ -20,7 +20,7 @@ from study_scales import SCALES, Case
 from torch import Tensor
 
 from ssdiff import load_preset
-from ssdiff.analysis.covariance import root_sum
+from ssdiff.analysis.covariance import frechet, root_sum
 from ssdiff.analysis.data_moments import measure_moments
 from ssdiff.build import build_process
 from ssdiff.config.load import Preset
@@ -84,7 +84,8 @@ def distance(preset: Preset, covariance: Tensor, steps: int, sampler: str) -> fl
     details = root if preset.sampling.renoise == "spectral" else None
     chain = make_plan(preset, process, steps, sampler).timesteps
     made = generated(process, covariance, chain, sampler, details)
-    return float((covariance.trace() + made.trace() - 2 * root_sum(made, root)) / covariance.trace())
+    total, roots = float(covariance.trace()), root_sum(made, root)
+    return frechet(made.new_zeros(1), total, float(made.trace()), roots) / total
 
 
 def symmetric_root(covariance: Tensor) -> Tensor:

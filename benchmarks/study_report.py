@@ -9,13 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from study_scales import REFERENCES, Case, Scale, every
 
-from ssdiff import build_model, build_process, load_preset
-from ssdiff.evaluation.flops import path_costs, paths_along, training_flops, trajectory_flops
+import ssdiff
 from ssdiff.reporting.plots import Curve, Panel, save_panels
-from ssdiff.sampling.plan import make_plan
 
 KEYS = ("variant", "images", "steps", "sampler")
 """What rows have in common that differ by their seed alone."""
@@ -24,30 +21,23 @@ KEYS = ("variant", "images", "steps", "sampler")
 def rows(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """What was found, one row for each network, budget and chain that is done."""
     for case in cases:
-        preset = load_preset("celeba64", case.settings())
-        process = build_process(preset)
-        with torch.device("meta"):
-            model = build_model(preset)
-        costs = path_costs(
-            model, process, preset.data.channels, transition_share=preset.training.transition_share
-        )
+        preset = ssdiff.load_preset("celeba64", case.settings())
         for chain in case.judged():
             values = {
                 (metric, reference): json.loads(case.result(metric, chain, reference).read_text())
                 for metric in ("fid", "kid")
                 for reference in REFERENCES
             }
-            plan = make_plan(preset, process, *chain)
-            visits = paths_along(process, plan.timesteps[: plan.evaluations])
+            spent = ssdiff.cost(preset, steps=chain[0])
             yield {
                 "variant": case.variant,
                 "seed": case.seed,
                 "images": case.images,
-                "training_flops": case.images * training_flops(costs),
+                "training_flops": case.images * spent.training_flops,
                 "training_seconds": seconds_of(case, case.steps),
                 "steps": chain[0],
                 "sampler": chain[1],
-                "sampling_flops": trajectory_flops(costs, visits),
+                "sampling_flops": spent.sampling_flops,
                 "fd": values["fid", "held-out"]["value"],
                 "kd": values["kid", "held-out"]["value"],
                 "fd_train": values["fid", "train"]["value"],

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ssdiff.config.load import load_preset as load_preset
     from ssdiff.degradation import degrade as degrade
     from ssdiff.evaluation.cost import cost as cost
+    from ssdiff.evaluation.generative import evaluate as evaluate
+    from ssdiff.evaluation.restoration import evaluate_restoration as evaluate_restoration
     from ssdiff.pipeline import Pipeline as Pipeline
     from ssdiff.process.degradations.registry import degradations as degradations
     from ssdiff.process.degradations.registry import register_degradation as register_degradation
@@ -40,6 +42,8 @@ _MODULES = {
     "cost": "ssdiff.evaluation.cost",
     "degradations": "ssdiff.process.degradations.registry",
     "degrade": "ssdiff.degradation",
+    "evaluate": "ssdiff.evaluation.generative",
+    "evaluate_restoration": "ssdiff.evaluation.restoration",
     "import_official": "ssdiff.weights.load",
     "load": "ssdiff.weights.load",
     "load_preset": "ssdiff.config.load",
@@ -62,6 +66,8 @@ __all__ = [
     "build_process",
     "degradations",
     "degrade",
+    "evaluate",
+    "evaluate_restoration",
     "import_official",
     "load",
     "load_preset",

@@ -54,6 +54,14 @@ class World:
         dist.gather_object(part.cpu(), parts)
         return torch.cat(parts) if parts else None
 
+    def broadcast(self, value: _T | None) -> _T:
+        """Return on every process what process 0 gives."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, src=0)
+        assert values[0] is not None, "process 0 gives a value"
+        return values[0]
+
     def barrier(self) -> None:
         """Wait until all processes are here."""
         self.any(False)

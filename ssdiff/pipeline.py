@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class Pipeline:
 
     Attributes:
         All arguments are attributes of the same names; ``preset`` is None where none is given.
+        path: run, checkpoint or file that it was loaded from; None otherwise.
 
     Raises:
         UsageError: for a prediction that is unknown or does not go with the process, or a network that cannot
@@ -96,6 +98,7 @@ class Pipeline:
         self.name = self.name if name is None else name
         self.class_names, self.origin, self.step, self.precision = class_names, origin, step, precision
         self.terminal_prior, self.spectrum = terminal_prior, spectrum
+        self.path: Path | None = None
         if prediction(self.predict).of_noise and (process.changes_resolution or not process.noisy):
             raise UsageError(
                 f"predict {self.predict!r} needs a process with noise and one size",

@@ -40,10 +40,10 @@ def study(photos, out, *more, code=0):
     return call("matched_noise.py", *options, home=out / "home", code=code)
 
 
-def relays(*runs):
+def stage_swaps(*runs):
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        return importlib.import_module("relay").Relays(*map(ssdiff.load, runs), 3, "ddim").all()
+        return importlib.import_module("stage_swap").StageSwaps(*map(ssdiff.load, runs), 3, "ddim").all()
     finally:
         sys.path.pop(0)
 
@@ -137,13 +137,13 @@ def test_the_study_ends_with_a_table(photos, tmp_path):
         "--batch",
         6,
     )
-    relayed = call("relay.py", *runs, *judged, home=out / "home")
-    rows = [line.strip("| ").split(" | ") for line in relayed.splitlines()[2:]]
+    swapped = call("stage_swap.py", *runs, *judged, home=out / "home")
+    rows = [line.strip("| ").split(" | ") for line in swapped.splitlines()[2:]]
     assert len(rows) == 5 and all(float(cell) > -1 for row in rows for cell in row[1:])
-    drawn = [draw(torch.arange(3)) for draw in relays(*runs).values()]
+    drawn = [draw(torch.arange(3)) for draw in stage_swaps(*runs).values()]
     assert all(images.shape == (3, 3, 16, 16) for images in drawn)
     assert all(not torch.allclose(a, b, atol=1e-4) for a, b in itertools.combinations(drawn, 2))
-    turned = call("relay.py", *reversed(runs), *judged, home=out / "home", code=2)
+    turned = call("stage_swap.py", *reversed(runs), *judged, home=out / "home", code=2)
     assert "full size at every timestep" in turned
     other = study(photos, out, "--extractor", "tinynet:Other", code=1)
     assert "holds another study (extractor)" in other

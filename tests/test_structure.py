@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, str] = {
     "images": "errors files",
     "schedules": "errors registry",
     "models": "errors registry",
+    "evaluation.image_quality": "errors",
     "operators": "errors devices",
     "checkpoints": "errors files",
     "runs": "errors files checkpoints",
@@ -42,9 +43,9 @@ MAY_IMPORT: dict[str, str] = {
     "sampling": "errors rng registry config operators schedules process",
 }
 # From here on a module stands for one thing that users do, and may use all that comes before it.
-for _name in ("build", "pipeline", "weights", "training", "evaluation", "generation"):
+for _name in ("build", "pipeline", "weights", "training", "degradation", "restoration", "generation"):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
-for _name in ("degradation", "restoration", "reporting", "analysis", "plugins", "cli"):
+for _name in ("evaluation", "reporting", "analysis", "plugins", "cli"):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
 MAY_IMPORT["__main__"] = "cli"
 

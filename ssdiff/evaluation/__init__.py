@@ -1,1 +1,1 @@
-"""How good images are: see :mod:`ssdiff.evaluation.image_quality`."""
+"""How good images are, and what a model costs: metrics of sets, quality of restorations, FLOPs and times."""

@@ -24,16 +24,18 @@ _SEED = 2020
 _NEEDED = {"fid": 2, "mind": 2, "prc": 4, "is": 10}
 
 
-def measure(metric: str, found: Features, true: Features | None, subset: int = 1000) -> dict[str, float]:
-    """A metric between generated and reference features.
+def compute_metric(
+    metric: str, generated: Features, reference: Features | None, subset: int = 1000
+) -> dict[str, float]:
+    """Compute a metric between generated and reference features.
 
     Args:
         metric: ``fid`` (Frechet distance [Heusel et al. 2017]), ``kid`` (unbiased kernel distance, mean and
             std over 100 subsets [Binkowski et al. 2018]), ``prc`` (precision and recall, 3 neighbours
             [Kynkaanniemi et al. 2019]), ``is`` (Inception score, mean and std over 10 splits [Salimans et al.
             2016]), ``mind`` (sliced Wasserstein distance, 1000 directions [Berthet et al. 2026]).
-        found: of generated images.
-        true: of the reference; None for ``is``, which has none.
+        generated: of generated images.
+        reference: of the reference; None for ``is``, which has none.
         subset: images in a subset of ``kid``.
 
     Raises:
@@ -41,19 +43,21 @@ def measure(metric: str, found: Features, true: Features | None, subset: int = 1
         UsageError: a classifier is needed.
     """
     if metric == "is":
-        return _inception_score(found)
-    assert true is not None, "all others compare"
-    if found.pool.shape[1] != true.pool.shape[1]:
-        raise DataError(f"{found.pool.shape[1]} features cannot be compared with {true.pool.shape[1]}")
-    require(metric, min(len(found.pool), len(true.pool)), subset)
-    return _METRICS[metric](found.pool, true.pool, subset)
+        return _inception_score(generated)
+    assert reference is not None, "all others compare"
+    if generated.pool.shape[1] != reference.pool.shape[1]:
+        raise DataError(
+            f"{generated.pool.shape[1]} features cannot be compared with {reference.pool.shape[1]}"
+        )
+    require(metric, min(len(generated.pool), len(reference.pool)), subset)
+    return _METRICS[metric](generated.pool, reference.pool, subset)
 
 
 def require(metric: str, count: int, subset: int = 1000) -> None:
     """Refuse too few images before anything is computed from them.
 
     Args:
-        metric: as for :func:`measure`.
+        metric: as for :func:`compute_metric`.
         count: images of the smaller side.
         subset: images in a subset of ``kid``.
 
@@ -67,55 +71,56 @@ def require(metric: str, count: int, subset: int = 1000) -> None:
         raise DataError(f"{metric} needs {needed} images{where}, not {count}", hint=hint)
 
 
-def _frechet(found: Tensor, true: Tensor, subset: int) -> dict[str, float]:
+def _frechet(generated: Tensor, reference: Tensor, subset: int) -> dict[str, float]:
     from torch_fidelity import metric_fid
 
-    sides = [metric_fid.fid_features_to_statistics(side.double()) for side in (found, true)]
+    sides = [metric_fid.fid_features_to_statistics(side.double()) for side in (generated, reference)]
     values = metric_fid.fid_statistics_to_metric(*sides, verbose=False)
     return {"distance": float(values[metric_fid.KEY_METRIC_FID])}
 
 
-def _kernel(found: Tensor, true: Tensor, subset: int) -> dict[str, float]:
+def _kernel(generated: Tensor, reference: Tensor, subset: int) -> dict[str, float]:
     from torch_fidelity import metric_kid
 
     values = metric_kid.kid_features_to_metric(
-        found, true, kid_subset_size=subset, rng_seed=_SEED, verbose=False
+        generated, reference, kid_subset_size=subset, rng_seed=_SEED, verbose=False
     )
     return {"mean": values[metric_kid.KEY_METRIC_KID_MEAN], "std": values[metric_kid.KEY_METRIC_KID_STD]}
 
 
-def _precision_recall(found: Tensor, true: Tensor, subset: int) -> dict[str, float]:
+def _precision_recall(generated: Tensor, reference: Tensor, subset: int) -> dict[str, float]:
     from torch_fidelity import metric_prc
 
-    values = metric_prc.prc_features_to_metric(found, true, save_cpu_ram=True, verbose=False)
+    values = metric_prc.prc_features_to_metric(generated, reference, save_cpu_ram=True, verbose=False)
     return {
         "precision": values[metric_prc.KEY_METRIC_PRECISION],
         "recall": values[metric_prc.KEY_METRIC_RECALL],
     }
 
 
-def _inception_score(found: Features) -> dict[str, float]:
+def _inception_score(generated: Features) -> dict[str, float]:
     from torch_fidelity import metric_isc
 
-    if found.logits is None:
+    if generated.logits is None:
         raise UsageError("is needs the logits of a classifier", hint="use the extractor inception")
-    require("is", len(found.logits))
-    values = metric_isc.isc_features_to_metric(found.logits)
+    require("is", len(generated.logits))
+    values = metric_isc.isc_features_to_metric(generated.logits)
     return {"mean": values[metric_isc.KEY_METRIC_ISC_MEAN], "std": values[metric_isc.KEY_METRIC_ISC_STD]}
 
 
-def _monge(found: Tensor, true: Tensor, subset: int) -> dict[str, float]:
+def _monge(generated: Tensor, reference: Tensor, subset: int) -> dict[str, float]:
     """torch-fidelity's release has it not: 3 D times the mean squared 1-D Wasserstein distance."""
     generator = torch.Generator().manual_seed(_SEED)
-    count, width = min(len(found), len(true)), found.shape[1]
-    found, true = (
-        side[torch.randperm(len(side), generator=generator)[:count]].double() for side in (found, true)
+    count, width = min(len(generated), len(reference)), generated.shape[1]
+    generated, reference = (
+        side[torch.randperm(len(side), generator=generator)[:count]].double()
+        for side in (generated, reference)
     )
     total = 0.0
     for _ in range(_DIRECTIONS // _AT_ONCE):
         lines = torch.randn(width, _AT_ONCE, generator=generator, dtype=torch.float64)
         lines = lines / lines.norm(dim=0)
-        a, b = ((side @ lines).sort(dim=0).values for side in (found, true))
+        a, b = ((side @ lines).sort(dim=0).values for side in (generated, reference))
         total += float((a - b).square().mean()) * _AT_ONCE
     return {"distance": _MIND_SCALE * width * total / _DIRECTIONS}
 
@@ -129,7 +134,7 @@ _METRICS: dict[str, Callable[[Tensor, Tensor, int], dict[str, float]]] = {
 
 
 def collect(extractor: Extractor, batches: Iterator[Tensor]) -> Features:
-    """Features of (B, 1 or 3, H, W) uint8 batches; grey is repeated.
+    """Return features of (B, 1 or 3, H, W) uint8 batches; grey is repeated.
 
     Raises:
         DataError: some are not finite numbers, so that no distance is.
@@ -157,7 +162,7 @@ class Cache:
         self._path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 
     def find(self, count: int) -> Features | None:
-        """The features of ``count`` images; None if they are absent or damaged."""
+        """Return the features of ``count`` images; None if they are absent or damaged."""
         try:
             with safe_open(self._path, framework="pt") as file:
                 told = file.metadata() or {}
@@ -168,7 +173,7 @@ class Cache:
         return Features(kept["pool"], kept.get("logits")) if sound else None
 
     def keep(self, features: Features) -> None:
-        """Write them.
+        """Write features.
 
         Raises:
             ResourceError: the folder cannot be written or the disk is full.

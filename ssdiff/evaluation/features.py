@@ -62,12 +62,12 @@ class Extractor:
     run: Callable[[Tensor], Features]
 
     def label(self, letter: str) -> str:
-        """The name of a distance: FID and KID are those of Inception alone."""
+        """Return the name of a distance: FID and KID are those of Inception alone."""
         return f"{letter}ID" if self.name == INCEPTION else f"{letter}D-{self.name}"
 
 
 def open_extractor(name: str, weights: Path | None, device: torch.device) -> Extractor:
-    """The network of a name.
+    """Open the network of a name.
 
     Args:
         name: ``inception``, or ``module:Class`` of an ``nn.Module`` that is made without arguments and takes

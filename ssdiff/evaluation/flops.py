@@ -57,7 +57,7 @@ class PathCost:
 def path_costs(
     model: nn.Module, process: Process, channels: int, classes: int = 0, *, transition_share: float = 0.0
 ) -> list[PathCost]:
-    """Costs of all paths, largest resolution first; nothing is computed when the model is on the meta device.
+    """Count the costs of all paths, largest resolution first; on the meta device nothing is computed.
 
     Args:
         model: a Flexi-UNet, its weights requiring gradients.
@@ -73,13 +73,13 @@ def path_costs(
 
 
 def paths_of(process: Process) -> Counter[Path]:
-    """How many timesteps take each path, largest resolution first."""
+    """Count the timesteps that take each path, largest resolution first."""
     sides = [state.resolution for state in process.states]
     return Counter((sides[t], sides[t - 1]) for t in range(1, len(sides)))
 
 
 def paths_along(process: Process, timesteps: Sequence[int]) -> Counter[Path]:
-    """How often a trajectory takes each path.
+    """Count how often a trajectory takes each path.
 
     Args:
         process: gives the resolutions.
@@ -90,12 +90,12 @@ def paths_along(process: Process, timesteps: Sequence[int]) -> Counter[Path]:
 
 
 def mean_flops(costs: Sequence[PathCost]) -> float:
-    """Forward FLOPs of one image averaged over the training batches, the papers' cost of a step."""
+    """Return the forward FLOPs of one image, mean over the training batches: the papers' cost of a step."""
     return sum(cost.share * cost.flops for cost in costs)
 
 
 def trajectory_flops(costs: Sequence[PathCost], visits: Mapping[Path, int]) -> int:
-    """FLOPs of one image along a trajectory.
+    """Return the FLOPs of one image along a trajectory.
 
     Args:
         costs: of every path.
@@ -105,14 +105,14 @@ def trajectory_flops(costs: Sequence[PathCost], visits: Mapping[Path, int]) -> i
 
 
 def training_bytes(model: nn.Module, costs: Sequence[PathCost], batch: int) -> int:
-    """Estimate of the memory that training needs: weights and their companions, and the largest path's
+    """Estimate the memory that training needs: weights and their companions, and the largest path's
     activations."""
     parameters = sum(weight.numel() for weight in model.parameters())
     return parameters * _STATE_BYTES + batch * max(cost.activation_bytes for cost in costs)
 
 
 def training_flops(costs: Sequence[PathCost]) -> float:
-    """FLOPs of one image in training, averaged over the batches."""
+    """Return the FLOPs of one image in training, averaged over the batches."""
     return sum(cost.share * cost.training_flops for cost in costs)
 
 

@@ -34,7 +34,7 @@ class ImageQuality(NamedTuple):
 
 
 def compare(x: Tensor, y: Tensor) -> ImageQuality:
-    """ImageQuality of (B, C, H, W) images in [-1, 1], image by image; what lies outside is clipped.
+    """Compare (B, C, H, W) images in [-1, 1], image by image; what lies outside is clipped.
 
     Raises:
         DataError: the shapes differ.
@@ -46,12 +46,12 @@ def compare(x: Tensor, y: Tensor) -> ImageQuality:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """(B,) decibels between (B, C, H, W) images in [-1, 1]; infinite for equal ones."""
+    """Return (B,) decibels between (B, C, H, W) images in [-1, 1]; infinite for equal ones."""
     return 10 * torch.log10(_RANGE**2 / (x - y).square().mean(dim=(1, 2, 3)))
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """(B,) structural similarity, mean over pixels and channels [Wang et al. 2004].
+    """Return (B,) structural similarity, mean over pixels and channels [Wang et al. 2004].
 
     A Gaussian window of 11 px, std 1.5 (smaller for smaller images), only where it lies within the image.
 

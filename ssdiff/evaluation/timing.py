@@ -72,7 +72,7 @@ class Measured:
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """FLOP/s of the best of many products of two large square matrices.
+    """Return the FLOP/s of the best of many products of two large square matrices.
 
     In float32 on CUDA the product may use TF32 if convolutions may, as PyTorch lets them by default, so that
     both are held to one measure.
@@ -98,7 +98,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) 
 
 
 def affordable_batch(costs: Sequence[PathCost], peak: float, seconds: float, most: int) -> int:
-    """The largest of most, most / 2, ... 1 with which measuring every path should end in time.
+    """Return the largest of most, most / 2, ... 1 with which measuring every path should end in time.
 
     Args:
         costs: of the paths.
@@ -122,7 +122,7 @@ def measure_costs(
     seconds: float,
     advance: Callable[[], None],
 ) -> Measured:
-    """Time and memory of every path that training and a trajectory take.
+    """Measure time and memory of every path that training and a trajectory take.
 
     Args:
         preset: of the model, freshly initialised here; with ``training.compile`` the compiler has done its
@@ -157,7 +157,7 @@ def measure_costs(
 def time_training(
     trainer: PathTrainer, device: torch.device, seconds: float, advance: Callable[[], object]
 ) -> dict[Path, Timing]:
-    """Time of a whole step of the optimiser along every path.
+    """Measure a whole step of the optimiser along every path.
 
     Args:
         trainer: does the steps.
@@ -174,7 +174,7 @@ def time_training(
 
 
 def untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipeline:
-    """A pipeline with a freshly initialised network, and details as costly as those of real images.
+    """Make a pipeline with a freshly initialised network, and details as costly as those of real images.
 
     Args:
         preset: of the model.
@@ -193,12 +193,12 @@ def untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipel
 
 
 def mean_seconds(costs: Sequence[PathCost], timings: Mapping[Path, Timing]) -> float:
-    """Of a training step, averaged over the batches."""
+    """Return the seconds of a training step, averaged over the batches."""
     return sum(cost.share * timings[cost.path].seconds for cost in costs)
 
 
 def trajectory_seconds(visits: Mapping[Path, int], timings: Mapping[Path, Timing]) -> float:
-    """Of a batch of images along a trajectory.
+    """Return the seconds of a batch of images along a trajectory.
 
     Args:
         visits: evaluations of each path, from :func:`ssdiff.evaluation.flops.paths_along`.
@@ -208,7 +208,7 @@ def trajectory_seconds(visits: Mapping[Path, int], timings: Mapping[Path, Timing
 
 
 def time_step(step: Callable[[], object], device: torch.device, seconds: float, least: int = 1) -> Timing:
-    """Seconds of a step, after one that does not count because it allocates and chooses kernels.
+    """Measure the seconds of a step, after one that does not count because it allocates and chooses kernels.
 
     Args:
         step: to measure; on CUDA it need not wait for the device.

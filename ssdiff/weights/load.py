@@ -94,10 +94,12 @@ def load(
     Raises:
         CheckpointError: absent, damaged, or not of the model that its own preset describes.
     """
-    stored = single_file.read(find_model(source).path, weights)
+    path = find_model(source).path
+    stored = single_file.read(path, weights)
     place = pick_device(device)
     pipeline = assemble(stored.preset, stored.weights, place, pick_precision(precision, place))
     pipeline.class_names, pipeline.origin, pipeline.step = stored.class_names, stored.origin, stored.step
+    pipeline.path = path
     pipeline.terminal_prior = None if stored.start is None else CoarseMixture.from_json(stored.start)
     if stored.details is not None and pipeline.process.changes_resolution:
         pipeline.spectrum = HighFrequencySpectrum.from_json(stored.details)

@@ -9,8 +9,10 @@ import torch
 import torch._dynamo
 from conftest import TINY
 
+import ssdiff
 from ssdiff.build import build_model, build_process
 from ssdiff.config.load import load_preset
+from ssdiff.errors import UsageError
 from ssdiff.evaluation import flops, timing
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.sampling.plan import make_plan
@@ -217,6 +219,45 @@ def test_sources(result, run_folder, tmp_path):
     )
     assert of_run == of_preset == of_checkpoint
     assert of_run["parameters"] > 3 * sum(map(torch.numel, build_model(load_preset(TINY)).parameters()))
+
+
+def test_what_is_returned_prints_and_shows_itself(result):
+    preset = load_preset(TINY)
+    found = ssdiff.cost(preset, steps=3)
+    assert found.to_dict() == result("eval", "cost", TINY, "--steps", 3, "--no-timing")
+    assert (
+        found.measured is None
+        and found.sampling_flops == 1e9 * found.to_dict()["sampling"]["gflops_per_image"]
+    )
+    assert str(found).startswith("tiny: ") and "GFLOPs" in str(found)
+    assert found._repr_html_().count("<tr>") == 1 + len(found.paths)
+    stages = []
+    timed = ssdiff.cost(
+        preset,
+        steps=3,
+        batch=1,
+        measure=True,
+        seconds=0.1,
+        device="cpu",
+        progress=lambda *told: stages.append(told),
+    )
+    assert timed.measured.batch == 1 and timed.measured.device == "cpu"
+    assert {stage for stage, *_ in stages} == {"measuring"} and stages[-1][1] == stages[-1][2]
+    assert timed._repr_html_().count("<th>") == 11 and "measured on cpu" in str(timed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seconds": 0}, "above 0"),
+        ({"batch": 0}, "at least 1"),
+        ({"precision": "fp8", "measure": True}, "choose auto, fp32 or bf16"),
+        ({"steps": 21}, "20"),
+    ],
+)
+def test_wrong_arguments(changes, message):
+    with pytest.raises(UsageError, match=message):
+        ssdiff.cost(load_preset(TINY), device="cpu", **changes)
 
 
 def test_faults(ssdiff, tmp_path):

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from ssdiff.errors import CheckpointError, DataError, ResourceError, UsageError
 from ssdiff.evaluation import features as features_module
-from ssdiff.evaluation.distances import Cache, collect, measure
+from ssdiff.evaluation.distances import Cache, collect, compute_metric
 from ssdiff.evaluation.features import Features, open_extractor
 
 CPU = torch.device("cpu")
@@ -28,23 +28,26 @@ def normal(count, width, shift=0.0, scale=1.0, seed=0):
 def test_frechet_distance_of_two_normal_distributions():
     found, true = normal(500, 6, shift=0.5, scale=2.0, seed=1), normal(400, 6)
     expected = 6 * 0.5**2 + 6 * (2.0 - 1.0) ** 2
-    assert measure("fid", found, true)["distance"] == pytest.approx(expected, rel=1e-4)
-    assert measure("fid", true, true)["distance"] == pytest.approx(0, abs=1e-4)
+    assert compute_metric("fid", found, true)["distance"] == pytest.approx(expected, rel=1e-4)
+    assert compute_metric("fid", true, true)["distance"] == pytest.approx(0, abs=1e-4)
 
 
 def test_kernel_distance_is_unbiased_and_sees_a_shift():
     x = [normal(600, 6, seed=k) for k in range(2)]
-    near, far = measure("kid", *x, subset=300), measure("kid", normal(600, 6, shift=1.0), x[1], subset=300)
+    near, far = (
+        compute_metric("kid", *x, subset=300),
+        compute_metric("kid", normal(600, 6, shift=1.0), x[1], subset=300),
+    )
     assert abs(near["mean"]) < 0.05 < far["mean"] and far["std"] > 0
 
 
 def test_precision_and_recall():
     true = normal(300, 4)
-    assert measure("prc", true, true) == {"precision": 1.0, "recall": 1.0}
+    assert compute_metric("prc", true, true) == {"precision": 1.0, "recall": 1.0}
     narrow = Features(true.pool[:50], None)
-    assert measure("prc", narrow, true)["precision"] == 1.0
-    assert measure("prc", narrow, true)["recall"] < 1.0
-    assert measure("prc", normal(300, 4, shift=50.0), true) == {"precision": 0.0, "recall": 0.0}
+    assert compute_metric("prc", narrow, true)["precision"] == 1.0
+    assert compute_metric("prc", narrow, true)["recall"] < 1.0
+    assert compute_metric("prc", normal(300, 4, shift=50.0), true) == {"precision": 0.0, "recall": 0.0}
 
 
 def test_monge_distance_of_a_shift_and_a_scale():
@@ -52,32 +55,34 @@ def test_monge_distance_of_a_shift_and_a_scale():
     width, count = 8, 4000
     true = normal(count, width)
     shifted = Features(true.pool + 0.5, None)
-    assert measure("mind", shifted, true)["distance"] == pytest.approx(3 * width * 0.25, rel=0.1)
+    assert compute_metric("mind", shifted, true)["distance"] == pytest.approx(3 * width * 0.25, rel=0.1)
     scaled = Features(3 * true.pool, None)
-    assert measure("mind", scaled, true)["distance"] == pytest.approx(3 * width * 4, rel=0.1)
-    assert measure("mind", true, true)["distance"] < 0.05
+    assert compute_metric("mind", scaled, true)["distance"] == pytest.approx(3 * width * 4, rel=0.1)
+    assert compute_metric("mind", true, true)["distance"] < 0.05
 
 
 def test_inception_score_of_certain_and_of_undecided_classifiers():
     certain = 100 * torch.eye(10).repeat(100, 1)
-    assert measure("is", Features(torch.zeros(1000, 2), certain), None)["mean"] == pytest.approx(10, rel=0.05)
+    assert compute_metric("is", Features(torch.zeros(1000, 2), certain), None)["mean"] == pytest.approx(
+        10, rel=0.05
+    )
     undecided = Features(torch.zeros(1000, 2), torch.zeros(1000, 10))
-    assert measure("is", undecided, None) == {"mean": pytest.approx(1), "std": pytest.approx(0)}
+    assert compute_metric("is", undecided, None) == {"mean": pytest.approx(1), "std": pytest.approx(0)}
     with pytest.raises(UsageError, match="logits"):
-        measure("is", normal(20, 3), None)
+        compute_metric("is", normal(20, 3), None)
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid", "prc", "mind"])
 def test_too_few_images(metric):
     with pytest.raises(DataError, match=f"{metric} needs"):
-        measure(metric, normal(8, 2), Features(torch.zeros(1, 2), None))
+        compute_metric(metric, normal(8, 2), Features(torch.zeros(1, 2), None))
     with pytest.raises(DataError, match="2 features cannot be compared with 3"):
-        measure(metric, normal(8, 2), normal(8, 3))
+        compute_metric(metric, normal(8, 2), normal(8, 3))
 
 
 def test_kid_says_how_many_there_are():
     with pytest.raises(DataError, match=r"kid needs 1000 images on each side, not 8; .*--subset-size"):
-        measure("kid", normal(8, 2), normal(2000, 2))
+        compute_metric("kid", normal(8, 2), normal(2000, 2))
 
 
 def test_an_extractor_of_ones_own():

@@ -9,12 +9,11 @@ from PIL import Image
 
 import ssdiff
 from ssdiff import images
-from ssdiff.cli.common import Terminal
-from ssdiff.cli.eval.pairs import open_images
 from ssdiff.config.load import override
 from ssdiff.data import image_sizes
 from ssdiff.distributed import World
 from ssdiff.errors import DataError
+from ssdiff.evaluation.pairs import open_images
 from ssdiff.restoration import Options, Trained
 
 # By name, x.k.png comes before x.png, and x.bmp before x.k.bmp.
@@ -148,13 +147,13 @@ def test_no_damaged_image_is_left_out(clean, given, cold_folder):
     """Although the preset would skip it, because all after it would have another partner."""
     pipeline = ssdiff.load(cold_folder, device="cpu")
     preset = override(pipeline.preset, {"data.corrupt": "skip"})
-    method, here, silent = Trained(pipeline, T, Options()), World(), Terminal(quiet=True)
-    assert len(open_images(str(given), str(clean), preset, method, here, silent)) == len(STEMS)
+    method, world = Trained(pipeline, T, Options()), World()
+    assert len(open_images(str(given), str(clean), preset, method, world, None)) == len(STEMS)
     whole = (given / "x.bmp").read_bytes()
     (given / "x.bmp").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"x\.bmp"):
-        open_images(str(given), str(clean), preset, method, here, silent)
-    assert len(open_images(str(given), None, preset, method, here, silent)) == len(STEMS) - 1
+        open_images(str(given), str(clean), preset, method, world, None)
+    assert len(open_images(str(given), None, preset, method, world, None)) == len(STEMS) - 1
 
 
 def test_sizes_by_name(clean):

@@ -15,4 +15,4 @@ app.command("report")(report.report)
 app.command("schedule")(schedule.schedule)
 app.command("restore")(restoration.restore)
 for _name, _summary in distances.SUMMARIES.items():
-    app.command(_name, help=_summary)(distances.judge)
+    app.command(_name, help=_summary)(distances.evaluate_images)

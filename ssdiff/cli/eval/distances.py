@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Device, Json, Overwrite, Quiet, Seed, is_main_process, positive
-from ssdiff.cli.eval.options import Batch, Checkpoint, Out, Steps, WeightsFile
+from ssdiff.cli.common import (
+    Device,
+    Json,
+    Overwrite,
+    Quiet,
+    Seed,
+    Terminal,
+    find_model,
+    is_main_process,
+    positive,
+)
+from ssdiff.cli.eval.options import Batch, Checkpoint, Out, Steps, WeightsFile, publish
 from ssdiff.errors import UsageError
-
-if TYPE_CHECKING:
-    from ssdiff.cli.eval.judging import Question
+from ssdiff.files import check_output
 
 _Images = Annotated[
     str | None,
-    typer.Argument(metavar="[IMAGES]", help="Folder or .zip to judge instead of a model's images."),
+    typer.Argument(metavar="[IMAGES]", help="Folder or .zip to compare instead of a model's images."),
 ]
 _Reference = Annotated[
     str | None, typer.Option(metavar="PATH|NAME", help="True images. Default: the run's training data.")
@@ -40,7 +48,7 @@ SUMMARIES = {
 """What the commands measure, by name."""
 
 
-def judge(
+def evaluate_images(
     ctx: typer.Context,
     images: _Images = None,
     ckpt: Checkpoint = None,
@@ -62,51 +70,35 @@ def judge(
     quiet: Quiet = False,
 ) -> None:
     """The command of a metric, which its name says."""
-    from ssdiff.cli.common import Terminal
-    from ssdiff.cli.eval.judging import Question, answer
-    from ssdiff.distributed import join_world
+    from ssdiff.evaluation.generative import evaluate
+    from ssdiff.weights.load import Found
 
-    question = Question(
-        metric=str(ctx.info_name),
-        images=images,
-        ckpt=ckpt,
-        reference=reference,
-        n=n,
-        sampling=(steps, sampler, eta),
-        extractor=extractor,
-        weights=weights_file,
-        resize=resize,
-        subset=subset_size,
-        batch=batch,
-        out=out,
-        seed=seed,
-        overwrite=overwrite,
-    )
-    _check(question)
-    main = is_main_process()
-    with join_world(device) as world:
-        answer(question, world, device, Terminal(quiet or not main, json and main))
-
-
-def _check(question: Question) -> None:
-    """Refuse options that are out of range or do not go together."""
-    counts = {"-n": question.n, "--resize": question.resize, "--batch": question.batch}
-    for name, value in {**counts, "--subset-size": question.subset}.items():
+    if images is not None and ckpt is not None:
+        raise UsageError(f"--ckpt is for a model's images, not for {images}", hint="leave it out")
+    for name, value in (("-n", n), ("--resize", resize), ("--batch", batch), ("--subset-size", subset_size)):
         if value is not None:
             positive(value, name)
-    if question.subset is not None and question.metric != "kid":
-        raise UsageError("--subset-size is for kid", hint="leave it out")
-    if question.metric == "is" and question.reference is not None:
-        raise UsageError("is compares with nothing", hint="leave --reference out")
-    if question.metric == "is" and question.extractor != "inception":
-        raise UsageError("is needs the logits of a classifier", hint="use the extractor inception")
-    if question.images is None:
-        return
-    names = ("--ckpt", "-n", "--steps", "--sampler", "--eta")
-    for name, given in zip(names, (question.ckpt, question.n, *question.sampling), strict=True):
-        if given is not None:
-            raise UsageError(
-                f"{name} is for a model's images, not for {question.images}", hint="leave it out"
-            )
-    if question.reference is None and question.metric != "is":
-        raise UsageError("there is nothing to compare with", hint="give --reference FOLDER or NAME")
+    main = is_main_process()
+    terminal = Terminal(quiet or not main, json and main)
+    if out is not None:
+        check_output(out, overwrite, (".json",))
+    with terminal.progress_callback() as progress:
+        found = evaluate(
+            images or Found(find_model(ckpt, terminal), "given"),
+            reference,
+            str(ctx.info_name),
+            extractor=extractor,
+            weights_file=weights_file,
+            n=n,
+            steps=steps,
+            sampler=sampler,
+            eta=eta,
+            resize=resize,
+            subset_size=subset_size,
+            batch=batch,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    if main:
+        publish(found.to_dict(), str(found), out, overwrite, terminal)

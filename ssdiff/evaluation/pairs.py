@@ -1,40 +1,39 @@
-"""What `ssdiff eval restore` restores: clean images that it degrades, or degraded ones and their partners."""
+"""Images to restore and compare: clean ones that are degraded here, or degraded ones and their partners."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ssdiff.cli.common import Terminal
-from ssdiff.cli.eval import sets
+import torch
+from torch import Tensor
+
+from ssdiff.config import Preset
+from ssdiff.data import ImageSet, image_sizes
+from ssdiff.distributed import World
 from ssdiff.errors import DataError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ssdiff.config import Preset
-    from ssdiff.data import ImageSet
-    from ssdiff.distributed import World
-    from ssdiff.restoration import Trained
+from ssdiff.evaluation.sets import ImageSource
+from ssdiff.images import from_uint8
+from ssdiff.operators.base import Size
+from ssdiff.progress import Progress
+from ssdiff.restoration import Trained
 
 _NAMED = 3  # files, in a message
 _KEYS = ("source", "count", "sha256", "size", "skipped")
 
-Size = tuple[int, int]
-
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class PreparedImages:
     """A set, and where it comes from."""
 
-    choice: sets.Choice
+    source: ImageSource
     data: ImageSet
 
-    def described(self, warnings: list[str]) -> dict[str, Any]:
-        """What a result says about it; adds warnings of what makes numbers worse."""
-        about = sets.described(self.choice, self.data, False, False, warnings)
+    def describe(self, warnings: list[str]) -> dict[str, Any]:
+        """Return what a result says about it; add warnings of what makes numbers worse."""
+        about = self.source.describe(self.data, False, False, warnings)
         return {key: about[key] for key in _KEYS}
 
 
@@ -42,21 +41,19 @@ class Images:
 class Simulated:
     """Clean images, which the model's own process degrades."""
 
-    clean: Images
+    clean: PreparedImages
 
     def __len__(self) -> int:
         return len(self.clean.data)
 
     def batch(self, method: Trained, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, R, R) clean images in [-1, 1], and (B, C, r, r) degraded as the samplers take them."""
-        from ssdiff.images import from_uint8
-
+        """Return (B, C, R, R) clean images in [-1, 1], and (B, C, r, r) degraded ones for the samplers."""
         clean = from_uint8(self.clean.data.batch(numbers))
         return clean, method.degrade(clean, numbers)
 
-    def described(self, warnings: list[str]) -> dict[str, Any]:
-        """The part of the result that says what was restored."""
-        return {"images": self.clean.described(warnings), "truth": None}
+    def describe(self, warnings: list[str]) -> dict[str, Any]:
+        """Return the part of the result that says what was restored."""
+        return {"images": self.clean.describe(warnings), "truth": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,37 +66,40 @@ class Paired:
         partners: (N,) int64, the number of each one's clean image.
     """
 
-    given: Images
-    clean: Images
+    given: PreparedImages
+    clean: PreparedImages
     partners: Tensor
 
     def __len__(self) -> int:
         return len(self.given.data)
 
     def batch(self, method: Trained, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """As that of :class:`Simulated`."""
-        from ssdiff.images import from_uint8
-
+        """Return the same as that of :class:`Simulated`."""
         given = from_uint8(self.given.data.batch(numbers))
         return from_uint8(self.clean.data.batch(self.partners[numbers])), method.admit(given, numbers)
 
-    def described(self, warnings: list[str]) -> dict[str, Any]:
-        """The part of the result that says what was restored."""
-        return {"images": self.given.described(warnings), "truth": self.clean.described(warnings)}
+    def describe(self, warnings: list[str]) -> dict[str, Any]:
+        """Return the part of the result that says what was restored."""
+        return {"images": self.given.describe(warnings), "truth": self.clean.describe(warnings)}
 
 
 def open_images(
-    source: str, truth: str | None, preset: Preset, method: Trained, world: World, terminal: Terminal
+    source: str,
+    truth: str | None,
+    preset: Preset,
+    method: Trained,
+    world: World,
+    progress: Progress | None,
 ) -> Simulated | Paired:
-    """The images of the command.
+    """Return the images to restore.
 
     Args:
         source: clean images, or degraded ones if there is a truth.
         truth: folder or zip of the clean partners.
         preset: of the model.
         method: knows the size of degraded images.
-        here: this process's place.
-        terminal: for messages.
+        world: this process's place.
+        progress: is told of preparing.
 
     Raises:
         DataError: they cannot be used or do not go together; said before any is prepared.
@@ -108,16 +108,14 @@ def open_images(
     side, (height, width) = settings.size, method.size
     partners = None if truth is None else _partners(source, truth, (width, height), (side, side))
 
-    def read(name: str, size: int) -> Images:
+    def read(name: str, size: int) -> PreparedImages:
         # A file left out would shift the numbers of all after it.
         corrupt = settings.corrupt if partners is None else "error"
-        choice = sets.Choice(name, None, settings.background, corrupt)
-        return Images(choice, sets.open_set(choice, size, world, terminal, settings.channels))
+        images = ImageSource(name, None, settings.background, corrupt)
+        return PreparedImages(images, images.open(size, world, progress, settings.channels))
 
     if truth is None or partners is None:
         return Simulated(read(source, side))
-    import torch
-
     return Paired(read(source, width), read(truth, side), torch.tensor(partners))
 
 
@@ -133,8 +131,6 @@ def _partners(source: str, truth: str, size: Size, full: Size) -> list[int]:
     Raises:
         DataError: one without the other, two of a name, or another size.
     """
-    from ssdiff.data import image_sizes
-
     sizes, true_sizes = image_sizes(source), image_sizes(truth)
     given, clean = _numbers(source, list(sizes)), _numbers(truth, list(true_sizes))
     if unmatched := [name for name in sizes if _stem(name) not in clean]:

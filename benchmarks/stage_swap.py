@@ -1,12 +1,11 @@
 """Which part of a chain costs quality: two models take turns, one at coarse and one at full size.
 
-    python benchmarks/relay.py study/runs/MATCHED study/runs/DDPM --reference study/held-out.zip \
+    python benchmarks/stage_swap.py study/runs/MATCHED study/runs/DDPM --reference study/held-out.zip \
         --extractor effnet_features:EffNetLite0
 
 The first model changes resolution with SNR-preserving noise and reductions by area, the second never; both
-have one
-noise schedule at full size. A noisy image of the second, reduced, is then a noisy image of the first, so that
-either can go on where the other stopped:
+have one noise schedule at full size. A noisy image of the second, reduced, is then a noisy image of the
+first, so that either can go on where the other stopped:
 
 - `first`, `second`: each alone;
 - `second, first`: the first takes over at full size, after its last resolution transition;
@@ -17,8 +16,6 @@ either can go on where the other stopped:
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,15 +24,14 @@ import torch
 from torch import Tensor
 
 import ssdiff
-from ssdiff.cli import run
-from ssdiff.images import save_image
+from ssdiff.images import to_uint8
 from ssdiff.pipeline import Pipeline
 
 TOLERANCE = 1e-4  # relative, of what the schedules should share
 
 
 def main() -> None:
-    """Print a row for each relay."""
+    """Print a row for each stage swap."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,7 +39,7 @@ def main() -> None:
     parser.add_argument("second", type=Path, metavar="DDPM", help="run without")
     parser.add_argument("--reference", type=Path, required=True, help="images that none was trained on")
     parser.add_argument("--extractor", default="inception", help="as for `ssdiff eval fid`")
-    parser.add_argument("--images", type=int, default=2000, help="drawn by each relay")
+    parser.add_argument("--images", type=int, default=2000, help="drawn by each stage swap")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--sampler", default="ddim")
     parser.add_argument("--batch", type=int, default=250)
@@ -52,9 +48,9 @@ def main() -> None:
     first, second = (ssdiff.load(path, device=options.device) for path in (options.first, options.second))
     if fault := misfit(first, second):
         parser.error(fault)
-    relays = Relays(first, second, options.steps, options.sampler)
-    print("| relay | FD | KD x 1000 |\n| --- | --- | --- |")
-    for name, draw in relays.all().items():
+    swaps = StageSwaps(first, second, options.steps, options.sampler)
+    print("| stage swap | FD | KD x 1000 |\n| --- | --- | --- |")
+    for name, draw in swaps.all().items():
         fd, kd = distances(draw, options)
         print(f"| {name} | {fd:.1f} | {1000 * kd:.1f} |", flush=True)
 
@@ -77,13 +73,13 @@ def misfit(first: Pipeline, second: Pipeline) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Relays:
+class StageSwaps:
     """Chains of which parts are drawn by different models.
 
     Attributes:
         first: changes resolution.
         second: does not.
-        steps: of each alone; the first takes its changes besides, and all relays follow its chain.
+        steps: of each alone; the first takes its changes besides, and all swaps follow its chain.
         sampler: of both.
     """
 
@@ -129,22 +125,18 @@ class Relays:
 
 
 def distances(draw: Callable[[Tensor], Tensor], options: argparse.Namespace) -> tuple[float, float]:
-    """FD and KD of a relay's images to the reference."""
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = Path(folder, "drawn")
-        for numbers in torch.arange(options.images).split(options.batch):
-            images = draw(numbers).clamp(-1, 1)
-            for number, image in zip(numbers.tolist(), images, strict=True):
-                save_image(image, drawn / f"{number:06d}.png")
-        found = []
-        for metric, more in (("fid", ()), ("kid", ("--subset-size", str(min(1000, options.images // 2))))):
-            result = Path(folder, f"{metric}.json")
-            how = ["--extractor", options.extractor, "--resize", str(image.shape[-1]), *more]
-            where = ["--reference", str(options.reference), "--out", str(result), "--quiet"]
-            if code := run(["eval", metric, str(drawn), *where, *how]):
-                raise SystemExit(code)
-            found.append(float(json.loads(result.read_text())["value"]))
-    return found[0], found[1]
+    """FD and KD of a stage swap's images to the reference."""
+    images = torch.cat([to_uint8(draw(part)) for part in torch.arange(options.images).split(options.batch)])
+    found = ssdiff.evaluate(
+        images,
+        options.reference,
+        ("fid", "kid"),
+        extractor=options.extractor,
+        resize=images.shape[-1],
+        subset_size=min(1000, options.images // 2),
+        device=options.device,
+    )
+    return found.values["fid"]["distance"], found.values["kid"]["mean"]
 
 
 if __name__ == "__main__":
