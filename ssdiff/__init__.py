@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from ssdiff.restoration import restore as restore
     from ssdiff.sampling.registry import register_sampler as register_sampler
     from ssdiff.sampling.registry import samplers as samplers
+    from ssdiff.training.run import TrainResult as TrainResult
+    from ssdiff.training.run import train as train
     from ssdiff.weights.load import import_official as import_official
     from ssdiff.weights.load import load as load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
+    "TrainResult": "ssdiff.training.run",
+    "train": "ssdiff.training.run",
     "Pipeline": "ssdiff.pipeline",
     "ScaleSpace": "ssdiff.analysis.scale_space",
     "SchedulePlan": "ssdiff.analysis.schedule_plan",
@@ -61,6 +65,7 @@ __all__ = [
     "Pipeline",
     "ScaleSpace",
     "SchedulePlan",
+    "TrainResult",
     "__version__",
     "build_model",
     "build_process",
@@ -79,6 +84,7 @@ __all__ = [
     "restore",
     "samplers",
     "scale_space",
+    "train",
 ]
 
 

@@ -55,6 +55,6 @@ def test_public_names():
     import ssdiff
 
     assert set(ssdiff.__all__) <= set(dir(ssdiff))
-    assert ssdiff.__version__ == "0.1.0"
+    assert ssdiff.__version__ == "0.2.0"
     with pytest.raises(AttributeError, match="no attribute 'lod_preset'"):
         ssdiff.lod_preset  # noqa: B018

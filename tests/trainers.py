@@ -7,7 +7,8 @@ import torch
 
 from ssdiff.build import build_model, build_process
 from ssdiff.config.load import load_preset
-from ssdiff.training.batches import Batches, Place
+from ssdiff.distributed import World
+from ssdiff.training.batches import Batches
 from ssdiff.training.trainer import Trainer
 
 TINY = Path(__file__).parent / "assets" / "tiny.toml"
@@ -15,17 +16,18 @@ IMAGES = np.random.RandomState(0).randint(0, 256, (10, 3, 16, 16), dtype=np.uint
 LABELS = np.arange(10) % 8
 
 
-ONE, CPU = Place(0, 1, 4), torch.device("cpu")
+ONE, CPU = World(), torch.device("cpu")
 
 
-def trainer(place=ONE, device=CPU, **overrides):
+def trainer(world=ONE, device=CPU, micro_batch=4, **overrides):
     preset = load_preset(TINY, {f"training.{key}": value for key, value in overrides.items()})
     torch.manual_seed(0)
     batches = Batches(
         IMAGES,
         LABELS,
         device,
-        place,
+        world,
+        micro_batch,
         preset.training.seed,
         flip=True,
         classes=8,
@@ -36,4 +38,4 @@ def trainer(place=ONE, device=CPU, **overrides):
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
-    return Trainer(preset.training, build_process(preset), model.to(device), batches, place)
+    return Trainer(preset.training, build_process(preset), model.to(device), batches)

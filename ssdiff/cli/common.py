@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -91,15 +91,15 @@ class Terminal:
             units: by stage, for stages that count something else, e.g. ``preparing="img"``.
         """
         tasks: dict[str, TaskID] = {}
-        began: dict[str, float] = {}
+        began: dict[str, tuple[float, float]] = {}
         with self._bar("{task.fields[rate]}") as bar:
 
             def show(stage: str, done: float, total: int | None) -> None:
                 if stage not in tasks:
                     tasks[stage] = bar.add_task(stage, total=total, rate="", note="")
-                    began[stage] = time.perf_counter()
-                seconds = time.perf_counter() - began[stage]
-                rate = f"{done / seconds:.3g} {units.get(stage, unit)}/s" if done and seconds else ""
+                    began[stage] = time.perf_counter(), done
+                seconds, first = time.perf_counter() - began[stage][0], began[stage][1]
+                rate = f"{(done - first) / seconds:.3g} {units.get(stage, unit)}/s" if done > first else ""
                 bar.update(tasks[stage], completed=done, total=total, rate=rate)
 
             yield show
@@ -167,6 +167,31 @@ def parse_sets(sets: list[str] | None) -> dict[str, object]:
     from ssdiff.config.load import parse_override
 
     return dict(parse_override(text) for text in sets or [])
+
+
+def with_options(
+    overrides: dict[str, object], options: Mapping[str, tuple[str, object]]
+) -> dict[str, object]:
+    """Add settings that have an option of their own to those of ``--set``.
+
+    Args:
+        overrides: from :func:`parse_sets`.
+        options: by option, the setting that it means and its value, None if it is not given.
+
+    Raises:
+        UsageError: both are given, and differ.
+    """
+    merged = dict(overrides)
+    for option, (name, value) in options.items():
+        if value is None:
+            continue
+        if name in merged and merged[name] != value:
+            raise UsageError(
+                f"{option} {value} and --set {name}={merged[name]} say different things",
+                hint="give one of them",
+            )
+        merged[name] = value
+    return merged
 
 
 def positive(value: int, name: str) -> int:

@@ -34,7 +34,7 @@ def doctor(json: Json = False) -> None:
     values: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     lines = [f"python {values['python']} on {values['platform']}"]
     problems: list[str] = []
-    for check in (_packages, _torch, _torchvision, _folders, _model):
+    for check in (_names, _packages, _torch, _torchvision, _folders, _model):
         try:
             check(values, lines, problems)
         except Exception as error:  # a check that cannot run is a finding, not a crash
@@ -44,6 +44,24 @@ def doctor(json: Json = False) -> None:
     Terminal(as_json=json).result("\n".join(lines), values)
     if problems:
         raise typer.Exit(_BROKEN)
+
+
+def _names(values: dict[str, Any], lines: list[str], problems: list[str]) -> None:
+    """Look for the unrelated distribution of the package index that has a package of our name."""
+    from scale_space_diffusion import OURS, namesake, shared_files
+
+    other = namesake()
+    values["namesake"] = None if other is None else {"version": other.version, "shared": []}
+    if other is None:
+        return
+    shared = [str(path) for path in shared_files()]
+    values["namesake"]["shared"] = shared
+    lines.append(
+        f"NOTE  an unrelated package named ssdiff {other.version} is installed in the same folder, and "
+        f"{', '.join(shared) or 'none of its files'} of both is ours now: the other package does not work, "
+        f"and uninstalling it breaks this one. Keep them apart: `pip uninstall -y ssdiff`, then "
+        f"`pip install --force-reinstall --no-deps {OURS}`"
+    )
 
 
 def _packages(values: dict[str, Any], lines: list[str], problems: list[str]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,11 +18,12 @@ from ssdiff.cli.common import (
     Terminal,
     is_main_process,
     parse_sets,
+    with_options,
 )
 from ssdiff.display import human_seconds
 
 if TYPE_CHECKING:
-    from ssdiff.training.run import Event, Result
+    from ssdiff.training.run import Event, TrainResult
 
 _Preset = Annotated[
     str | None, typer.Option(metavar="NAME|FILE.toml", help="What to train; see `ssdiff presets list`.")
@@ -43,6 +45,10 @@ _Resume = Annotated[
 _DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and time; write nothing.")
 ]
+_Seed = Annotated[int | None, typer.Option(help="Same as --set training.seed=INTEGER.")]
+_Steps = Annotated[int | None, typer.Option(help="Same as --set training.steps=INTEGER.")]
+_Batch = Annotated[int | None, typer.Option(help="Same as --set training.batch=INTEGER.")]
+_Rate = Annotated[float | None, typer.Option(help="Same as --set training.lr=FLOAT.")]
 _AcceptData = Annotated[
     bool, typer.Option("--accept-changed-data", help="Resume although the data set has changed.")
 ]
@@ -56,6 +62,10 @@ def train(
     data: _Data = None,
     out: _Out = None,
     with_: _With = None,
+    seed: _Seed = None,
+    steps: _Steps = None,
+    batch: _Batch = None,
+    lr: _Rate = None,
     set_: Sets = None,
     resume: _Resume = None,
     dry_run: _DryRun = False,
@@ -70,38 +80,51 @@ def train(
     Writes a run folder: preset.toml, checkpoints, metrics.jsonl, sample grids, train.log and status.json.
     Ctrl-C or SIGTERM saves and stops; `--resume auto` continues as if nothing had happened, on a
     CPU bit for bit.
+
+    Example: ssdiff train --preset shapes32 --steps 500 --out shapes
     """
     main = is_main_process()
     terminal = Terminal(quiet or not main, json and main)
-    from ssdiff.config.load import load_preset, override
-
-    overrides = parse_sets(set_)
-    settings = load_preset(preset, overrides) if preset else None
+    overrides = with_options(
+        parse_sets(set_),
+        {
+            "--seed": ("training.seed", seed),
+            "--steps": ("training.steps", steps),
+            "--batch": ("training.batch", batch),
+            "--lr": ("training.lr", lr),
+        },
+    )
     if dry_run:
+        from ssdiff.config.load import load_preset
         from ssdiff.evaluation.cost import dry_run as measure
 
         with terminal.progress_callback("path") as progress:
-            expected = measure(settings or load_preset("shapes32", overrides), device, progress)
+            expected = measure(load_preset(preset or "shapes32", overrides), device, progress)
         terminal.result(f"{expected}\nnothing was written", expected.to_dict())
         return
-    from ssdiff.training.resume import Request
     from ssdiff.training.run import train as run
 
-    adjust = (lambda stored: override(stored, overrides)) if overrides else None
-    request = Request(settings, data, out, resume, device, accept_data, accept_topology, with_, adjust)
-    with terminal.progress("img") as bar, StopRequest().listening() as stop:
-        result = run(request, _Watcher(terminal, bar), stop)
+    units = {"preparing": "img", "training": "steps"}
+    with terminal.progress_callback(**units) as progress, StopRequest().listening() as stop:
+        result = run(
+            preset,
+            data,
+            out,
+            overrides=overrides,
+            resume=resume,
+            device=device,
+            on_event=partial(_tell, terminal),
+            stop=stop,
+            progress=progress,
+            other=with_,
+            accept_changed_data=accept_data,
+            allow_topology_change=accept_topology,
+        )
     _report(result, terminal)
 
 
-def _report(result: Result, terminal: Terminal) -> None:
-    """How the run ended, and what to do next."""
-    values = {
-        "run": str(result.folder),
-        "step": result.step,
-        "seconds": round(result.seconds, 1),
-        "grid": str(result.grid),
-    }
+def _report(result: TrainResult, terminal: Terminal) -> None:
+    """Print how the run ended, and what to do next."""
     folder = shlex.quote(str(result.folder))
     following = [
         f"ssdiff sample --ckpt {folder} -n 64 --out grid.png",
@@ -115,51 +138,22 @@ def _report(result: Result, terminal: Terminal) -> None:
         f"run      {result.folder}\n"
         f"samples  {result.grid}\n"
         f"next     " + "\n         ".join(following),
-        values,
+        result.to_dict(),
     )
 
 
-class _Watcher:
-    """Shows the events of a run."""
-
-    def __init__(self, terminal: Terminal, bar: Any) -> None:
-        self.terminal, self.bar = terminal, bar
-        self.task: Any = None
-        self.reading: Any = None
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "step":
-            self.bar.update(self.task, completed=event.step)
-        elif event.kind == "start":
-            self._start(event)
-        elif event.kind == "log":
-            rate = event.values["images_per_second"]
-            self.bar.update(self.task, rate=f"{rate:.3g}", note=event.text)
-            if not self.bar.live.console.is_terminal:
-                self._line(event, rate)
-        elif "total" in event.values:
-            self._reading(event.values["done"], event.values["total"])
-        else:
-            self.terminal.say(f"step {event.step}: {event.text}")
-
-    def _start(self, event: Event) -> None:
-        values = event.values
-        if self.reading is not None:
-            self.bar.remove_task(self.reading)
-        self.terminal.say(event.text)
-        self.terminal.say(f"{values['parameters'] / 1e6:.2f} M parameters, {values['steps']} steps")
-        self.terminal.say(f"run folder {values['folder']}")
+def _tell(terminal: Terminal, event: Event) -> None:
+    """Say what happens in a run, but for its single steps, which the bar counts."""
+    values = event.values
+    if event.kind == "start":
+        terminal.say(event.text)
+        terminal.say(f"{values['parameters'] / 1e6:.2f} M parameters, {values['steps']} steps")
+        terminal.say(f"run folder {values['folder']}")
         if values["skipped"]:
-            self.terminal.say(f"{values['skipped']} unreadable images left out")
-        self.task = self.bar.add_task(
-            "training", total=values["steps"], completed=event.step, rate="-", note=""
-        )
-
-    def _line(self, event: Event, rate: float) -> None:
-        levels = "  ".join(f"{r} px {loss:.4f}" for r, loss in event.values["loss_by_resolution"].items())
-        self.terminal.say(f"step {event.step}: {event.text}  ({levels})  {rate:.3g} img/s")
-
-    def _reading(self, done: int, total: int) -> None:
-        if self.reading is None:
-            self.reading = self.bar.add_task("preparing data", total=total, rate="-", note="")
-        self.bar.update(self.reading, completed=done)
+            terminal.say(f"{values['skipped']} unreadable images left out")
+    elif event.kind == "log":
+        levels = "  ".join(f"{r} px {loss:.4f}" for r, loss in values["loss_by_resolution"].items())
+        rate = values["images_per_second"]
+        terminal.say(f"step {event.step}: {event.text}  ({levels})  {rate:.3g} img/s")
+    elif event.kind != "step":
+        terminal.say(f"step {event.step}: {event.text}")

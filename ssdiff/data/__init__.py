@@ -4,7 +4,7 @@
 """
 
 from ssdiff.data.cache import ImageSet, cache_root, evenly
-from ssdiff.data.open import DATA_NAMES, holds_jpeg, image_sizes, native_sizes, open_data
+from ssdiff.data.open import DATA_NAMES, holds_jpeg, image_sizes, native_sizes, open_data, require_packages
 
 __all__ = [
     "DATA_NAMES",
@@ -15,4 +15,5 @@ __all__ = [
     "image_sizes",
     "native_sizes",
     "open_data",
+    "require_packages",
 ]

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -128,12 +128,7 @@ class LmdbSource(FileSource):
 
     def __init__(self, name: str, folder: Path) -> None:
         # torchvision's reader unpickles a list of keys from the working folder, so ours reads the database.
-        try:
-            import lmdb
-        except ImportError as error:
-            raise ResourceError(
-                f"{name} needs the package lmdb", hint="install it with: pip install 'ssdiff[lsun]'"
-            ) from error
+        lmdb = _package(name, "lmdb")
         self._folder = folder
         try:
             self._stamp = stamp(folder / "data.mdb")
@@ -215,10 +210,42 @@ def named_source(name: str, root: Path) -> Source:
     return LmdbSource(name, folder)
 
 
+def require_package(name: str, root: Path) -> None:
+    """Refuse a set by name whose reading or download needs a package that is not installed.
+
+    Args:
+        name: of the set.
+        root: where it is, or would be downloaded to.
+
+    Raises:
+        ResourceError: names the package, and how to install it.
+    """
+    if name in _LSUN:
+        _package(name, "lmdb")
+    if name == "celeba" and not all(path.exists() for path in _celeba_files(root)):
+        _package(name, "gdown")
+
+
+def _package(name: str, package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ResourceError(
+            f"{name} needs the package {package}",
+            hint="install it with: pip install 'scale-space-diffusion[data]'",
+        ) from error
+
+
+def _celeba_files(root: Path) -> tuple[Path, Path]:
+    """Return the folder of images and the table of splits, as torchvision lays them out."""
+    return root / "celeba" / "img_align_celeba", root / "celeba" / "list_eval_partition.txt"
+
+
 def _celeba(root: Path) -> Source:
     """The images of the training split, aligned and cropped to 178 x 218 by the authors of CelebA."""
-    folder, splits = root / "celeba" / "img_align_celeba", root / "celeba" / "list_eval_partition.txt"
+    folder, splits = _celeba_files(root)
     if not folder.is_dir() or not splits.is_file():
+        require_package("celeba", root)
         _torchvision("CelebA", root, split="train", download=True)
     rows = (line.split() for line in splits.read_text("ascii").splitlines())
     source = FolderSource(folder, frozenset(row[0] for row in rows if len(row) == 2 and row[1] == "0"))

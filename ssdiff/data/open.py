@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source
+from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source, require_package
 from ssdiff.data.cache import Corrupt, ImageSet, Progress, cache_root, prepare
 from ssdiff.data.sources import FileSource, Fit, FolderSource, Source, ZipSource
 from ssdiff.errors import DataError, UsageError, did_you_mean
@@ -13,7 +13,7 @@ from ssdiff.images.read import MAX_PIXELS, image_size
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
-__all__ = ["DATA_NAMES", "holds_jpeg", "image_sizes", "native_sizes", "open_data"]
+__all__ = ["DATA_NAMES", "holds_jpeg", "image_sizes", "native_sizes", "open_data", "require_packages"]
 
 
 def open_data(
@@ -60,6 +60,16 @@ def open_data(
     images = _find(source, root, max_pixels)
     fit = Fit(size, channels, background, max_pixels)
     return prepare(images, fit, corrupt=corrupt, cache=root, progress=progress)
+
+
+def require_packages(source: str | Path | None) -> None:
+    """Refuse a set that needs a package which is not installed, before anything is made for it.
+
+    Raises:
+        ResourceError: names the package, and how to install it.
+    """
+    if isinstance(source, str) and source in DATA_NAMES:
+        require_package(source, cache_root() / "torchvision")
 
 
 def _find(source: str | Path, root: Path, max_pixels: int) -> Source:

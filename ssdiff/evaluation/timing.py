@@ -21,6 +21,7 @@ from torch import Tensor
 from ssdiff.build import build_model, build_process
 from ssdiff.config import Preset
 from ssdiff.devices import synchronise
+from ssdiff.distributed import World
 from ssdiff.evaluation.flops import Path, PathCost, paths_along, paths_of
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
@@ -28,7 +29,7 @@ from ssdiff.priors.high_frequency import fit_spectrum
 from ssdiff.process.base import Process
 from ssdiff.process.degradations.base import random_noise
 from ssdiff.sampling.plan import Plan
-from ssdiff.training.batches import Batches, Place, TimestepSampler
+from ssdiff.training.batches import Batches, TimestepSampler
 from ssdiff.training.trainer import Trainer
 
 _SMALLEST, _LARGEST = 512, 8192  # sides of the matrices whose product gives the peak
@@ -276,14 +277,14 @@ class PathTrainer(Trainer):
     def __init__(self, pipeline: Pipeline, batch: int) -> None:
         preset, process = pipeline.required_preset(), pipeline.process
         settings = preset.training.model_copy(update={"batch": batch, "grad_accum_steps": 1})
-        place = Place(0, 1, batch)
         shape = (batch, preset.data.channels, *process.states[0].size)
         numbers = np.random.default_rng(0)
         batches = Batches(
             numbers.integers(0, 256, shape, dtype=np.uint8),
             numbers.integers(0, max(1, preset.model.classes), batch),
             device=pipeline.device,
-            place=place,
+            world=World(),
+            batch=batch,
             seed=settings.seed,
             flip=preset.data.flip,
             classes=preset.model.classes,
@@ -294,7 +295,6 @@ class PathTrainer(Trainer):
             process,
             pipeline.model,
             batches,
-            place,
             precision=pipeline.precision,
             predict=preset.process.predict,
         )

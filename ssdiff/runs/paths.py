@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
+from ssdiff.files import replace_file
 from ssdiff.runs.folder import RunFolder, is_run
 
 
@@ -41,19 +43,52 @@ def new_run_path(name: str) -> Path:
 
 
 def newest_run(name: str | None = None) -> Path | None:
-    """Return the run in :func:`runs_root` that saved a checkpoint last; None if none has.
+    """Return the run that saved a checkpoint last, in :func:`runs_root` or noted by :func:`remember`.
+
+    None if none has.
 
     Args:
         name: only runs of the preset of this name.
     """
     root = runs_root()
     found: list[tuple[float, Path]] = []
-    for path in root.iterdir() if root.is_dir() else ():
+    elsewhere = [path for note in _notes().glob("*.txt") if (path := _noted(note)) is not None]
+    for path in (*(root.iterdir() if root.is_dir() else ()), *elsewhere):
         manifests = [*RunFolder(path).checkpoints.glob("step-*/manifest.json")] if is_run(path) else []
         if manifests and (name is None or _preset_name(path) == name):
             with suppress(OSError):
                 found.append((max(manifest.stat().st_mtime for manifest in manifests), path))
     return max(found)[1] if found else None
+
+
+def remember(path: Path) -> None:
+    """Note a run outside :func:`runs_root`, so that :func:`newest_run` finds it; failing to is no error.
+
+    Each has a file of its own, so runs that begin at the same time need no lock. Notes of runs that have
+    vanished are removed.
+    """
+    path = path.absolute()
+    if runs_root().absolute() in path.parents:
+        return
+    with suppress(OSError):
+        _notes().mkdir(parents=True, exist_ok=True)
+        for note in _notes().glob("*.txt"):
+            if _noted(note) is None:
+                note.unlink(missing_ok=True)
+        digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+        replace_file(_notes() / f"{digest}.txt", os.fsencode(path))
+
+
+def _noted(note: Path) -> Path | None:
+    """The run folder that a note names; None if there is none any more."""
+    with suppress(OSError, ValueError):
+        path = Path(os.fsdecode(note.read_bytes()))
+        return path if is_run(path) else None
+    return None
+
+
+def _notes() -> Path:
+    return default_home() / "runs-elsewhere"
 
 
 def _preset_name(path: Path) -> object:

@@ -7,7 +7,6 @@ the uninterrupted one would have seen, and two processes see the two halves of o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ssdiff import rng
 from ssdiff.devices import to_device
+from ssdiff.distributed import World
 from ssdiff.images import from_uint8
 from ssdiff.operators.base import Size
 from ssdiff.schedules.resolution import batch_shares
@@ -23,20 +23,6 @@ _RESIDENT_SHARE = 0.4  # of the device's free memory that a data set may take
 _PART = 1024  # images copied to the device at once
 COUNTERS = 2**32
 """Micro-batches that the random numbers tell apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a process's images lie in the global batch."""
-
-    rank: int
-    world: int
-    batch: int
-
-    @property
-    def positions(self) -> Tensor:
-        """(batch,) positions of this process's images in the global micro-batch."""
-        return torch.arange(self.rank * self.batch, (self.rank + 1) * self.batch)
 
 
 class TimestepSampler:
@@ -49,9 +35,7 @@ class TimestepSampler:
         sizes: image size of t = 0..T.
         seed: of the run.
         transition_share: least share of the batches for each resolution transition; 0 draws the first t
-            uniformly,
-            as
-            the paper does.
+            uniformly, as the paper does.
         accumulate: micro-batches a step. Their pairs are spread evenly over all (systematic sampling), so
             that the layers of every size learn in nearly every step; each alone is distributed as ever.
 
@@ -118,11 +102,17 @@ class Batches:
         images: (N, C, S, S) uint8, an array or memory map.
         labels: (N,) classes, or None.
         device: where batches are wanted.
-        place: this process's part of the global batch.
+        world: this process's place among all of them.
+        batch: images of one process in a micro-batch.
         seed: of the run.
         flip: mirror half of the images.
         classes: number of classes of the model; 0 leaves labels out.
         label_dropout: share of labels replaced by the unconditional class.
+
+    Attributes:
+        world: as given.
+        positions: (batch,) positions of this process's images in the global micro-batch.
+        global_batch: images of all processes in a micro-batch.
     """
 
     def __init__(
@@ -130,7 +120,8 @@ class Batches:
         images: np.ndarray,
         labels: np.ndarray | None,
         device: torch.device,
-        place: Place,
+        world: World,
+        batch: int,
         seed: int,
         *,
         flip: bool,
@@ -138,7 +129,9 @@ class Batches:
         label_dropout: float = 0.0,
     ) -> None:
         self._order = ImageOrder(len(images), seed)
-        self._device, self._place = device, place
+        self._device, self.world = device, world
+        self.positions = world.rank * batch + torch.arange(batch)
+        self.global_batch = world.size * batch
         self._flip, self._classes, self._dropout = flip, classes, label_dropout
         self._flip_key, self._label_key = rng.derive(seed, "train/flip"), rng.derive(seed, "train/label")
         self._host = images
@@ -148,9 +141,8 @@ class Batches:
     def __call__(self, counter: int) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, S, S) in [-1, 1] and (B,) labels of one micro-batch, counted from the start of the
         run."""
-        positions = self._place.positions
-        global_batch = self._place.batch * self._place.world
-        numbers = self._order(positions + counter * global_batch)
+        positions = self.positions
+        numbers = self._order(positions + counter * self.global_batch)
         images = from_uint8(self._bytes(numbers))
         if self._flip:
             mirrored = rng.uniform(self._flip_key, positions, counter % COUNTERS, (1, 1, 1)) < 0.5

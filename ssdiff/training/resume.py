@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssdiff import checkpoints, runs
 from ssdiff.config import Preset
-from ssdiff.config.load import differences, parse_preset
+from ssdiff.config.load import differences, override, parse_preset
 from ssdiff.errors import CheckpointError, UsageError
 
 _MODEL_SECTIONS = ("data", "process", "model")
@@ -26,10 +26,10 @@ class Request:
         resume: ``"auto"`` (continue the run if there is one, else start), a run or checkpoint folder, or
             None.
         device: see :func:`ssdiff.devices.pick_device`.
-        accept_data: resume although the data set has changed.
-        accept_topology: resume with another number of processes.
+        accept_changed_data: resume although the data set has changed.
+        allow_topology_change: resume with another number of processes.
         other: second data set, for animorphosis; None takes that of the run that is resumed, or the preset's.
-        adjust: changes the stored settings of a run that is resumed without ``preset``.
+        overrides: change the stored settings of a run that is resumed without ``preset``.
     """
 
     preset: Preset | None
@@ -37,10 +37,10 @@ class Request:
     out: Path | None = None
     resume: str | None = None
     device: str = "auto"
-    accept_data: bool = False
-    accept_topology: bool = False
+    accept_changed_data: bool = False
+    allow_topology_change: bool = False
     other: str | Path | None = None
-    adjust: Callable[[Preset], Preset] | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset
             raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
         return request.preset, []
     stored = parse_preset(str(loaded.meta.get("preset", "")), "the checkpoint's preset")
-    wanted = request.preset or (request.adjust(stored) if request.adjust else stored)
+    wanted = request.preset or (override(stored, request.overrides) if request.overrides else stored)
     differing = differences(stored, wanted, _MODEL_SECTIONS)
     if stored.training.seed != wanted.training.seed:
         differing.append(f"training.seed: {stored.training.seed} != {wanted.training.seed}")
@@ -150,13 +150,13 @@ def check_unchanged(start: Start, fingerprint: str, processes: int) -> None:
     if start.loaded is None:
         return
     then = str(start.loaded.meta.get("data"))
-    if then != fingerprint and not start.request.accept_data:
+    if then != fingerprint and not start.request.accept_changed_data:
         raise CheckpointError(
             f"the data set has changed: fingerprint {then[:12]} at the checkpoint, {fingerprint[:12]} now",
             hint="restore it, or resume all the same with --accept-changed-data",
         )
     world = start.loaded.meta.get("world")
-    if world != processes and not start.request.accept_topology:
+    if world != processes and not start.request.allow_topology_change:
         raise CheckpointError(
             f"the checkpoint was made by {world} processes, there are {processes} now",
             hint="resume all the same with --allow-topology-change",

@@ -16,7 +16,9 @@ import torch.distributed as dist
 
 from ssdiff import checkpoints, images, rng, runs
 from ssdiff.build import build_model, build_process
-from ssdiff.data import ImageSet
+from ssdiff.config import Preset
+from ssdiff.config.load import load_preset, override
+from ssdiff.data import ImageSet, require_packages
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.distributed import World, join_world
 from ssdiff.errors import Interrupted, SsdiffError
@@ -24,7 +26,8 @@ from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process
-from ssdiff.training.batches import Batches, Place
+from ssdiff.progress import Progress
+from ssdiff.training.batches import Batches
 from ssdiff.training.compile import require_compiler
 from ssdiff.training.dataset import (
     check_labels,
@@ -37,6 +40,7 @@ from ssdiff.training.dataset import (
 from ssdiff.training.preview import preview
 from ssdiff.training.resume import Request, Start, check_unchanged, resolve_resume
 from ssdiff.training.trainer import Trainer
+from ssdiff.weights.load import load
 
 EventKind = Literal["start", "step", "log", "checkpoint", "samples", "note"]
 _log = logging.getLogger("ssdiff")
@@ -53,8 +57,16 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """How a run ended."""
+class TrainResult:
+    """How a run ended; a notebook shows its last picture.
+
+    Attributes:
+        folder: of the run: settings, checkpoints, metrics, pictures.
+        step: the last one.
+        seconds: since the data were opened.
+        grid: the last picture of samples; None on all processes but the first.
+        generates: whether the model samples images, or only restores given ones.
+    """
 
     folder: Path
     step: int
@@ -62,34 +74,88 @@ class Result:
     grid: Path | None
     generates: bool
 
+    def pipeline(self, *, weights: str = "ema", device: str = "auto", precision: str = "auto") -> Pipeline:
+        """Return the trained model, loaded as :func:`ssdiff.load` does."""
+        return load(self.folder, weights=weights, device=device, precision=precision)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``ssdiff train --json`` prints."""
+        return {
+            "run": str(self.folder),
+            "step": self.step,
+            "seconds": round(self.seconds, 1),
+            "grid": str(self.grid),
+        }
+
+    def _repr_png_(self) -> bytes | None:
+        return self.grid.read_bytes() if self.grid is not None and self.grid.is_file() else None
+
 
 def train(
-    request: Request,
-    on_event: Callable[[Event], None] = lambda event: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Result:
-    """Train to the last step, saving on the way; under torchrun, as one of its processes.
+    preset: Preset | str | Path | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    overrides: Mapping[str, object] | None = None,
+    resume: str | Path | None = None,
+    device: str = "auto",
+    on_event: Callable[[Event], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+    other: str | Path | None = None,
+    accept_changed_data: bool = False,
+    allow_topology_change: bool = False,
+) -> TrainResult:
+    """Train a model to its last step, saving on the way; under torchrun, as one of its processes.
 
     Args:
-        request: what to train.
-        on_event: told of every step, log line, checkpoint and grid (process 0 only).
+        preset: name, TOML file or settings; None takes those of the run that is resumed.
+        data: folder, zip file or name of a data set; None takes that of the run that is resumed, or else the
+            preset's.
+        out: run folder; None chooses a new one in the user's data folder.
+        overrides: settings that differ, by their dotted names: ``{"training.steps": 20}``.
+        resume: a run or checkpoint folder to go on from; ``"auto"`` goes on with the run in ``out``, or with
+            the newest, and starts one if there is none.
+        device: see :func:`ssdiff.devices.pick_device`.
+        on_event: told of every step, log line, checkpoint and picture (process 0 only).
         stop: asked after every step; True saves and ends the run.
+        progress: told of "preparing" in images and of "training" in steps (process 0 only).
+        other: second data set, for animorphosis, chosen as ``data`` is.
+        accept_changed_data: resume although the data set has changed.
+        allow_topology_change: resume with another number of processes.
 
     Raises:
         Interrupted: stopped on request; the run can be resumed.
         NonFiniteError: loss or gradient not finite; the last checkpoint stays.
         SsdiffError: whatever else is wrong with the request, its files or the machine.
     """
-    with join_world(request.device) as world, ExitStack() as stack:
+    settings = load_preset(preset, overrides) if isinstance(preset, str | Path) else preset
+    if isinstance(preset, Preset) and overrides:
+        settings = override(preset, overrides)
+    request = Request(
+        settings,
+        data,
+        None if out is None else Path(out),
+        None if resume is None else str(resume),
+        device,
+        accept_changed_data,
+        allow_topology_change,
+        other,
+        overrides or {},
+    )
+    with join_world(device) as world, ExitStack() as stack:
         start = resolve_resume(request)
         # First: settings that do not hold together, or need what is not installed, leave no folder.
         process = build_process(start.preset)
+        for source in (start.source, start.other):
+            require_packages(source)
         if start.preset.training.compile:
-            require_compiler(world.device(pick_device(request.device)))
+            require_compiler(world.device(pick_device(device)))
         folder = _open_folder(start, world, stack)
-        run = _Run(start, process, folder, world, on_event if world.rank == 0 else lambda event: None)
+        watchers = (on_event, progress) if world.rank == 0 else (None, None)
+        run = _Run(start, process, folder, world, *watchers)
         try:
-            return run.go(stop)
+            return run.go(stop or (lambda: False))
         except SsdiffError as error:
             state: runs.State = "interrupted" if isinstance(error, Interrupted) else "failed"
             run.status(state, code=error.code, reason=str(error))
@@ -108,6 +174,7 @@ def _open_folder(start: Start, world: World, stack: ExitStack) -> runs.RunFolder
             resume=start.request.resume == "auto" or start.goes_on_in_its_folder,
         )
         stack.enter_context(folder.lock())
+        runs.remember(start.folder)
     if world.size > 1:
         place = [str(start.folder)]
         dist.broadcast_object_list(place, src=0)
@@ -126,10 +193,12 @@ class _Run:
         process: Process,
         folder: runs.RunFolder,
         world: World,
-        notify: Callable[[Event], None],
+        on_event: Callable[[Event], None] | None,
+        progress: Progress | None,
     ) -> None:
         self.start, self.preset, self.process = start, start.preset, process
-        self.folder, self.world, self.notify = folder, world, notify
+        self.folder, self.world = folder, world
+        self._on_event, self._progress = on_event, progress
         self.trainer: Trainer | None = None
         self._device = world.device(pick_device(start.request.device))
         self.grid: Path | None = None
@@ -146,7 +215,7 @@ class _Run:
         if self.world.rank == 0 or state == "failed":
             self.folder.write_status(state, self.step, rank=self.world.rank, **more)
 
-    def go(self, stop: Callable[[], bool]) -> Result:
+    def go(self, stop: Callable[[], bool]) -> TrainResult:
         settings, began = self.preset.training, time.monotonic()
         data = self._open_data(stop)
         trainer = self.trainer = self._build(data)
@@ -156,9 +225,11 @@ class _Run:
             window = time.monotonic()
             if self.start.lacks_spectra:
                 self._save(data)  # a finished run gets them, too
+            self._show("training", trainer.step, settings.steps)
             while trainer.step < settings.steps:
                 trainer.advance()
-                self.notify(Event("step", trainer.step))
+                self._notify(Event("step", trainer.step))
+                self._show("training", trainer.step, settings.steps)
                 if trainer.step % settings.log_every == 0 or trainer.step == settings.steps:
                     window = self._record(time.monotonic() - window)
                 stopping = self._agree(stop())
@@ -178,13 +249,13 @@ class _Run:
             self._draw(data, lambda: False)
         self.status("finished", steps=settings.steps)
         seconds = time.monotonic() - began
-        return Result(self.folder.path, trainer.step, seconds, self.grid, self.preset.generates)
+        return TrainResult(self.folder.path, trainer.step, seconds, self.grid, self.preset.generates)
 
     def _open_data(self, stop: Callable[[], bool]) -> ImageSet:
         """The training set; what the process needs of data is completed from it and the second set."""
 
         def progress(done: int, total: int) -> None:
-            self.notify(Event("note", 0, "data", {"done": done, "total": total}))
+            self._show("preparing", done, total)
             if stop():
                 raise Interrupted("stopped while preparing data", hint="run the same command again")
 
@@ -203,7 +274,6 @@ class _Run:
 
     def _build(self, data: ImageSet) -> Trainer:
         preset, settings = self.preset, self.preset.training
-        place = Place(self.world.rank, self.world.size, settings.batch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(settings.seed, "train/weights") >> 1)
             model = build_model(preset)
@@ -214,7 +284,8 @@ class _Run:
             data.images,
             data.labels,
             self._device,
-            place,
+            self.world,
+            settings.batch,
             settings.seed,
             flip=preset.data.flip,
             classes=preset.model.classes,
@@ -225,7 +296,6 @@ class _Run:
             self.process,
             model,
             batches,
-            place,
             precision=pick_precision(settings.precision, self._device),
             predict=preset.process.predict,
         )
@@ -262,21 +332,22 @@ class _Run:
 
     def _record(self, seconds: float) -> float:
         """One line of metrics.jsonl; returns the time from which the next one counts."""
-        trainer, place = self._trainer, self.preset.training
+        trainer, settings = self._trainer, self.preset.training
         averages = trainer.averages()
-        shown = averages.steps * place.batch * place.grad_accum_steps * self.world.size
+        images_a_step = settings.batch * settings.grad_accum_steps * self.world.size
+        shown = averages.steps * images_a_step
         values = {
             "step": trainer.step,
             "loss": averages.loss,
             "loss_by_resolution": averages.by_resolution,
             "grad_norm": averages.grad_norm,
-            "images": trainer.step * place.batch * place.grad_accum_steps * self.world.size,
+            "images": trainer.step * images_a_step,
             "images_per_second": shown / max(seconds, 1e-9),
             "seconds": seconds,
         }
         if self.world.rank == 0:
             self.folder.append_metrics(values)
-        self.notify(Event("log", trainer.step, f"loss {averages.loss:.4f}", values))
+        self._notify(Event("log", trainer.step, f"loss {averages.loss:.4f}", values))
         return time.monotonic()
 
     def _save(self, data: ImageSet) -> None:
@@ -335,7 +406,15 @@ class _Run:
     def _tell(self, event: Event) -> None:
         if self.world.rank == 0:
             _log.info("step %d: %s %s", event.step, event.kind, event.text)
-        self.notify(event)
+        self._notify(event)
+
+    def _notify(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _show(self, stage: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(stage, done, total)
 
     def _logging(self) -> ExitStack:
         """train.log receives what ssdiff logs while the run lasts."""

@@ -17,7 +17,7 @@ from ssdiff.config import TrainingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import CheckpointError, NonFiniteError
 from ssdiff.process.base import Process
-from ssdiff.training.batches import COUNTERS, Batches, Place, TimestepSampler
+from ssdiff.training.batches import COUNTERS, Batches, TimestepSampler
 from ssdiff.training.compile import compiled, require_compiler
 from ssdiff.training.losses import Network, Visit, objective
 
@@ -46,8 +46,7 @@ class Trainer:
         settings: the optimiser's.
         process: the forward process.
         model: the network, on its device; trained in place.
-        batches: gives clean images.
-        place: this process's part of the global batch.
+        batches: gives clean images, and says which part of the global batch they are.
         precision: type of the network's mixed precision.
         predict: what the network's output stands for, as in :func:`ssdiff.training.losses.gaussian_loss`.
 
@@ -65,7 +64,6 @@ class Trainer:
         process: Process,
         model: nn.Module,
         batches: Batches,
-        place: Place,
         *,
         precision: torch.dtype = torch.float32,
         predict: str = "x0",
@@ -73,7 +71,7 @@ class Trainer:
         self.settings, self.process, self.model = settings, process, model.train()
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         self.step = 0
-        self._batches, self._place, self._precision = batches, place, precision
+        self._batches, self._precision = batches, precision
         self._objective = objective(process, settings, predict)
         self._names = [name for name, _ in model.named_parameters()]
         self._weights = list(model.parameters())
@@ -115,8 +113,8 @@ class Trainer:
         for micro in range(settings.grad_accum_steps):
             self._backward(self.step * settings.grad_accum_steps + micro)
         used = [weight.grad for weight in self._weights if weight.grad is not None]
-        if self._place.world > 1:
-            _average(used, self._place.world)
+        if self._batches.world.size > 1:
+            _average(used, self._batches.world.size)
         norm = torch.nn.utils.get_total_norm(used)
         self._unread.append((norm, f"step {self.step + 1} ({self._last})"))
         if norm.device.type != "cuda":
@@ -139,7 +137,7 @@ class Trainer:
         """
         self._read_norms()
         sums = self._sums.clone()
-        if self._place.world > 1:
+        if self._batches.world.size > 1:
             dist.all_reduce(sums)
         self._sums.zero_()
         table = sums.cpu().double()
@@ -194,15 +192,17 @@ class Trainer:
 
     def _backward(self, counter: int) -> None:
         """Gradients of one micro-batch are added to those that are there."""
-        settings, positions = self.settings, self._place.positions
+        settings, positions = self.settings, self._batches.positions
         timesteps = self._timesteps.draw(counter % COUNTERS, positions)
         size = self.process.states[int(timesteps[0])].size
         x0, labels = self._batches(counter)
         x0 = x0.contiguous(memory_format=torch.channels_last)
-        seen = counter * self._place.batch * self._place.world
+        seen = counter * self._batches.global_batch
         visit = Visit(positions, counter % COUNTERS, positions + seen)
         if self._drops:
-            torch.manual_seed(rng.derive(settings.seed, f"train/dropout/{counter}/{self._place.rank}") >> 1)
+            torch.manual_seed(
+                rng.derive(settings.seed, f"train/dropout/{counter}/{self._batches.world.rank}") >> 1
+            )
         losses = self._objective(self._network, x0, timesteps, visit, labels)
         (losses.mean() / settings.grad_accum_steps).backward()
         row = self._sums[self._resolutions.index(size[0])]

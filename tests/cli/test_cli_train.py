@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from ssdiff import checkpoints
 from ssdiff.config.load import load_preset
 from ssdiff.distributed import join_world
 from ssdiff.errors import Interrupted, ResourceError
-from ssdiff.training.resume import Request
 from ssdiff.training.run import train
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny.toml"
@@ -39,6 +39,33 @@ def test_a_run_writes_what_it_promises(run_folder):
 def test_json_says_where_the_run_is(result, tmp_path):
     values = result("train", "--preset", TINY, "--out", tmp_path / "run", "--set", "training.steps=1", *QUIET)
     assert values["run"] == str(tmp_path / "run") and values["step"] == 1 and Path(values["grid"]).exists()
+
+
+def test_settings_that_have_an_option_of_their_own(result, ssdiff, tmp_path):
+    out = tmp_path / "run"
+    options = ("--steps", 1, "--batch", 2, "--lr", "1e-4", "--seed", 3)
+    values = result("train", "--preset", TINY, "--out", out, *options, "--set", "training.steps=1", *QUIET)
+    training = load_preset(out / "preset.toml").training
+    assert (training.steps, training.batch, training.lr, training.seed) == (1, 2, 1e-4, 3)
+    assert values["step"] == 1
+    code, _, err = ssdiff("train", "--preset", TINY, *options, "--set", "training.lr=0.5", *QUIET)
+    assert code == 2 and "--lr 0.0001 and --set training.lr=0.5" in err
+
+
+def test_a_run_in_a_folder_of_its_own_is_the_newest(result, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSDIFF_HOME", str(tmp_path / "home"))
+    out = tmp_path / "elsewhere"
+    result("train", "--preset", TINY, "--out", out, "--steps", 1, *QUIET)
+    assert result("info")["path"] == str(out)
+    assert result("train", "--preset", TINY, "--resume", "auto", "--steps", 2, *QUIET)["run"] == str(out)
+
+
+def test_a_download_without_its_package_is_told_before_anything_is_made(ssdiff, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    out = tmp_path / "run"
+    code, _, err = ssdiff("train", "--preset", "celeba64", "--out", out, *QUIET)
+    assert code == 6 and "celeba needs the package gdown" in err and "scale-space-diffusion[data]" in err
+    assert not out.exists()
 
 
 def test_the_default_place_is_the_home_folder(result, home):
@@ -147,9 +174,8 @@ def test_resuming_from_anywhere_finds_the_runs_own_data(result, tmp_path, monkey
 
 def test_a_stop_while_data_are_prepared_is_heard(tmp_path):
     settings = load_preset(TINY, {"data.size": 14, "model.attention": [7]})
-    request = Request(settings, out=tmp_path / "run", device="cpu")
     with pytest.raises(Interrupted, match="preparing data"):
-        train(request, stop=lambda: True)
+        train(settings, out=tmp_path / "run", device="cpu", stop=lambda: True)
     assert json.loads((tmp_path / "run" / "status.json").read_text())["code"] == 75
 
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -330,3 +331,25 @@ def test_the_newest_run_is_the_one_that_saved_last(tmp_path, monkeypatch):
     assert runs.newest_run("c") is None
     (runs.runs_root() / "b1" / "preset.toml").write_text("not TOML")
     assert runs.newest_run("b") is None and runs.newest_run().name == "b1"
+
+
+def test_runs_elsewhere_are_remembered_and_vanished_ones_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSDIFF_HOME", str(tmp_path / "home"))
+    places = [tmp_path / "x" / "one", tmp_path / "x" / "two", runs.runs_root() / "three"]
+    for second, place in enumerate(places):
+        RunFolder.create(place, 'name = "a"\n')
+        save(place, 1, 300 - second)
+        runs.remember(place)
+    assert runs.newest_run() == places[0]
+    notes = tmp_path / "home" / "runs-elsewhere"
+    assert len(list(notes.iterdir())) == 2, "those in the default folder need no note"
+    shutil.rmtree(places[0])
+    assert runs.newest_run() == places[1]
+    runs.remember(places[1])
+    assert len(list(notes.iterdir())) == 1
+    (notes / "damaged.txt").write_bytes(b"\xff\x00")
+    assert runs.newest_run() == places[1]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SSDIFF_HOME", str(tmp_path / "file"))
+    runs.remember(places[1])
+    assert runs.newest_run() is None

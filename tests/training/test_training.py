@@ -11,10 +11,11 @@ from trainers import IMAGES, LABELS, TINY, trainer
 
 from ssdiff.build import build_model, build_process
 from ssdiff.config.load import load_preset
+from ssdiff.distributed import World
 from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError
 from ssdiff.schedules.resolution import batch_shares
 from ssdiff.training import batches as batches_module
-from ssdiff.training.batches import Batches, ImageOrder, Place, TimestepSampler
+from ssdiff.training.batches import Batches, ImageOrder, TimestepSampler
 from ssdiff.training.losses import gaussian_loss
 from ssdiff.training.trainer import Trainer, learning_rate
 
@@ -89,11 +90,11 @@ def test_every_image_once_an_epoch(count, seed):
 
 def test_batches_do_not_depend_on_the_number_of_processes():
     whole = Batches(
-        IMAGES, LABELS, torch.device("cpu"), Place(0, 1, 6), 3, flip=True, classes=8, label_dropout=0.3
+        IMAGES, LABELS, torch.device("cpu"), World(), 6, 3, flip=True, classes=8, label_dropout=0.3
     )
     parts = [
         Batches(
-            IMAGES, LABELS, torch.device("cpu"), Place(rank, 2, 3), 3, flip=True, classes=8, label_dropout=0.3
+            IMAGES, LABELS, torch.device("cpu"), World(rank, 2), 3, 3, flip=True, classes=8, label_dropout=0.3
         )
         for rank in (0, 1)
     ]
@@ -159,7 +160,7 @@ def test_target_at_a_change_is_the_finer_image():
 
 
 def test_two_processes_have_the_gradient_of_the_doubled_batch():
-    whole, parts = trainer(Place(0, 1, 8)), [trainer(Place(rank, 2, 4)) for rank in (0, 1)]
+    whole, parts = trainer(micro_batch=8), [trainer(World(rank, 2)) for rank in (0, 1)]
     for counter in range(3):
         for one in (whole, *parts):
             one.model.zero_grad(set_to_none=True)
@@ -205,7 +206,7 @@ def test_images_that_stay_on_the_device_are_the_same(monkeypatch, recwarn):
     for fits in (False, True):
         monkeypatch.setattr(batches_module.Batches, "_fits", lambda self, fits=fits: fits)
         monkeypatch.setattr(batches_module, "_PART", 7)
-        batches = Batches(image_map, LABELS, torch.device("cpu"), Place(0, 1, 8), 0, flip=True, classes=8)
+        batches = Batches(image_map, LABELS, torch.device("cpu"), World(), 8, 0, flip=True, classes=8)
         made.append(batches(5)[0])
     assert torch.equal(*made) and not recwarn.list
 
@@ -218,10 +219,9 @@ def test_images_that_stay_on_the_device_are_the_same(monkeypatch, recwarn):
 def test_resuming_is_bitwise(overrides):
     def make():
         preset = load_preset(TINY, overrides)
-        place = Place(0, 1, 4)
         torch.manual_seed(0)
-        batches = Batches(IMAGES, LABELS, torch.device("cpu"), place, 0, flip=True, classes=8)
-        return Trainer(preset.training, build_process(preset), build_model(preset), batches, place)
+        batches = Batches(IMAGES, LABELS, torch.device("cpu"), World(), 4, 0, flip=True, classes=8)
+        return Trainer(preset.training, build_process(preset), build_model(preset), batches)
 
     straight = make()
     for _ in range(6):
