@@ -56,6 +56,19 @@ ASKS_FOR_VERSIONS = ("cli/doctor.py",)
 # What a definition of the command line takes, makes or prints.
 TERMINAL = {"Terminal", "StopRequest", "Console", "Table", "print", "typer", "click", "rich", "sys", "signal"}
 
+# With what the docstring of a public function begins: what it does. Add a verb, never an article or a noun.
+_VERBS = """
+Add Answer Apply Ask Average Blur Bring Build Carry Change Check Choose Clip Close Collect Compare Compile
+Compute Continue Convert Copy Count Credit Crop Cut Decide Decode Degrade Delete Describe Dissipate Do Draw
+Drop Embed Encode Estimate Evaluate Examine Export Extrapolate Fade Fill Filter Find Fit Flip Fold Follow
+Gather Give Grow Handle Import Invert Join Keep Lay Let Lift List Load Log Look Make Map Mark Mask Measure
+Mirror Mix Move Name Normalise Open Order Parse Pass Pick Plan Plot Predict Prepare Print Project Publish Put
+Raise Read Record Reduce Refuse Register Release Remove Rename Repeat Replace Report Reset Resize Resolve
+Restore Return Rotate Run Sample Save Say Scale Score Search Select Set Show Shrink Solve Sort Split Start
+Step Stop Store Sum Take Tell Time Trace Train Try Turn Undo Update Use Verify Wait Walk Warn Write Yield
+"""
+VERBS = frozenset(_VERBS.split())
+
 # The same public name in two modules, and why.
 SAME_NAME = {"load": "checkpoints has save and load, as a store has; ssdiff.load opens a model"}
 
@@ -245,10 +258,15 @@ def questions_for_the_kind_of_process(root: Path) -> list[str]:
         if (
             isinstance(node, ast.Call)
             and ast.unparse(node.func) in ("isinstance", "issubclass")
-            and any(word.endswith("Process") for part in node.args[1:] for word in _last_words(part))
+            and any(_kind(word) for part in node.args[1:] for word in _last_words(part))
         )
-        or (isinstance(node, ast.MatchClass) and ast.unparse(node.cls).endswith("Process"))
+        or (isinstance(node, ast.MatchClass) and _kind(ast.unparse(node.cls)))
     ]
+
+
+def _kind(name: str) -> bool:
+    """Whether a name is one kind of process; ``Process`` itself tells processes from other things."""
+    return name.endswith("Process") and name != "Process"
 
 
 def _last_words(node: ast.AST) -> list[str]:
@@ -271,6 +289,24 @@ def names_defined_twice(root: Path) -> list[str]:
     ]
 
 
+def docstrings_without_a_verb(root: Path) -> list[str]:
+    """Public functions and methods that do not say what they do; a property is a thing, and named as one."""
+
+    def walk(path: Path, body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
+        for node in body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield from walk(path, node.body, f"{prefix}{node.name}.")
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            thing = any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+            words = (ast.get_docstring(node) or "").split()
+            public = not node.name.startswith("_") or node.name == "__call__"
+            if words and public and not thing and words[0].rstrip(",.:;") not in VERBS:
+                yield f"{path}: {prefix}{node.name} begins with {words[0]!r}"
+
+    return [fault for path, tree in sources(root / "ssdiff") for fault in walk(path, tree.body)]
+
+
 CHECKS: list[Callable[[Path], list[str]]] = [
     wrong_imports,
     import_cycles,
@@ -280,6 +316,7 @@ CHECKS: list[Callable[[Path], list[str]]] = [
     strange_definitions_in_the_command_line,
     questions_for_the_kind_of_process,
     names_defined_twice,
+    docstrings_without_a_verb,
 ]
 
 
@@ -288,7 +325,7 @@ AHEAD = (
     uses_of_the_command_line,
     work_in_the_command_line,
     strange_definitions_in_the_command_line,
-    names_defined_twice,
+    docstrings_without_a_verb,
 )
 
 
@@ -353,6 +390,12 @@ BAD = [
         questions_for_the_kind_of_process,
         {"ssdiff/pipeline.py": "match x:\n    case ColdProcess():\n        pass\n"},
     ),
+    (docstrings_without_a_verb, {"ssdiff/rng.py": 'def f():\n    """The numbers."""\n'}),
+    (docstrings_without_a_verb, {"ssdiff/rng.py": 'class A:\n    def f(self):\n        """Whether so."""\n'}),
+    (
+        docstrings_without_a_verb,
+        {"ssdiff/rng.py": 'class A:\n    def __call__(self):\n        """What."""\n'},
+    ),
     (names_defined_twice, {"ssdiff/rng.py": "def f(): ...\n", "ssdiff/data/a.py": "class f: ...\n"}),
 ]
 GOOD = {
@@ -369,7 +412,9 @@ GOOD = {
     "ssdiff/process/a.py": "isinstance(x, ColdProcess)\n",
     "ssdiff/pipeline.py": "from ssdiff import __version__, rng\nfrom ssdiff.models.unet import c\n"
     "isinstance(x, Tensor)\n",
-    "ssdiff/rng.py": "",
+    "ssdiff/rng.py": 'def g():\n    """Draw."""\ndef _h():\n    """The part."""\n'
+    'class A:\n    @property\n    def p(self):\n        """The thing."""\n    def __len__(self):\n'
+    '        """The number."""\nclass _B:\n    def f(self):\n        """The other."""\n',
     "ssdiff/cli/common.py": "class Terminal:\n    say = print\nSeed = Annotated[int, typer.Option()]\n",
     "ssdiff/cli/doctor.py": "import torch\n",
     "ssdiff/cli/a.py": "from ssdiff.cli.common import Seed, Terminal\n\ndef f(seed: Seed): ...\n"

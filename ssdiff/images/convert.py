@@ -65,7 +65,7 @@ class Pictures(list[Image.Image]):
 def png_bytes(image: Image.Image) -> bytes:
     """Return the bytes of a PNG file."""
     stream = BytesIO()
-    image.save(stream, format="PNG")
+    image.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 

@@ -56,7 +56,7 @@ class ColdProcess(Process):
         return self.mixes
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
-        """D(x_0, t), as :meth:`ssdiff.process.degradations.base.Degradation.degrade`."""
+        """Return D(x_0, t), as :meth:`ssdiff.process.degradations.base.Degradation.degrade`."""
         result = self.degradation.degrade(x0, t, images)
         if result.shape[-2:] != x0.shape[-2:]:
             raise ProcessError(

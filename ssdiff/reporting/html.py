@@ -16,7 +16,7 @@ from io import BytesIO
 from PIL import Image
 from torch import Tensor
 
-from ssdiff.images import to_uint8
+from ssdiff.images.convert import png_bytes, to_pillow
 from ssdiff.reporting.plots import Panel, draw_panels
 
 _STYLE = """
@@ -122,7 +122,7 @@ class Section:
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> bytes:
-    """The HTML file of a report.
+    """Return the HTML file of a report.
 
     Args:
         title: of the page.
@@ -154,32 +154,20 @@ def fragment(blocks: Sequence[Block]) -> str:
     return "".join(map(_block, blocks))
 
 
-def png(x: Tensor) -> bytes:
-    """An image as a PNG file.
+def magnified(x: Tensor, zoom: int, alt: str, caption: str = "") -> Picture:
+    """Return an image of which each pixel becomes a square.
 
     Args:
         x: (C, H, W), C 1 or 3, in [-1, 1] or uint8.
-    """
-    array = to_uint8(x).cpu().permute(1, 2, 0).numpy()
-    stream = BytesIO()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(stream, "PNG", optimize=True)
-    return stream.getvalue()
-
-
-def pixels(x: Tensor, zoom: int, alt: str, caption: str = "") -> Picture:
-    """An image of which each pixel becomes a square.
-
-    Args:
-        x: as in :func:`png`.
         zoom: CSS pixels a side of each pixel.
         alt: what it shows.
         caption: below it.
     """
-    return Picture(png(x), (zoom * x.shape[-1], zoom * x.shape[-2]), alt, caption)
+    return Picture(png_bytes(to_pillow(x)), (zoom * x.shape[-1], zoom * x.shape[-2]), alt, caption)
 
 
 def plot(panel: Panel, alt: str, caption: str = "") -> Picture:
-    """A line plot.
+    """Return a line plot.
 
     Args:
         panel: axes and curves.

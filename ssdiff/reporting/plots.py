@@ -72,7 +72,7 @@ def save_panels(path: Path, panels: Sequence[Panel], *, overwrite: bool = False)
 
 
 def draw_panels(panels: Sequence[Panel]) -> bytes:
-    """The panels side by side, three in a row, as one PNG file.
+    """Draw the panels side by side, three in a row, as one PNG file.
 
     A label that several panels share has one colour and marker, and stands once in the legend below them.
 

@@ -19,7 +19,7 @@ from ssdiff.generation import Generation
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.reporting import sections
-from ssdiff.reporting.html import Block, Section, Strip, Text, page, pixels
+from ssdiff.reporting.html import Block, Section, Strip, Text, magnified, page
 from ssdiff.sampling.plan import Plan
 from ssdiff.weights.load import load
 from ssdiff.weights.single_file import newest_checkpoint
@@ -233,7 +233,7 @@ def _drawn(
         f"{seed}, {weights} weights."
     )
     frames = [
-        pixels(
+        magnified(
             images.grid(x[:_FILMED], 1),
             zoom,
             f"{min(_FILMED, n)} images at timestep {t}, {x.shape[-1]} pixels a side",
@@ -242,7 +242,7 @@ def _drawn(
         for t, x in film
     ]
     title = f"{n} samples of {preset.name}"
-    grid = pixels(images.grid(drawn, columns), zoom, title, f"{n} samples: {how}")
+    grid = magnified(images.grid(drawn, columns), zoom, title, f"{n} samples: {how}")
     walk = f"The first {len(drawn[:_FILMED])} samples on their way, each state as large as it is; one scale."
     return [Section("Samples", [grid]), Section("Trajectory", [Text(walk), Strip(frames)])]
 

@@ -20,7 +20,7 @@ from ssdiff.errors import DataError
 from ssdiff.evaluation.cost import Cost
 from ssdiff.images import read_image
 from ssdiff.pipeline import Pipeline
-from ssdiff.reporting.html import Block, Section, Strip, Table, Text, pixels, plot
+from ssdiff.reporting.html import Block, Section, Strip, Table, Text, magnified, plot
 from ssdiff.reporting.plots import Curve, Panel
 from ssdiff.runs import RunFolder
 
@@ -186,7 +186,7 @@ def last_grid(folder: RunFolder, preset: Preset) -> list[Block]:
     zoom = 2 if image.shape[-1] < 500 else 1
     rows = "." if preset.generates else ", in rows clean, degraded, restored."
     caption = f"Drawn while training, at step {step}{rows}"
-    return [pixels(image, zoom, f"Grid of the training at step {step}", caption)]
+    return [magnified(image, zoom, f"Grid of the training at step {step}", caption)]
 
 
 def _series(records: Sequence[Record]) -> dict[str, list[float]]:

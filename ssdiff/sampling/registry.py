@@ -59,7 +59,7 @@ class Sampler:
         return self.function(walk)
 
     def fits(self, process: Any) -> bool:
-        """Whether a process can be sampled by it."""
+        """Return whether a process can be sampled by it."""
         return (self.noisy if process.noisy else self.cold) and self.needs(process)
 
 

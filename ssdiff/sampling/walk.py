@@ -51,7 +51,7 @@ class Walk:
         return itertools.pairwise(self.timesteps)
 
     def same_size(self, t: int, s: int) -> bool:
-        """Whether a step is no resolution transition."""
+        """Return whether a step is no resolution transition."""
         return self.process.states[t].size == self.process.states[s].size
 
     def step(self, x: Tensor, clean: Tensor, t: int, s: int, eta: float | None = None) -> Tensor:

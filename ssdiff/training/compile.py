@@ -34,7 +34,8 @@ def require_compiler(device: torch.device) -> None:
 
 
 def compiled(model: nn.Module) -> Network:
-    """The model as a function that compiles itself for each pair of resolutions, when that first occurs.
+    """Return the model as a function that compiles itself for each pair of resolutions, when that first
+    occurs.
 
     The model stays as it is: weights are read when the function is called, and gradients arrive there.
 

@@ -32,7 +32,7 @@ def prepare_on_rank0(
     progress: Callable[[int, int], None],
     option: str = "--data",
 ) -> ImageSet:
-    """A prepared data set: process 0 prepares it, the others then find it.
+    """Return a prepared data set: process 0 prepares it, the others then find it.
 
     Args:
         source: folder, archive or name.
@@ -52,7 +52,7 @@ def prepare_on_rank0(
 
 
 def open_as(settings: DataSettings, source: str | Path, progress: Callable[[int, int], None]) -> ImageSet:
-    """The prepared set of a source as a preset wants it; see :func:`ssdiff.data.open_data`."""
+    """Return the prepared set of a source as a preset wants it; see :func:`ssdiff.data.open_data`."""
     return open_data(
         source,
         size=settings.size,
@@ -78,7 +78,7 @@ def check_labels(data: ImageSet, preset: Preset) -> None:
 
 
 def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixture | None:
-    """Where generation begins, fitted to the most degraded training images; None if that is noise.
+    """Fit the terminal prior to the most degraded training images; None if it is noise.
 
     Args:
         preset: says whether and how.
@@ -100,7 +100,7 @@ def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixtu
 
 
 def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequencySpectrum | None:
-    """Spectra of the details that resolution transitions add; None where nothing is added.
+    """Measure the spectra of the details that resolution transitions add; None where nothing is added.
 
     Args:
         preset: says whether.
@@ -116,7 +116,7 @@ def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequ
 
 
 def mixed_with(data: np.ndarray, seed: int) -> Other:
-    """What animorphosis turns images into: those of a second set, chosen by image number.
+    """Return what animorphosis turns images into: those of a second set, chosen by image number.
 
     Args:
         data: (N, C, S, S) uint8.
@@ -136,7 +136,7 @@ def _pixels(data: np.ndarray) -> Tensor:
 
 
 def portable_source(source: str | Path | None) -> str | None:
-    """A data set as a checkpoint keeps it: a name, or a path that holds from any folder."""
+    """Return a data set as a checkpoint keeps it: a name, or a path that holds from any folder."""
     if source is None or (isinstance(source, str) and source in DATA_NAMES):
         return source if source is None else str(source)
     return str(Path(source).expanduser().absolute())

@@ -114,7 +114,7 @@ Objective = Callable[[Network, Tensor, Tensor, Visit, Tensor | None], Tensor]
 
 
 def objective(process: Process, settings: TrainingSettings, predict: str) -> Objective:
-    """The loss that belongs to a process, with its randomness."""
+    """Return the loss that belongs to a process, with its randomness."""
     if not process.noisy:
 
         def of_cold(network: Network, x0: Tensor, t: Tensor, visit: Visit, labels: Tensor | None) -> Tensor:

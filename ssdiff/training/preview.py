@@ -21,7 +21,7 @@ class _Abandoned(Exception):
 
 
 def preview(pipeline: Pipeline, data: np.ndarray, stop: Callable[[], bool]) -> Tensor | None:
-    """A picture of what the model does: samples, or, if it cannot invent images, restorations.
+    """Draw a picture of what the model does: samples, or, if it cannot sample unconditionally, restorations.
 
     Args:
         pipeline: of the averaged weights.

@@ -127,7 +127,7 @@ def test_results_of_evaluations(written):
 
 def test_everything_is_escaped():
     x = torch.zeros(1, 2, 2)
-    picture = html.pixels(x, 3, HOSTILE, HOSTILE)
+    picture = html.magnified(x, 3, HOSTILE, HOSTILE)
     table = html.Table(HOSTILE, [HOSTILE, HOSTILE], [[HOSTILE, HOSTILE]], [1])
     folded = html.Table(HOSTILE, [HOSTILE], [[HOSTILE]], folded=True)
     blocks = [html.Text(f"`{HOSTILE}`"), table, folded, picture, html.Strip([picture])]
