@@ -34,6 +34,7 @@ from ssdiff.operators.separable import Separable
 from ssdiff.pipeline import Pipeline, check_counts
 from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
+from ssdiff.sampling.registry import SAMPLERS
 
 TASKS = ("super-resolve", "deblur", "inpaint", "colourise")
 _SHOWN = 8  # rows of a notebook's picture
@@ -132,7 +133,7 @@ class Trained:
     def restore(self, degraded: Tensor, numbers: Tensor, sampler: str | None) -> Tensor:
         """Return images sampled down from t."""
         options = self._options
-        eta = options.eta if sampler in (None, "ddim") else None
+        eta = options.eta if sampler is None or SAMPLERS.get(sampler).takes_eta else None
         return options.mean(
             lambda seed: self._pipeline.restore(
                 degraded, self._t, sampler, steps=options.steps, eta=eta, seed=seed, images=numbers
@@ -360,7 +361,8 @@ def choose_samplers(
         raise UsageError("a comparison tries every sampler", hint="leave --sampler or --compare out")
     samplers = list(method.samplers) if every else [sampler or method.samplers[0]]
     for name in samplers:
-        pipeline.plan(options.steps, name, options.eta if name == "ddim" or not every else None, t=t)
+        taken = not every or SAMPLERS.get(name).takes_eta
+        pipeline.plan(options.steps, name, options.eta if taken else None, t=t)
     return samplers
 
 
