@@ -20,7 +20,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from ssdiff import __version__
-from ssdiff.cli import data, degrade, doctor, info, presets, restore, sample, train, weights
+from ssdiff.cli import completion, data, degrade, doctor, info, presets, restore, sample, train, weights
 from ssdiff.cli import eval as evaluation
 from ssdiff.cli.common import MEMORY_HINT, is_main_process, out_of_memory
 from ssdiff.errors import RenamedSetting, SsdiffError, one_line
@@ -29,7 +29,6 @@ app = typer.Typer(
     name="ssdiff",
     help="Scale-space and cold diffusion: train, sample, degrade, evaluate.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -44,6 +43,8 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(presets.app, name="presets")
 app.add_typer(data.app, name="data")
 app.add_typer(evaluation.app, name="eval")
+if "_SSDIFF_COMPLETE" in os.environ:  # a shell asks what may follow
+    completion.add_values(app)
 
 _BUG, _BAD_USAGE, _RESOURCES, _INTERRUPTED = 1, 2, 6, 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

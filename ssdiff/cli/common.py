@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,7 +106,8 @@ class Terminal:
 
     @contextmanager
     def _bar(self, rate: str) -> Iterator[Bar]:
-        with Bar(
+        shown = self.console.is_terminal and not self.quiet
+        bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
@@ -117,8 +118,11 @@ class Terminal:
             TextColumn("{task.fields[note]}"),
             console=self.console,
             transient=True,
-            disable=self.quiet or not self.console.is_terminal,
-        ) as bar:
+            disable=not shown,
+        )
+        with (
+            bar if shown else nullcontext()
+        ):  # Rich before 13.8 ends one that is not shown with an empty line
             yield bar
 
     @contextmanager
