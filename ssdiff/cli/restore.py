@@ -27,7 +27,10 @@ _Images = Annotated[
     typer.Argument(metavar="IMAGE...", help="Degraded files, or folders of them; clean ones with --degrade."),
 ]
 _Checkpoint = Annotated[
-    Path | None, typer.Option(metavar="RUN|FILE", help="Model to use. Default: the newest run.")
+    Path | None,
+    typer.Option(
+        metavar="RUN|FILE", help="Run, checkpoint or model; default: the newest run, or the bundled model."
+    ),
 ]
 _Op = Annotated[
     str | None,
@@ -53,7 +56,7 @@ _Truth = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Clean images of the same names, to compare with.")
 ]
 _Steps = Annotated[int | None, typer.Option(help="Sampling steps. Default: the preset's, at most T.")]
-_Eta = Annotated[float | None, typer.Option(help="Share of fresh noise of ddim, 0..1.")]
+_Eta = Annotated[float | None, typer.Option(help="Fresh noise of ddim, 0..1.")]
 _Factor = Annotated[int, typer.Option(help="Of super-resolve.")]
 _Std = Annotated[float, typer.Option(help="Of deblur: std of the Gaussian blur, pixels of the full image.")]
 _Mask = Annotated[

@@ -45,7 +45,7 @@ _Resume = Annotated[
 _DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and time; write nothing.")
 ]
-_Seed = Annotated[int | None, typer.Option(help="Same as --set training.seed=INTEGER.")]
+_Seed = Annotated[int | None, typer.Option(help="Decides every random number.")]
 _Steps = Annotated[int | None, typer.Option(help="Same as --set training.steps=INTEGER.")]
 _Batch = Annotated[int | None, typer.Option(help="Same as --set training.batch=INTEGER.")]
 _Rate = Annotated[float | None, typer.Option(help="Same as --set training.lr=FLOAT.")]

@@ -11,7 +11,10 @@ import typer
 from ssdiff.cli.common import Terminal
 
 Checkpoint = Annotated[
-    Path | None, typer.Option(metavar="RUN|FILE", help="Model. Default: the newest run, or the bundled one.")
+    Path | None,
+    typer.Option(
+        metavar="RUN|FILE", help="Run, checkpoint or model; default: the newest run, or the bundled model."
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps. Default: the preset's.")]
 WeightsFile = Annotated[Path | None, typer.Option(help="File of Inception's weights, for work offline.")]
