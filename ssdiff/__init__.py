@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ssdiff.evaluation.cost import cost as cost
     from ssdiff.evaluation.generative import evaluate as evaluate
     from ssdiff.evaluation.restoration import evaluate_restoration as evaluate_restoration
+    from ssdiff.models.registry import register_model as register_model
     from ssdiff.pipeline import Pipeline as Pipeline
+    from ssdiff.plugins import load_plugin as load_plugin
     from ssdiff.process.degradations.registry import degradations as degradations
     from ssdiff.process.degradations.registry import register_degradation as register_degradation
     from ssdiff.process.prediction import register_prediction as register_prediction
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ssdiff.restoration import restore as restore
     from ssdiff.sampling.registry import register_sampler as register_sampler
     from ssdiff.sampling.registry import samplers as samplers
+    from ssdiff.schedules.noise import register_noise_schedule as register_noise_schedule
     from ssdiff.training.run import TrainResult as TrainResult
     from ssdiff.training.run import train as train
     from ssdiff.weights.load import import_official as import_official
@@ -50,6 +53,7 @@ _MODULES = {
     "evaluate_restoration": "ssdiff.evaluation.restoration",
     "import_official": "ssdiff.weights.load",
     "load": "ssdiff.weights.load",
+    "load_plugin": "ssdiff.plugins",
     "load_preset": "ssdiff.config.load",
     "plan_schedule": "ssdiff.analysis.schedule_plan",
     "register_degradation": "ssdiff.process.degradations.registry",
@@ -59,6 +63,8 @@ _MODULES = {
     "register_sampler": "ssdiff.sampling.registry",
     "samplers": "ssdiff.sampling.registry",
     "scale_space": "ssdiff.analysis.scale_space",
+    "register_model": "ssdiff.models.registry",
+    "register_noise_schedule": "ssdiff.schedules.noise",
 }
 
 __all__ = [
@@ -75,9 +81,12 @@ __all__ = [
     "evaluate_restoration",
     "import_official",
     "load",
+    "load_plugin",
     "load_preset",
     "plan_schedule",
     "register_degradation",
+    "register_model",
+    "register_noise_schedule",
     "register_prediction",
     "register_sampler",
     "report",

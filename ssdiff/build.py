@@ -6,25 +6,26 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssdiff.config import (
     BlurNoiseSettings,
     BlurringSettings,
     ConvexDecay,
-    CosineNoise,
     Equal,
     ExplicitTransitions,
     HeatSettings,
-    LinearNoise,
     LogSnrTransitions,
     Preset,
     ProcessSettings,
     SigmoidLike,
     TanhLike,
 )
-from ssdiff.errors import PresetError, ProcessError, UsageError
+from ssdiff.config.preset import model_arguments
+from ssdiff.errors import PresetError, ProcessError, SsdiffError, UsageError
+from ssdiff.models.adapter import adapt
 from ssdiff.models.flexi_unet import FlexiUNet
+from ssdiff.models.registry import FLEXI_UNET, NETWORKS
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
 from ssdiff.process.base import Process, State
@@ -40,23 +41,86 @@ from ssdiff.schedules import noise, resolution
 RESIZES: dict[str, ResizeMatrix] = {"bilinear": matrices.resize, "area": matrices.area}
 
 
-def build_model(preset: Preset) -> FlexiUNet:
-    """The network of a preset, freshly initialised from torch's global generator, in float32 on the CPU."""
-    model = preset.model
-    return FlexiUNet(
-        size=preset.data.size,
-        channels=preset.data.channels,
-        width=model.width,
-        multipliers=model.multipliers,
-        blocks=model.blocks,
-        attention=model.attention,
-        heads=model.heads,
-        dropout=model.dropout,
-        classes=model.classes,
-        activation_checkpointing=model.activation_checkpointing,
-        full_decoder=model.full_decoder,
-        residual=model.residual,
-    )
+def build_model(preset: Preset) -> nn.Module:
+    """Return the network of a preset, freshly initialised from torch's global generator, on the CPU.
+
+    Returns:
+        A network that is called as model(x, index, resolution, labels), see
+        :func:`ssdiff.models.adapter.adapt`.
+
+    Raises:
+        PresetError: options are unknown or missing.
+        UsageError: the builder gives no network, or one that cannot be called.
+    """
+    kind = preset.model.kind
+    network: object = NETWORKS.get(kind)(**model_arguments(preset))
+    if not isinstance(network, nn.Module) or not any(weight.requires_grad for weight in network.parameters()):
+        what = "no weights to train" if isinstance(network, nn.Module) else type(network).__name__
+        raise UsageError(f"the builder of network {kind!r} gives {what}", hint="return a torch.nn.Module")
+    return adapt(network)
+
+
+def outline_model(preset: Preset) -> nn.Module:
+    """Return the network of a preset to be counted, not used: without weights where it can be made so.
+
+    A network that fails on the meta device, because it computes with its weights or makes tensors on a device
+    of its own choice, is made on the CPU. Torch's global generator stays as it was.
+
+    Raises:
+        UsageError: as :func:`build_model`.
+    """
+    if preset.model.kind == FLEXI_UNET:
+        with torch.device("meta"):
+            return build_model(preset)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                outline = build_model(preset)
+            _run_small(outline, preset, torch.device("meta"))
+        except SsdiffError:
+            raise
+        except Exception:  # whatever a network does that this device cannot
+            return build_model(preset)
+    return outline
+
+
+def check_network(preset: Preset, process: Process) -> None:
+    """Run a network of another kind than the Flexi-UNet once along each path, before anything is written.
+
+    Raises:
+        UsageError: it does not give images of the resolution that is wanted.
+    """
+    if preset.model.kind == FLEXI_UNET:
+        return
+    outline = outline_model(preset)
+    device = next(outline.parameters()).device
+    sides = [state.resolution for state in process.states]
+    for now, then in dict.fromkeys((sides[t], sides[t - 1]) for t in range(1, len(sides))):
+        _run_small(outline, preset, device, now, then)
+
+
+def _run_small(
+    network: nn.Module, preset: Preset, device: torch.device, now: int | None = None, then: int | None = None
+) -> None:
+    """One call with two images; its result must have the size that is wanted."""
+    side, wanted = now or preset.data.size, then or preset.data.size
+    x = torch.zeros(2, preset.data.channels, side, side, device=device)
+    index = torch.arange(2, device=device)
+    labels = torch.tensor([0, preset.model.classes], device=device) if preset.model.classes else None
+    with torch.no_grad():
+        output = network.eval()(x, index, wanted, labels)
+    shape = (2, preset.data.channels, wanted, wanted)
+    if tuple(getattr(output, "shape", ())) != shape:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UsageError(f"network {preset.model.kind!r} gives {found}, not {shape}", hint="mend its forward")
+
+
+def place_model(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, the Flexi-UNet in the memory layout that suits its convolutions."""
+    network.to(device)
+    if device.type != "mps" and isinstance(network, FlexiUNet):
+        network.to(memory_format=torch.channels_last)
+    return network
 
 
 def build_degradation_of(
@@ -177,18 +241,12 @@ def build_states(preset: Preset, size: Size | None = None) -> list[State]:
 
 def preset_level_sizes(preset: Preset) -> tuple[int, ...]:
     """Pixels a side of each level of the process, largest first."""
-    coarsest = 2 ** (len(preset.model.multipliers) - 1)
-    return resolution.level_sizes(preset.data.size, preset.process.levels, preset.process.factor, coarsest)
+    halvings = len(preset.model.multipliers) - 1 if preset.model.kind == FLEXI_UNET else 0
+    return resolution.level_sizes(preset.data.size, preset.process.levels, preset.process.factor, 2**halvings)
 
 
 def _noise(settings: ProcessSettings) -> Tensor:
-    match settings.noise:
-        case LinearNoise(beta_start=start, beta_end=end):
-            return noise.linear(settings.T, start, end)
-        case CosineNoise(offset=offset):
-            return noise.cosine(settings.T, offset)
-        case rule:
-            return noise.log_snr(settings.T, rule.first, rule.last)
+    return noise.build_noise(settings.noise.kind, settings.T, settings.noise.options)
 
 
 def _levels(settings: ProcessSettings, nu: Tensor) -> Tensor:

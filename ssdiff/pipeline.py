@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ssdiff.config import Preset, SamplingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
 from ssdiff.images.convert import Output, check_output_form, to_output
+from ssdiff.models.adapter import adapt
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process, degradation_streams
@@ -34,7 +34,8 @@ class Pipeline:
 
     Args:
         process: degrades, and gives posteriors where there is noise.
-        model: the network, in evaluation mode.
+        model: the network, in evaluation mode; one of another signature, such as forward(x, t), is adapted,
+            see :func:`ssdiff.models.adapter.adapt`.
         preset: the settings that both were made from; it gives all that follows up to ``sampling``.
         channels: of the images; 3 where neither this nor a preset is given.
         classes: that the network knows, 0 for an unconditional one; class number ``classes`` stands for none.
@@ -85,7 +86,7 @@ class Pipeline:
         spectrum: HighFrequencySpectrum | None = None,
     ) -> None:
         _check_parts(process, model)
-        self.process, self.model = process, model
+        self.process, self.model = process, adapt(model)
         self.channels, self.classes, self.predict, self.name = 3, 0, "x0", "the model"
         self.sampling = SamplingSettings(sampler="ancestral" if process.noisy else "alg2")
         self._preset: Preset | None = None
@@ -104,7 +105,6 @@ class Pipeline:
                 f"predict {self.predict!r} needs a process with noise and one size",
                 hint="use 'x0', or a process with one level",
             )
-        _check_call(model)
 
     @property
     def preset(self) -> Preset | None:
@@ -465,18 +465,6 @@ def _check_parts(process: object, model: object) -> None:
                 f"the {name} of a pipeline is a {kind.__name__}, not a {type(part).__name__}",
                 hint="write Pipeline(process, model, preset=preset)",
             )
-
-
-def _check_call(model: nn.Module) -> None:
-    """Refuse a network that cannot be called as a pipeline calls it."""
-    try:
-        inspect.signature(model.forward).bind(None, None, None, None)
-    except TypeError:
-        raise UsageError(
-            "the network must be called as model(x_t, index, resolution, labels), but its forward is "
-            f"{type(model).__name__}.forward{inspect.signature(model.forward)}",
-            hint="wrap it in a module with such a forward",
-        ) from None
 
 
 def _whole(numbers: Tensor) -> bool:

@@ -99,9 +99,10 @@ class Registry(Generic[Part]):
         """Return in words what to write instead of a name that does not exist."""
         return f"{did_you_mean(name, self.names())} (or give its plugin with --plugin FILE.py)"
 
-    def source(self, name: str) -> str | None:
-        """Return the plugin that a part came from; None for a part of ssdiff or of the running program."""
-        return self._sources.get(name)
+
+def source_of(noun: str, name: str) -> str | None:
+    """Return the plugin that a part came from; None for a part of ssdiff or of the running program."""
+    return next((owner for r in _registries if r.noun == noun and (owner := r._sources.get(name))), None)
 
 
 @contextmanager

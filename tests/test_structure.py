@@ -24,28 +24,31 @@ MAY_IMPORT: dict[str, str] = {
     "progress": "",
     "rng": "",
     "registry": "errors",
+    "sampling.registry": "errors registry",
+    "models.registry": "errors registry",
+    "schedules.noise": "errors registry",
+    "plugins": "errors registry",
     "files": "errors",
     "devices": "errors",
     "distributed": "errors",
     "images": "errors files",
-    "schedules": "errors registry",
-    "models": "errors registry",
+    "schedules": "errors registry schedules.noise",
+    "models": "errors registry models.registry",
     "evaluation.image_quality": "errors",
     "operators": "errors devices",
     "checkpoints": "errors files",
     "runs": "errors files checkpoints",
-    "sampling.registry": "errors registry",
     "data": "errors progress rng files images operators",
     "process": "errors rng registry devices operators schedules sampling.registry",
     "process.prediction": "errors registry process",
-    "config": "errors registry sampling.registry process.prediction",
+    "config": "errors registry plugins sampling.registry process.prediction models.registry schedules.noise",
     "priors": "errors rng operators data process",
     "sampling": "errors rng registry config operators schedules process",
 }
 # From here on a module stands for one thing that users do, and may use all that comes before it.
 for _name in ("build", "pipeline", "weights", "training", "degradation", "restoration", "generation"):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
-for _name in ("evaluation", "reporting", "analysis", "plugins", "cli"):
+for _name in ("evaluation", "reporting", "analysis", "cli"):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
 MAY_IMPORT["__main__"] = "cli"
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ssdiff.analysis.data_moments import DataMoments, measure_moments
@@ -27,7 +26,7 @@ from ssdiff.analysis.schedule_search import (
     front,
     mean_step_flops,
 )
-from ssdiff.build import RESIZES, build_model, build_process, build_states, preset_level_sizes
+from ssdiff.build import RESIZES, build_process, build_states, outline_model, preset_level_sizes
 from ssdiff.config import LogSnrTransitions, Preset
 from ssdiff.config.load import load_preset, override
 from ssdiff.errors import UsageError, memory_for
@@ -472,9 +471,7 @@ def _paths(preset: Preset) -> Paths:
     """Forward FLOPs of every path that any of the schedules takes."""
     published = override(preset, {"process.snr_preserving": 0.0, "process.resolution": {"kind": "equal"}})
     process = build_process(published)
-    with torch.device("meta"):
-        model = build_model(preset)
-    costs = path_costs(model, process, preset.data.channels, preset.model.classes)
+    costs = path_costs(outline_model(preset), process, preset.data.channels, preset.model.classes)
     return {cost.path: cost.flops for cost in costs}
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from ssdiff import __version__
+from ssdiff import __version__, plugins
 from ssdiff.cli import completion, data, degrade, doctor, info, presets, restore, sample, train, weights
 from ssdiff.cli import eval as evaluation
 from ssdiff.cli.common import MEMORY_HINT, is_main_process, out_of_memory
@@ -164,6 +164,9 @@ def _unexpected(arguments: list[str], error: Exception) -> int:
     if isinstance(error, ImportError) and "torch" in str(error).lower():
         message = f"PyTorch or torchvision cannot be imported: {one_line(error)}; run `ssdiff doctor`"
         return _report(arguments, message, _RESOURCES, None, "run `ssdiff doctor`")
+    if place := plugins.place_of(error):
+        what = f"{type(error).__name__}: {one_line(error)}"
+        return _report(arguments, f"plugin {place}: {what}", _BAD_USAGE)
     what = f"a bug in ssdiff: {type(error).__name__}: {one_line(error)}"
     return _report(arguments, f"{what}; traceback in {_keep_traceback()}", _BUG)
 

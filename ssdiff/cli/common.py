@@ -46,6 +46,27 @@ Sets = Annotated[
     typer.Option("--set", metavar="a.b=c", help="Change a setting of the preset; repeatable."),
 ]
 
+
+def _load_plugins(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
+    """Import plugins while options are read, so that every option and preset may name their parts."""
+    if files and not context.resilient_parsing:
+        from ssdiff.plugins import load_plugin
+
+        for file in files:
+            load_plugin(file)
+    return files
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        callback=_load_plugins,
+        help="Networks, degradations, samplers or schedules of your own. Runs the file's code; repeatable.",
+    ),
+]
+
 MEMORY_HINT = (
     "lower --batch or training.batch, raise "
     "training.grad_accum_steps, or set model.activation_checkpointing = true"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssdiff.cli.common import Json, Terminal
+from ssdiff.cli.common import Json, Plugins, Terminal
 from ssdiff.display import human_bytes
 from ssdiff.errors import SsdiffError
 
@@ -24,6 +24,7 @@ def info(
             help="Run, checkpoint or exported model; default: the newest run, or the bundled model.",
         ),
     ] = None,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """What a run or model is: settings, levels, checkpoints, state."""
@@ -38,7 +39,8 @@ def info(
         _describe_run(runs.RunFolder(source), values, lines)
         from ssdiff.config.load import parse_preset
 
-        preset = parse_preset((source / "preset.toml").read_text("utf-8"), f"the preset of {source}")
+        text = (source / "preset.toml").read_text("utf-8")
+        preset = parse_preset(text, f"the preset of {source}", run_plugins=True)
     else:
         stored = single_file.read(source)
         preset = stored.preset
@@ -77,12 +79,10 @@ def _describe_run(folder: Any, values: dict[str, Any], lines: list[str]) -> None
 
 
 def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -> None:
-    import torch
 
-    from ssdiff.build import build_model, build_process
+    from ssdiff.build import build_process, outline_model
 
-    with torch.device("meta"):
-        count = sum(weight.numel() for weight in build_model(preset).parameters())
+    count = sum(weight.numel() for weight in outline_model(preset).parameters())
     levels = _levels(build_process(preset))
     values |= {"preset": preset.name, "summary": preset.summary, "parameters": count, "levels": levels}
     lines += [f"preset {preset.name}: {preset.summary}", f"{count / 1e6:.2f} M parameters"]

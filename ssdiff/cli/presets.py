@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Json, Sets, Terminal, parse_sets
+from ssdiff.cli.common import Json, Plugins, Sets, Terminal, parse_sets
 
 app = typer.Typer(help="The settings that ship with ssdiff.", no_args_is_help=True)
 
@@ -29,6 +29,7 @@ def show(
     source: Annotated[
         bool, typer.Option("--source", help="The file as shipped, with its comments and published numbers.")
     ] = False,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Every setting of a preset, as TOML."""

@@ -11,6 +11,7 @@ from ssdiff.cli.common import (
     Device,
     Json,
     Overwrite,
+    Plugins,
     Precision,
     Quiet,
     Seed,
@@ -98,6 +99,7 @@ def restore(
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

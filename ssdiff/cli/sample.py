@@ -11,6 +11,7 @@ from ssdiff.cli.common import (
     Device,
     Json,
     Overwrite,
+    Plugins,
     Precision,
     Quiet,
     Seed,
@@ -85,6 +86,7 @@ def sample(
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

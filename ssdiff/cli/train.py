@@ -12,6 +12,7 @@ import typer
 from ssdiff.cli.common import (
     Device,
     Json,
+    Plugins,
     Quiet,
     Sets,
     StopRequest,
@@ -72,6 +73,7 @@ def train(
     accept_data: _AcceptData = False,
     accept_topology: _AcceptTopology = False,
     device: Device = "auto",
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -94,6 +96,8 @@ def train(
             "--lr": ("training.lr", lr),
         },
     )
+    if plugin:
+        overrides["plugins"] = [str(file) for file in plugin]
     if dry_run:
         from ssdiff.config.load import load_preset
         from ssdiff.evaluation.cost import dry_run as measure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssdiff.cli.common import Json, Overwrite, Quiet, Sets, Terminal, Weights, parse_sets
+from ssdiff.cli.common import Json, Overwrite, Plugins, Quiet, Sets, Terminal, Weights, parse_sets
 from ssdiff.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def import_weights(
     out: Annotated[Path, typer.Option(metavar="x.safetensors", help="The model to write.")],
     set_: Sets = None,
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -100,6 +101,7 @@ def export(
     half: Annotated[bool, typer.Option("--half", help="Store 16-bit numbers: half the size.")] = False,
     note: Annotated[str, typer.Option(help="How it was made, kept in the file.")] = "",
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -19,9 +19,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from ssdiff import plugins
 from ssdiff.config import Preset
 from ssdiff.config.aliases import today
+from ssdiff.config.process import NoiseSettings, noise_kinds
 from ssdiff.errors import PresetError, did_you_mean, nearest_names
+from ssdiff.models.registry import FLEXI_UNET
+from ssdiff.registry import source_of
 
 __all__ = [
     "Preset",
@@ -38,7 +42,9 @@ __all__ = [
 _UNIONS: dict[tuple[str, ...], str] = {
     ("process", "resolution"): "convex_decay",
     ("process", "noise"): "linear",
+    ("model",): FLEXI_UNET,
 }
+_KEPT: dict[tuple[str, ...], tuple[str, ...]] = {("model",): ("classes",)}  # fields that each kind has
 _STEPS = 250  # of sampling, unless the preset says otherwise or T is smaller
 
 
@@ -54,20 +60,25 @@ def load_preset(name_or_path: str | Path, overrides: Mapping[str, object] | None
         PresetError: no such preset, not TOML, or fields that are unknown, out of range or at odds.
     """
     values = _resolve(name_or_path, ())
-    return _validate(_merge(values, today(_nest(overrides or {}))), f"preset {values['name']!r}")
+    new = _found_from(Path(), today(_nest(overrides or {})))
+    return _validate(_merge(values, new), f"preset {values['name']!r}")
 
 
-def parse_preset(text: str, where: str = "preset") -> Preset:
+def parse_preset(text: str, where: str = "preset", *, run_plugins: bool = False) -> Preset:
     """The preset of a TOML text, for example one stored in a checkpoint; it must give a name.
 
     Args:
         text: TOML, as `Preset.to_toml` writes it; ``extends`` is not allowed, so no other file is read.
         where: what to call the text in an error.
+        run_plugins: import the plugins that it names, for a run of one's own; they are left out otherwise.
 
     Raises:
         PresetError: as `load_preset`.
     """
-    return _validate(today(_parse(text, where), warn=False), where)
+    values = today(_parse(text, where), warn=False)
+    if not run_plugins:
+        values.pop("plugins", None)
+    return _validate(values, where)
 
 
 def override(preset: Preset, overrides: Mapping[str, object]) -> Preset:
@@ -81,7 +92,8 @@ def override(preset: Preset, overrides: Mapping[str, object]) -> Preset:
         PresetError: as `load_preset`.
     """
     values = preset.model_dump(exclude_none=True)
-    return _validate(_merge(values, today(_nest(overrides))), f"preset {preset.name!r}")
+    new = _found_from(Path(), today(_nest(overrides)))
+    return _validate(_merge(values, new), f"preset {preset.name!r}")
 
 
 def parse_override(text: str) -> tuple[str, object]:
@@ -156,8 +168,22 @@ def _resolve(name_or_path: str | Path, seen: tuple[str, ...], base: Path | None 
         path, base, source = Path(f"{text}.toml"), None, shipped_preset(text)
     if key in seen:
         raise PresetError(f"presets extend each other: {' -> '.join((*seen, key))}", path=path)
-    values = today(_parse(source, str(path), path), where=str(path))
-    return {"name": name, **_extend(values, base, (*seen, key))}
+    own = _found_from(base or Path(), today(_parse(source, str(path), path), where=str(path)))
+    return {"name": name, **_extend(own, base, (*seen, key))}
+
+
+def _found_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The values with plugin files as absolute paths, relative ones seen from a folder."""
+    given = values.get("plugins")
+    if isinstance(given, str | Path):
+        given = [given]
+    if not isinstance(given, list | tuple) or not all(isinstance(plugin, str | Path) for plugin in given):
+        return values
+    found = [
+        str((folder / Path(plugin).expanduser()).absolute()) if plugins.is_file(plugin) else str(plugin)
+        for plugin in given
+    ]
+    return {**values, "plugins": found}
 
 
 def _extend(values: dict[str, Any], base: Path | None, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -209,8 +235,12 @@ def _merge(old: dict[str, Any], new: dict[str, Any], path: tuple[str, ...] = ())
     for key, value in new.items():
         here = (*path, key)
         before = merged.get(key)
-        if isinstance(before, dict) and isinstance(value, dict) and not _other_kind(before, value, here):
+        if isinstance(before, dict) and isinstance(value, dict):
+            if _other_kind(before, value, here):
+                before = {field: before[field] for field in _KEPT.get(here, ()) if field in before}
             merged[key] = _merge(before, value, here)
+        elif here == ("plugins",) and isinstance(before, list | tuple) and isinstance(value, list):
+            merged[key] = list(dict.fromkeys((*before, *value)))  # each file needs its own
         else:
             merged[key] = value
     return merged
@@ -222,11 +252,46 @@ def _other_kind(before: dict[str, Any], value: dict[str, Any], path: tuple[str, 
 
 
 def _validate(values: dict[str, Any], where: str) -> Preset:
+    values, gone = _with_plugins(values, where)
     try:
-        return Preset.model_validate(_complete(values))
+        preset = Preset.model_validate(_complete(values))
     except ValidationError as error:
         problems = "; ".join(map(_explain, error.errors(include_url=False)))
-        raise PresetError(f"{where}: {problems}") from None
+        lost = f"; its plugin {gone[0]} is not there" if gone else ""
+        raise PresetError(f"{where}: {problems}{lost}") from None
+    used = [source for source in _sources(preset) if source not in preset.plugins]
+    return preset.model_copy(update={"plugins": (*preset.plugins, *used)}) if used else preset
+
+
+def _with_plugins(values: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """Import the plugins of a preset; the values with those that are there, and files that are not.
+
+    A file that was moved may have been given by its new place before: only without any plugin is it an error
+    here.
+    """
+    named = values.get("plugins")
+    if not isinstance(named, list | tuple) or not all(isinstance(plugin, str) for plugin in named):
+        return values, []
+    there, gone = plugins.load_all(named)
+    if gone and not plugins.any_loaded():
+        raise PresetError(
+            f"{where}: its plugin {gone[0]} is not there", path=gone[0], hint="give it with --plugin FILE.py"
+        )
+    return {**values, "plugins": there}, gone
+
+
+def _sources(preset: Preset) -> list[str]:
+    """The plugins that the preset's parts came from."""
+    process = preset.process
+    used = {
+        "network": preset.model.kind,
+        "noise schedule": process.noise.kind,
+        "prediction": process.predict,
+        "sampler": preset.sampling.sampler,
+    }
+    if process.degradation is not None:
+        used["degradation"] = process.degradation.kind
+    return list(dict.fromkeys(source for noun, name in used.items() if (source := source_of(noun, name))))
 
 
 def _complete(values: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +301,8 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(process, dict):
         if type(steps := process.get("T")) is int and 0 < steps < _STEPS:
             defaults["sampling"] = {"steps": steps}
-        given = {path[-1]: kind for path, kind in _UNIONS.items() if isinstance(process.get(path[-1]), dict)}
+        unions = {path[1]: kind for path, kind in _UNIONS.items() if path[:1] == ("process",)}
+        given = {name: kind for name, kind in unions.items() if isinstance(process.get(name), dict)}
         defaults["process"] = {key: {"kind": process[key].get("kind", kind)} for key, kind in given.items()}
     return _merge(defaults, values)
 
@@ -259,6 +325,8 @@ def _explain(error: ErrorDetails) -> str:
         options = [item.strip(" '") for item in choices.replace(" or ", ", ").split(",")]
         near = nearest_names(str(found), options, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        if path == "process.noise.kind":
+            hint += " (or give its plugin with --plugin FILE.py)"
         return f"{path}: must be {choices}, not {_show(found)}{hint}"
     allowed = _allowed(kind, field) or error["msg"].removeprefix("Input should be ")
     return f"{path}: must be {allowed}, not {_show(found)}"
@@ -286,6 +354,8 @@ def _inside(field: FieldInfo | None) -> Any:
     """The model of a table's field, or the models by kind of a union's."""
     if field is None:
         return None
+    if field.annotation is NoiseSettings:
+        return noise_kinds()
     if field.discriminator:
         variants = get_args(field.annotation)
         return {variant.model_fields["kind"].default: variant for variant in variants}

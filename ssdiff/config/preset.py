@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Self
+import re
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from ssdiff.config.base import Strict
 from ssdiff.config.process import ProcessSettings, process_problems
 from ssdiff.config.sections import DataSettings, ModelSettings, SamplingSettings, TrainingSettings
-from ssdiff.errors import did_you_mean
+from ssdiff.errors import PresetError, did_you_mean
+from ssdiff.models.registry import FLEXI_UNET, NETWORKS, arguments
 from ssdiff.sampling.registry import SAMPLERS, samplers_of_kind
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Preset(Strict):
@@ -22,6 +26,9 @@ class Preset(Strict):
     )
     summary: str = Field(
         "", max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$", description="one line of at most 300 letters"
+    )
+    plugins: tuple[str, ...] = Field(
+        (), strict=False, description="Python files with parts of one's own; reading the preset runs them"
     )
     data: DataSettings = DataSettings()
     process: ProcessSettings = ProcessSettings()
@@ -43,6 +50,10 @@ class Preset(Strict):
     def to_toml(self) -> str:
         """Every field as TOML; loading that text gives an equal preset."""
         values = self.model_dump(exclude_none=True)
+        if not self.plugins:
+            del values["plugins"]
+        if self.model.kind != FLEXI_UNET:  # most fields are not its own
+            values["model"] = self.model.model_dump(exclude_none=True, exclude_defaults=True)
         lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
         for section, fields in values.items():
             if isinstance(fields, dict):
@@ -51,8 +62,8 @@ class Preset(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = _size_problems(self) or (
-            _model_problems(self) + process_problems(self.process) + _sampling_and_training_problems(self)
+        problems = _kind_problems(self) or (
+            process_problems(self.process) + _sampling_and_training_problems(self)
         )
         if problems:
             raise ValueError("; ".join(problems))
@@ -66,10 +77,44 @@ def _toml(value: object) -> str:
         # JSON strings are TOML basic strings, but for one control character that JSON lets through.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _toml(key)
+
+
+def _kind_problems(preset: Preset) -> list[str]:
+    """What is wrong with the network: rules that are the Flexi-UNet's, or the signature of another one."""
+    model = preset.model
+    if model.kind not in NETWORKS.names():
+        return [f"model.kind: unknown network {model.kind!r}; {NETWORKS.suggest(model.kind)}"]
+    if model.kind == FLEXI_UNET:
+        options = (
+            [] if model.options is None else ["model.options: network 'flexi-unet' has none; leave them out"]
+        )
+        return _size_problems(preset) or options + _flexi_unet_problems(preset)
+    try:
+        model_arguments(preset)
+    except PresetError as error:
+        return [str(error)]
+    return []
+
+
+def model_arguments(preset: Preset) -> dict[str, Any]:
+    """Return what the builder of the preset's network is called with.
+
+    Raises:
+        PresetError: options are unknown or missing, or settings are not the network's.
+    """
+    fields = {name: getattr(preset.model, name) for name in ModelSettings.model_fields}
+    kind, options = fields.pop("kind"), fields.pop("options")
+    defaults = {name: ModelSettings.model_fields[name].default for name in fields}
+    given = {"size": preset.data.size, "channels": preset.data.channels, **fields}
+    return arguments(kind, given, options.values if options else {}, defaults)
 
 
 def _size_problems(preset: Preset) -> list[str]:
@@ -91,7 +136,7 @@ def _size_problems(preset: Preset) -> list[str]:
     ]
 
 
-def _model_problems(preset: Preset) -> list[str]:
+def _flexi_unet_problems(preset: Preset) -> list[str]:
     model, sizes = preset.model, preset.model_resolutions
     problems = []
     if unknown := [size for size in model.attention if size not in sizes]:
@@ -106,6 +151,8 @@ def _model_problems(preset: Preset) -> list[str]:
                 f"{size} px; choose a divisor"
             )
             break
+    if model.residual and preset.process.levels > 1:
+        problems.append("model.residual: needs process.levels = 1, for input and output of one size")
     return problems
 
 
@@ -143,6 +190,4 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
         )
     if preset.training.lr_schedule == "constant" and preset.training.lr_decay_share != 1:
         problems.append("training.lr_decay_share: nothing falls with training.lr_schedule = 'constant'")
-    if preset.model.residual and process.levels > 1:
-        problems.append("model.residual: needs process.levels = 1, for input and output of one size")
     return problems

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Union, cast
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, TypeAdapter, create_model
 
 from ssdiff.config.base import Positive, Strict
 from ssdiff.errors import did_you_mean
 from ssdiff.process.prediction import PREDICTIONS
+from ssdiff.schedules.noise import NOISE_SCHEDULES, problem, schedule_options
 
 
 class ConvexDecay(Strict):
@@ -61,33 +64,42 @@ Resolution = Annotated[
 ]
 
 
-class LinearNoise(Strict):
-    """Linear betas, scaled by 1000 / T (Ho et al., 2020)."""
+class NoiseSettings(Strict):
+    """A noise schedule by its name, with the options that its function has."""
 
-    kind: Literal["linear"] = "linear"
-    beta_start: float = Field(1e-4, gt=0, lt=1, description="first beta at T = 1000")
-    beta_end: float = Field(0.02, gt=0, lt=1, description="last beta at T = 1000")
+    kind: str
 
-
-class CosineNoise(Strict):
-    """Squared cosine of the timestep (Nichol & Dhariwal, 2021)."""
-
-    kind: Literal["cosine"] = "cosine"
-    offset: float = Field(0.008, gt=0, lt=1, description="keeps the first betas away from zero")
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the kind."""
+        return self.model_dump(exclude={"kind"})
 
 
-class LogSnrNoise(Strict):
-    """log(a^2 / sigma^2) linear in t."""
-
-    kind: Literal["log_snr"] = "log_snr"
-    first: float = Field(9.2, ge=-60, le=60, description="log SNR at t = 1")
-    last: float = Field(-12.0, ge=-60, le=60, description="log SNR at t = T, below first")
+def noise_kinds() -> dict[str, type[NoiseSettings]]:
+    """Return the settings of every noise schedule that is registered, by its name."""
+    return {name: _noise_model(name, NOISE_SCHEDULES.get(name)) for name in NOISE_SCHEDULES.names()}
 
 
-Noise = Annotated[
-    LinearNoise | CosineNoise | LogSnrNoise,
-    Field(discriminator="kind", description="signal and noise of the full-resolution process"),
-]
+@lru_cache
+def _noise_model(name: str, schedule: Callable[..., Any]) -> type[NoiseSettings]:
+    fields = {"kind": (Literal[name], name), **schedule_options(name, schedule)}
+    made: Any = create_model(f"{name}_noise", __base__=NoiseSettings, **cast(Any, fields))
+    return cast(type[NoiseSettings], made)
+
+
+@lru_cache
+def _noise_union(kinds: tuple[type[NoiseSettings], ...]) -> TypeAdapter[NoiseSettings]:
+    return TypeAdapter(cast(Any, Annotated[Union[kinds], Field(discriminator="kind")]))  # noqa: UP007
+
+
+def _noise(value: object) -> NoiseSettings:
+    """The settings of a noise schedule; which ones there are is known only now."""
+    if isinstance(value, NoiseSettings):
+        return value
+    return _noise_union(tuple(noise_kinds().values())).validate_python(value)
+
+
+Noise = Annotated[SerializeAsAny[NoiseSettings], BeforeValidator(_noise)]
 
 
 class BlurringSettings(Strict):
@@ -144,7 +156,10 @@ class ProcessSettings(Strict):
     levels: int = Field(1, ge=1, le=12, description="number of resolutions, the full one included")
     factor: float = Field(2.0, gt=1, le=64, description="ratio of neighbouring resolutions")
     resolution: Resolution = ConvexDecay()
-    noise: Noise = LinearNoise()
+    noise: Noise = Field(
+        default_factory=lambda: _noise({"kind": "linear"}),
+        description="signal and noise of the full-resolution process",
+    )
     snr_preserving: float = Field(
         0.0, ge=0, le=1, description="0 keeps sigma at a transition [SSD], 1 the SNR of what is left"
     )
@@ -172,13 +187,8 @@ def process_problems(process: ProcessSettings) -> list[str]:
         problems.append(f"process.levels: {process.levels} levels need T of at least that, not {process.T}")
     problems += _prediction_problems(process)
     problems += _table_problems(process) + _change_problems(process)
-    noise = process.noise
-    if isinstance(noise, LinearNoise) and noise.beta_end < noise.beta_start:
-        problems.append(
-            f"process.noise.beta_end: {noise.beta_end:g} is below beta_start {noise.beta_start:g}"
-        )
-    if isinstance(noise, LogSnrNoise) and noise.last >= noise.first:
-        problems.append(f"process.noise.last: {noise.last:g} must be below first, {noise.first:g}")
+    if at_odds := problem(process.noise.kind, process.noise.options):
+        problems.append(f"process.noise.{at_odds}")
     return problems
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from ssdiff.config.base import Positive, Strict
+from ssdiff.models.registry import FLEXI_UNET
 
 # TOML has no null, so an empty string is how a preset undoes a source that it inherits.
 Source = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
+Scalar = bool | int | float | str
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -25,9 +27,22 @@ class DataSettings(Strict):
     corrupt: Literal["error", "skip"] = Field("error", description="what to do with an unreadable file")
 
 
-class ModelSettings(Strict):
-    """The Flexi-UNet."""
+class ModelOptions(Strict):
+    """Options of a network of another kind than the Flexi-UNet, by their names in its builder."""
 
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Scalar | list[Scalar]] = Field(init=False)
+
+    @property
+    def values(self) -> dict[str, Scalar | list[Scalar]]:
+        """All of them."""
+        return dict(self.__pydantic_extra__)
+
+
+class ModelSettings(Strict):
+    """The network: the Flexi-UNet, or one that a plugin registers."""
+
+    kind: str = Field(FLEXI_UNET, description="flexi-unet, or the name of a network of a plugin")
     width: int = Field(128, ge=1, le=4096, description="channels at full resolution")
     multipliers: tuple[Positive, ...] = Field(
         (1, 2, 3, 4), strict=False, min_length=1, max_length=12, description="channels of each level / width"
@@ -40,6 +55,7 @@ class ModelSettings(Strict):
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     residual: bool = Field(False, description="predict the difference from the input; one level only")
     full_decoder: bool = Field(False, description="run the last decoder block too, as guided-diffusion does")
+    options: ModelOptions | None = Field(None, description="options of a network of another kind")
 
 
 class TrainingSettings(Strict):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssdiff.build import build_model, build_process
+from ssdiff.build import build_process, outline_model
 from ssdiff.config import Preset
 from ssdiff.config.load import override
 from ssdiff.devices import pick_device, pick_precision
@@ -439,9 +439,8 @@ def _settings(source: Preset | Pipeline | str | FilePath) -> Preset:
 
 
 def _outline(preset: Preset) -> tuple[nn.Module, tuple[PathCost, ...]]:
-    """The network on the meta device, and what its paths cost."""
-    with torch.device("meta"):
-        outline = build_model(preset)
+    """The network, without weights where it can be, and what its paths cost."""
+    outline = outline_model(preset)
     paths = flops.path_costs(
         outline,
         build_process(preset),

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssdiff.build import build_model, build_process
+from ssdiff.build import build_model, build_process, place_model
 from ssdiff.config import Preset
 from ssdiff.devices import synchronise
 from ssdiff.distributed import World
@@ -185,9 +185,7 @@ def untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipel
     process = build_process(preset, other=random_noise(0))
     with torch.random.fork_rng(devices=[]):
         model = build_model(preset)
-    model.to(device)
-    if device.type != "mps":
-        model.to(memory_format=torch.channels_last)
+    place_model(model, device)
     blank = [torch.zeros(1, preset.data.channels, *process.states[0].size)]
     details = fit_spectrum(blank, process) if process.changes_resolution else None
     return Pipeline(process, model.eval(), preset=preset, precision=dtype, spectrum=details)

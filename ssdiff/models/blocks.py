@@ -49,6 +49,11 @@ def zeroed(module: _Module) -> _Module:
     return module
 
 
+def resize(x: Tensor, side: int) -> Tensor:
+    """Return (B, C, H, W) images at side x side pixels, bilinear and antialiased."""
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
 def sinusoids(index: Tensor, width: int) -> Tensor:
     """Embed (B,) timesteps as (B, width) cosines, then sines, of geometric frequencies [Vaswani et al.
     2017]."""

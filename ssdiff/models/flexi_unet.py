@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdiff.errors import ProcessError
-from ssdiff.models.blocks import Attention, Block, ResBlock, Upsample, norm, sinusoids, zeroed
+from ssdiff.models.blocks import Attention, Block, ResBlock, Upsample, norm, resize, sinusoids, zeroed
+from ssdiff.models.registry import FLEXI_UNET, register_model
 
 _EMBEDDING = 4  # width of the embedding relative to the model's
 
@@ -42,6 +43,7 @@ class Level(nn.Module):
     skips: list[int]
 
 
+@register_model(FLEXI_UNET)
 class FlexiUNet(nn.Module):
     """ADM UNet with an entrance and an exit at each level.
 
@@ -147,7 +149,7 @@ class FlexiUNet(nn.Module):
         h = self._decode(self.middle(h, emb), skips, emb, first, last)
         h = _adapt(self.leave, self._levels[last].channels_out, h)
         h = self.head(F.silu(self.head_norm(h)))
-        h = h if h.shape[-1] == resolution else _resize(h, resolution)
+        h = h if h.shape[-1] == resolution else resize(h, resolution)
         return h + inputs if self.residual else h
 
     def _decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, first: int, last: int) -> Tensor:
@@ -196,7 +198,7 @@ class FlexiUNet(nn.Module):
                 )
         # The step to full resolution is that of the larger image [official code].
         if wanted > side and (wanted >= self.sizes[0] or first == last):
-            return _resize(x, wanted), last, last
+            return resize(x, wanted), last, last
         return x, first, last
 
     def level_of(self, side: int) -> int:
@@ -228,7 +230,3 @@ def _adapters(shapes: Mapping[int, tuple[int, int]]) -> nn.ModuleDict:
 def _adapt(adapters: nn.ModuleDict, channels: int, h: Tensor) -> Tensor:
     key = str(channels)
     return adapters[key](h) if key in adapters else h
-
-
-def _resize(x: Tensor, side: int) -> Tensor:
-    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)

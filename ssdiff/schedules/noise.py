@@ -2,14 +2,125 @@
 
 A process needs only nu, the noise relative to the signal: a = 1 / sqrt(1 + nu^2), sigma = nu a. The
 full-resolution log-SNR of a timestep is -2 log nu.
+
+Torch is imported by the functions, not here, because presets are checked against their signatures.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from types import FunctionType, SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
-import torch
-from torch import Tensor
+from pydantic import BaseModel, Field
+
+from ssdiff.errors import PresetError, UsageError
+from ssdiff.registry import Registry, options_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Schedule: TypeAlias = "Callable[..., Tensor]"
+_Schedule = TypeVar("_Schedule", bound="Schedule")
+
+_TYPES = (bool, int, float, str)
+_rules: dict[Schedule, Callable[..., str | None]] = {}
+
+
+def schedule_options(name: str, schedule: Schedule) -> dict[str, tuple[Any, Any]]:
+    """Return the options of a schedule: type, with its range, and default (``...`` where it has none).
+
+    Raises:
+        UsageError: the signature is not (T, **options), or an option has no type that a preset can hold.
+    """
+    if not isinstance(schedule, FunctionType):
+        raise UsageError(f"noise schedule {name!r} is no function", hint="write def mine(T, *, option=1.0)")
+    found = {}
+    for option in options_of(name, schedule, ("T",)):
+        given: Any = option.annotation
+        if given is option.empty:
+            given = type(option.default)
+        try:
+            holder, names = SimpleNamespace(__annotations__={option.name: given}), schedule.__globals__
+            kind = get_type_hints(holder, names, include_extras=True)[option.name]
+        except NameError:
+            kind = None
+        plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        if plain not in _TYPES or option.name.startswith("_") or option.name in ("kind", *dir(BaseModel)):
+            raise UsageError(
+                f"noise schedule {name!r}: {option.name} cannot be an option of a preset",
+                hint="name it like a word and annotate it as float, int, bool or str",
+            )
+        found[option.name] = (kind, ... if option.default is option.empty else option.default)
+    return found
+
+
+NOISE_SCHEDULES: Registry[Schedule] = Registry("noise schedule", check=schedule_options)
+"""Name to schedule(T, **options)."""
+
+
+def register_noise_schedule(
+    name: str, *, rule: Callable[..., str | None] | None = None
+) -> Callable[[_Schedule], _Schedule]:
+    """Return a decorator that makes a noise schedule known as ``name``, for ``process.noise`` in a preset.
+
+    The schedule is a function of T and options; it returns nu_t = sigma_t / a_t for t = 1..T as a tensor
+    (T,), positive, finite and strictly increasing. Options are float, int, bool or str, by their annotation
+    or default; ``Annotated[float, pydantic.Field(gt=0)]`` gives one a range.
+
+    Args:
+        name: in small letters, digits and hyphens.
+        rule: gets all options; returns what does not go together, beginning with the name of an option, or
+            None.
+
+    Raises:
+        UsageError: the name is taken, or the signature is another one.
+
+    Example:
+        >>> import ssdiff, torch
+        >>> @ssdiff.register_noise_schedule("power")
+        ... def power(T, *, exponent=3.0):
+        ...     return 100 * (torch.arange(1, T + 1, dtype=torch.float64) / T) ** exponent
+    """
+
+    def add(schedule: _Schedule) -> _Schedule:
+        NOISE_SCHEDULES.register(name)(schedule)
+        if rule is not None:
+            _rules[schedule] = rule
+        return schedule
+
+    return add
+
+
+def problem(name: str, options: Mapping[str, Any]) -> str | None:
+    """Return what does not go together in the options of a schedule, by the rule it was registered with."""
+    rule = _rules.get(NOISE_SCHEDULES.get(name))
+    return rule(**options) if rule else None
+
+
+def build_noise(name: str, T: int, options: Mapping[str, Any]) -> Tensor:
+    """Return nu (T,) of a schedule, float64 on the CPU.
+
+    Raises:
+        PresetError: it is not a tensor of T numbers that are positive, finite and increasing.
+    """
+    import torch
+
+    nu: object = NOISE_SCHEDULES.get(name)(T, **options)
+    hint = "a noise schedule is T positive numbers sigma_t / a_t that increase"
+    if not isinstance(nu, torch.Tensor) or tuple(nu.shape) != (T,):
+        found = f"a tensor {tuple(nu.shape)}" if isinstance(nu, torch.Tensor) else type(nu).__name__
+        raise PresetError(f"process.noise: {name!r} gives {found}, not a tensor ({T},)", hint=hint)
+    nu = nu.detach().to("cpu", torch.float64)
+    for wrong, what in ((~nu.isfinite(), "is not finite"), (nu <= 0, "is not positive")):
+        if bool(wrong.any()):
+            where = int(wrong.nonzero()[0]) + 1
+            raise PresetError(f"process.noise: {name!r} {what} at t = {where}", hint=hint)
+    if bool((falls := nu.diff() <= 0).any()):
+        where = int(falls.nonzero()[0]) + 2
+        raise PresetError(f"process.noise: {name!r} does not increase at t = {where}", hint=hint)
+    return nu
 
 
 def from_alpha_bar(alpha_bar: Tensor) -> Tensor:
@@ -17,27 +128,48 @@ def from_alpha_bar(alpha_bar: Tensor) -> Tensor:
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
-def linear(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+Beta = Annotated[float, Field(gt=0, lt=1)]
+LogSnr = Annotated[float, Field(ge=-60, le=60)]
+
+
+def _ends(beta_start: float, beta_end: float) -> str | None:
+    return f"beta_end: {beta_end:g} is below beta_start {beta_start:g}" if beta_end < beta_start else None
+
+
+@register_noise_schedule("linear", rule=_ends)
+def linear(T: int, beta_start: Beta = 1e-4, beta_end: Beta = 0.02) -> Tensor:
     """Return (T,) noise levels nu, the variances beta_t on a line whose ends are scaled by 1000 / T [Ho et
     al. 2020, section 4]."""
-    scale = 1000 / steps
-    beta = torch.linspace(scale * beta_start, scale * beta_end, steps, dtype=torch.float64).clamp(max=0.999)
+    import torch
+
+    scale = 1000 / T
+    beta = torch.linspace(scale * beta_start, scale * beta_end, T, dtype=torch.float64).clamp(max=0.999)
     return from_alpha_bar(torch.cumprod(1 - beta, dim=0))
 
 
-def cosine(steps: int, offset: float = 0.008) -> Tensor:
+@register_noise_schedule("cosine")
+def cosine(T: int, offset: Beta = 0.008) -> Tensor:
     """Return (T,) noise levels nu, abar_t a squared cosine, betas below 0.999 [Nichol & Dhariwal 2021,
     section 3.2]."""
-    t = torch.arange(steps + 1, dtype=torch.float64) / steps
+    import torch
+
+    t = torch.arange(T + 1, dtype=torch.float64) / T
     curve = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
     beta = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
     return from_alpha_bar(torch.cumprod(1 - beta, dim=0))
 
 
-def log_snr(steps: int, first: float = 9.2, last: float = -12.0) -> Tensor:
+def _falls(first: float, last: float) -> str | None:
+    return f"last: {last:g} must be below first, {first:g}" if last >= first else None
+
+
+@register_noise_schedule("log_snr", rule=_falls)
+def log_snr(T: int, first: LogSnr = 9.2, last: LogSnr = -12.0) -> Tensor:
     """Return (T,) noise levels nu, the log-SNR on a line from ``first`` at t = 1 to ``last`` at t = T [Kingma
     et al. 2021]."""
-    return torch.exp(-torch.linspace(first, last, steps, dtype=torch.float64) / 2)
+    import torch
+
+    return torch.exp(-torch.linspace(first, last, T, dtype=torch.float64) / 2)
 
 
 def snr_preserving(nu: Tensor, gain: Tensor, match: float, final_snr: float) -> Tensor:
@@ -55,6 +187,8 @@ def snr_preserving(nu: Tensor, gain: Tensor, match: float, final_snr: float) -> 
     Returns:
         (T,) matched schedule; ``nu`` itself for m = 0.
     """
+    import torch
+
     if match == 0:
         return nu
     result = nu * gain**match

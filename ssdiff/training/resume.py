@@ -128,7 +128,8 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset
         if request.preset is None:
             raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
         return request.preset, []
-    stored = parse_preset(str(loaded.meta.get("preset", "")), "the checkpoint's preset")
+    text = str(loaded.meta.get("preset", ""))
+    stored = parse_preset(text, "the checkpoint's preset", run_plugins=True)
     wanted = request.preset or (override(stored, request.overrides) if request.overrides else stored)
     differing = differences(stored, wanted, _MODEL_SECTIONS)
     if stored.training.seed != wanted.training.seed:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from ssdiff import checkpoints, images, rng, runs
-from ssdiff.build import build_model, build_process
+from ssdiff.build import build_model, build_process, check_network, place_model
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
 from ssdiff.data import ImageSet, require_packages
@@ -147,6 +147,7 @@ def train(
         start = resolve_resume(request)
         # First: settings that do not hold together, or need what is not installed, leave no folder.
         process = build_process(start.preset)
+        check_network(start.preset, process)
         for source in (start.source, start.other):
             require_packages(source)
         if start.preset.training.compile:
@@ -277,9 +278,7 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(settings.seed, "train/weights") >> 1)
             model = build_model(preset)
-        model.to(self._device)
-        if self._device.type != "mps":
-            model.to(memory_format=torch.channels_last)
+        place_model(model, self._device)
         batches = Batches(
             data.images,
             data.labels,

@@ -97,7 +97,6 @@ class Trainer:
         self._sums = torch.zeros(len(self._resolutions), 2, device=self._device)
         self._norms: list[float] = []
         self._unread: list[tuple[Tensor, str]] = []
-        self._drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
     def advance(self) -> None:
         """One step of the optimiser.
@@ -128,6 +127,10 @@ class Trainer:
         # A young average follows quickly, so that short runs do not end near their random start.
         decay = min(settings.ema, self.step / (self.step + 9))
         get_ema_multi_avg_fn(decay)(self._averaged, self._weights, self.step)
+        for averaged, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            if self._batches.world.size > 1:  # statistics of its own batches; a checkpoint holds one's
+                dist.broadcast(buffer, src=0)
+            averaged.copy_(buffer)
 
     def averages(self) -> Averages:
         """Mean losses since the last call, over all processes; one exchange with the device.
@@ -161,8 +164,8 @@ class Trainer:
             for key, value in self._optimizer.state.get(weight, {}).items()
         }
         averaged, weights = (
-            {name: value.detach() for name, value in zip(self._names, values, strict=True)}
-            for values in (self._averaged, self._weights)
+            {name: value.detach() for name, value in module.state_dict().items()}
+            for module in (self.ema, self.model)
         )
         return {"ema": averaged, "weights": weights, "optimizer": optimizer}
 
@@ -173,8 +176,8 @@ class Trainer:
         Raises:
             CheckpointError: if a tensor is missing or has another shape.
         """
-        for own, kind in ((self._averaged, "ema"), (self._weights, "weights")):
-            for name, target in zip(self._names, own, strict=True):
+        for own, kind in ((self.ema, "ema"), (self.model, "weights")):
+            for name, target in own.state_dict().items():
                 source = tensors[kind].get(name)
                 if source is None or source.shape != target.shape:
                     found = "missing" if source is None else f"of shape {tuple(source.shape)}"
@@ -199,10 +202,10 @@ class Trainer:
         x0 = x0.contiguous(memory_format=torch.channels_last)
         seen = counter * self._batches.global_batch
         visit = Visit(positions, counter % COUNTERS, positions + seen)
-        if self._drops:
-            torch.manual_seed(
-                rng.derive(settings.seed, f"train/dropout/{counter}/{self._batches.world.rank}") >> 1
-            )
+        # Of dropout, and of whatever else a network draws.
+        torch.manual_seed(
+            rng.derive(settings.seed, f"train/dropout/{counter}/{self._batches.world.rank}") >> 1
+        )
         losses = self._objective(self._network, x0, timesteps, visit, labels)
         (losses.mean() / settings.grad_accum_steps).backward()
         row = self._sums[self._resolutions.index(size[0])]

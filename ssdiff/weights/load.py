@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ssdiff import runs
-from ssdiff.build import build_model, build_process
+from ssdiff.build import build_model, build_process, outline_model, place_model
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.errors import CheckpointError
 from ssdiff.models import official
+from ssdiff.models.flexi_unet import FlexiUNet
+from ssdiff.models.registry import FLEXI_UNET
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
@@ -132,8 +134,12 @@ def import_official(
     settings = preset if isinstance(preset, Preset) else load_preset(preset)
     settings = override(settings, {"sampling.renoise": "none"})
     place = pick_device(device)
-    with torch.device("meta"):
-        outline = build_model(settings)
+    outline = outline_model(settings)
+    if not isinstance(outline, FlexiUNet):
+        raise CheckpointError(
+            f"the authors' weights are of a Flexi-UNet, {settings.name} has network {settings.model.kind!r}",
+            hint="give the preset that they were trained with",
+        )
     weights = official.convert_weights(state, outline)
     pipeline = assemble(settings, weights, place, pick_precision(precision, place))
     pipeline.origin = "official weights" if isinstance(source, Mapping) else f"official weights {source}"
@@ -144,15 +150,20 @@ def assemble(
     preset: Preset, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> Pipeline:
     """A pipeline from a preset and the weights of its model."""
-    with torch.device("meta"):
-        model = build_model(preset)
+    if preset.model.kind == FLEXI_UNET:
+        model = outline_model(preset)
+    else:  # it may hold more than its state dict says
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(preset)
+        model.to(device)
     _check_weights(model.state_dict(), weights)
     # The device's own copy, never the memory-mapped file: weights outlive the file they came from.
-    moved = {name: value.to(device, torch.float32, copy=True) for name, value in weights.items()}
+    moved = {
+        name: value.to(device, torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        for name, value in weights.items()
+    }
     model.load_state_dict(moved, assign=True)
-    model.requires_grad_(False).eval()
-    if device.type != "mps":
-        model.to(memory_format=torch.channels_last)
+    place_model(model.requires_grad_(False).eval(), device)
     return Pipeline(build_process(preset), model, preset=preset, precision=dtype)
 
 

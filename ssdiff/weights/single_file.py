@@ -77,7 +77,7 @@ def read(path: Path, weights: str = "ema") -> Stored:
         return _read_file(path)
     folder = newest_checkpoint(path) if is_run(path) else path
     loaded = checkpoints.load(folder, [_FILES[weights]])
-    preset = _preset(str(loaded.meta.get("preset", "")), folder)
+    preset = _preset(str(loaded.meta.get("preset", "")), folder, run_plugins=True)
     names = loaded.meta.get("class_names")
     class_names = tuple(str(name) for name in names) if isinstance(names, list) else ()
     origin = f"{path}, step {loaded.step}"
@@ -127,14 +127,17 @@ def export(
     """
     metadata = {
         "ssdiff": str(FORMAT),
-        "preset": preset.to_toml(),
+        "preset": preset.model_copy(update={"plugins": ()}).to_toml(),  # nobody else has these files
         "class_names": json.dumps(list(class_names)),
         "step": "" if step is None else str(step),
         "start": json.dumps(start),
         "details": json.dumps(details),
         "note": note,
     }
-    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in weights.items()}
+    tensors = {
+        name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in weights.items()
+    }
     write_atomic(path, save(tensors, metadata), overwrite=overwrite)
 
 
@@ -179,8 +182,8 @@ def _read_file(path: Path) -> Stored:
     )
 
 
-def _preset(text: str, path: Path) -> Preset:
+def _preset(text: str, path: Path, *, run_plugins: bool = False) -> Preset:
     try:
-        return parse_preset(text, f"the preset in {path}")
+        return parse_preset(text, f"the preset in {path}", run_plugins=run_plugins)
     except PresetError as error:
         raise CheckpointError(str(error), path=path) from None

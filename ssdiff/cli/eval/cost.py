@@ -10,6 +10,7 @@ from ssdiff.cli.common import (
     Device,
     Json,
     Overwrite,
+    Plugins,
     Precision,
     Quiet,
     Sets,
@@ -46,6 +47,7 @@ def cost(
     out: Out = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -10,6 +10,7 @@ from ssdiff.cli.common import (
     Device,
     Json,
     Overwrite,
+    Plugins,
     Quiet,
     Seed,
     Terminal,
@@ -66,6 +67,7 @@ def evaluate_images(
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Device, Json, Overwrite, Precision, Quiet, Seed, Terminal, Weights
+from ssdiff.cli.common import (
+    Device,
+    Json,
+    Overwrite,
+    Plugins,
+    Precision,
+    Quiet,
+    Seed,
+    Terminal,
+    Weights,
+)
 from ssdiff.cli.eval.options import Steps
 from ssdiff.display import human_bytes
 
@@ -28,6 +38,7 @@ def report(
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Json, Overwrite, Quiet, Seed, Terminal
+from ssdiff.cli.common import Json, Overwrite, Plugins, Quiet, Seed, Terminal
 
 _Presets = Annotated[
     list[str] | None,
@@ -36,6 +36,7 @@ def scale_space(
     out: _Out = Path("scale-space"),
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

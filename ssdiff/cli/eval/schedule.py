@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from ssdiff.cli.common import Json, Overwrite, Quiet, Sets, Terminal, parse_sets
+from ssdiff.cli.common import Json, Overwrite, Plugins, Quiet, Sets, Terminal, parse_sets
 from ssdiff.errors import UsageError
 
 _Number = TypeVar("_Number", int, float)
@@ -44,6 +44,7 @@ def schedule(
     exact: _Exact = None,
     out: _Out = Path("schedule"),
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -1,0 +1,97 @@
+"""Networks by name, ``model.kind`` in a preset; no torch until one is built."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from ssdiff.errors import PresetError, did_you_mean
+from ssdiff.registry import Registry, options_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FLEXI_UNET = "flexi-unet"
+"""The network of the papers, which a preset has unless it says otherwise."""
+
+Builder: TypeAlias = "Callable[..., nn.Module]"
+_Builder = TypeVar("_Builder", bound="Builder")
+
+
+def _load() -> None:
+    import_module("ssdiff.models.flexi_unet")  # it registers itself
+
+
+NETWORKS: Registry[Builder] = Registry(
+    "network", builtin=(FLEXI_UNET,), load=_load, check=lambda name, builder: options_of(name, builder, ())
+)
+"""Name to builder(**options)."""
+
+
+def register_model(name: str) -> Callable[[_Builder], _Builder]:
+    """Return a decorator that makes a builder of networks known as ``name``, for ``model.kind`` in a preset.
+
+    The builder is a function, or a class, of keyword arguments. It is called with those that its signature
+    names of ``size`` and ``channels`` (of the images), the fields of ``[model]`` (``classes``, ``width``,
+    ``dropout``, ...) and the entries of ``model.options``. A parameter that is none of these is an option;
+    without a default it must be given. What the network may be called with says
+    :func:`ssdiff.models.adapter.adapt`.
+
+    Args:
+        name: in small letters, digits and hyphens.
+
+    Raises:
+        UsageError: the name is taken, or the builder takes arguments that it does not name.
+
+    Example:
+        >>> import ssdiff, torch
+        >>> @ssdiff.register_model("one-convolution")
+        ... class OneConvolution(torch.nn.Module):
+        ...     def __init__(self, channels, *, taps=3):
+        ...         super().__init__()
+        ...         self.conv = torch.nn.Conv2d(channels, channels, taps, padding="same")
+        ...
+        ...     def forward(self, x, t):
+        ...         return self.conv(x)
+    """
+    return NETWORKS.register(name)
+
+
+def arguments(
+    kind: str, given: Mapping[str, Any], options: Mapping[str, Any], unused: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the builder of a network is called with.
+
+    Args:
+        kind: its name.
+        given: what every network may name: size, channels, the fields of ``[model]``.
+        options: ``model.options``.
+        unused: those of ``given`` that a network must name, because somebody set them, with their defaults.
+
+    Raises:
+        PresetError: an option is unknown or missing, or a setting is one that the network does not name.
+    """
+    parameters = {option.name: option for option in options_of(kind, NETWORKS.get(kind), ())}
+    own = [name for name in parameters if name not in given]
+    problems = []
+    for name in options:
+        if name in given:
+            problems.append(f"model.options.{name}: is no option; write it as model.{name}")
+        elif name not in own:
+            hint = did_you_mean(name, own, prefix="model.options.") if own else "it has none"
+            problems.append(f"model.options.{name}: network {kind!r} has no such option; {hint}")
+    problems += [
+        f"model.options.{name}: must be given, network {kind!r} has no default for it"
+        for name in own
+        if parameters[name].default is inspect.Parameter.empty and name not in options
+    ]
+    problems += [
+        f"model.{name}: network {kind!r} takes no {name}; leave it at {default!r}"
+        for name, default in unused.items()
+        if name not in parameters and given[name] != default
+    ]
+    if problems:
+        raise PresetError("; ".join(problems))
+    return {name: given[name] for name in parameters if name in given} | dict(options)
