@@ -20,7 +20,19 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from ssdiff import __version__, plugins
-from ssdiff.cli import completion, data, degrade, doctor, info, presets, restore, sample, train, weights
+from ssdiff.cli import (
+    completion,
+    data,
+    degrade,
+    doctor,
+    examples,
+    info,
+    presets,
+    restore,
+    sample,
+    train,
+    weights,
+)
 from ssdiff.cli import eval as evaluation
 from ssdiff.cli.common import MEMORY_HINT, is_main_process, out_of_memory
 from ssdiff.errors import RenamedSetting, SsdiffError, one_line
@@ -43,6 +55,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(presets.app, name="presets")
 app.add_typer(data.app, name="data")
 app.add_typer(evaluation.app, name="eval")
+examples.add_examples(app)
 if "_SSDIFF_COMPLETE" in os.environ:  # a shell asks what may follow
     completion.add_values(app)
 

@@ -82,8 +82,6 @@ def train(
     Writes a run folder: preset.toml, checkpoints, metrics.jsonl, sample grids, train.log and status.json.
     Ctrl-C or SIGTERM saves and stops; `--resume auto` continues as if nothing had happened, on a
     CPU bit for bit.
-
-    Example: ssdiff train --preset shapes32 --steps 500 --out shapes
     """
     main = is_main_process()
     terminal = Terminal(quiet or not main, json and main)

@@ -1,7 +1,9 @@
 """The same words for the same thing in the help of all commands."""
 
+import shlex
 from collections import defaultdict
 
+import pytest
 import typer
 
 from ssdiff.cli import app
@@ -37,3 +39,19 @@ def test_an_option_of_one_name_is_explained_alike_everywhere():
     assert differing(found) == set()
     assert differing([*found, ("--device", "ssdiff x", "Where.", None)]) == {"--device"}
     assert differing([*found, ("--preset", "ssdiff x", "Settings.", "WORD")]) == {"--preset"}
+
+
+def commands(command, path=()):
+    inner = getattr(command, "commands", {})
+    for name, one in inner.items():
+        yield from commands(one, (*path, name))
+    if not inner:
+        yield path, command
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands(typer.main.get_command(app))))
+def test_a_command_ends_its_help_with_an_example_that_it_takes(path, command):
+    assert command.epilog is not None and command.epilog.startswith("Example: ssdiff ")
+    words = shlex.split(command.epilog)[2:]
+    assert tuple(words[: len(path)]) == path
+    command.make_context("ssdiff", words[len(path) :])  # raises where an option or argument is unknown
