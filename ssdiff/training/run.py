@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +105,7 @@ def train(
     other: str | Path | None = None,
     accept_changed_data: bool = False,
     allow_topology_change: bool = False,
+    plugins: Sequence[str | Path] = (),
 ) -> TrainResult:
     """Train a model to its last step, saving on the way; under torchrun, as one of its processes.
 
@@ -123,12 +124,16 @@ def train(
         other: second data set, for animorphosis, chosen as ``data`` is.
         accept_changed_data: resume although the data set has changed.
         allow_topology_change: resume with another number of processes.
+        plugins: Python files that make parts of one's own known, run and remembered by the run; as the
+            preset's ``plugins``.
 
     Raises:
         Interrupted: stopped on request; the run can be resumed.
         NonFiniteError: loss or gradient not finite; the last checkpoint stays.
         SsdiffError: whatever else is wrong with the request, its files or the machine.
     """
+    if plugins:
+        overrides = {**(overrides or {}), "plugins": [str(file) for file in plugins]}
     settings = load_preset(preset, overrides) if isinstance(preset, str | Path) else preset
     if isinstance(preset, Preset) and overrides:
         settings = override(preset, overrides)
