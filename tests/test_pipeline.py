@@ -196,7 +196,7 @@ GOOD = torch.zeros(2, 3, 16, 16)
         (lambda p: list(p.walk(torch.arange(2), p.plan(), x=GOOD)), "images at timestep 40 are"),
         (lambda p: list(p.walk(torch.arange(3), p.plan(t=5), x=GOOD)), r"are \(3, 3, 16, 16\)"),
         (lambda p: Pipeline(p.process, p.model, predict="velocity"), "unknown prediction 'velocity'"),
-        (lambda p: Pipeline(p.process, nn.Flatten()).predict_x0(GOOD, 5), "called as model"),
+        (lambda p: Pipeline(p.process, nn.Flatten()).predict_x0(GOOD, 5), "no signature of a network"),
     ],
 )
 def test_wrong_arguments_are_explained(call, message):
