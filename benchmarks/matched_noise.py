@@ -7,9 +7,8 @@ The last images by name are held out. Every variant and seed is one network of t
 same images in the same order; published SSD trains its resolution transitions by the paper's rule, or, where
 it says so, by that of matched SSD. For each budget the learning rate falls in the last quarter of the steps
 (a larger budget goes on from before that), images are drawn, and their Frechet and kernel distances to the
-held-out images and to those of the training are taken. All of it is done by commands of ssdiff, which are
-printed. The same command again goes on where the minutes ran out. Each call writes results.json, a table,
-distance.png and sample grids of what is there.
+held-out images and to those of the training are taken. The same command again goes on where the minutes ran
+out. Each call writes results.json, a table, distance.png and sample grids of what is there.
 """
 
 from __future__ import annotations
@@ -18,11 +17,9 @@ import argparse
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import signal
 import sys
-import threading
 import time
 import zipfile
 from dataclasses import asdict, replace
@@ -31,13 +28,15 @@ from pathlib import Path
 from study_report import show
 from study_scales import REFERENCES, SCALES, Case, Chain
 
-from ssdiff import load_preset
-from ssdiff.cli import run
+import ssdiff
+from ssdiff.errors import Interrupted, SsdiffError
+from ssdiff.files import write_atomic
+from ssdiff.images import save_image
 from ssdiff.runs import RunFolder
 
 SAMPLERS = ("ancestral", "ddim", "dpm++")
-INTERRUPTED = 75  # exit code of a run that can be resumed
 PART = 500  # images drawn between two looks at the clock
+BATCH = 250  # of them at once
 
 
 def main() -> None:
@@ -66,8 +65,10 @@ def main() -> None:
         for case in cases:
             work(case, options.extractor, clock)
         print("nothing is left to do")
-    except Stopped:
+    except (Stopped, Interrupted):
         print("stopped; the same command goes on from here")
+    except SsdiffError as error:
+        sys.exit(str(error))
     show(scale, options.out)
 
 
@@ -147,7 +148,7 @@ class Stopped(Exception):
 
 
 class Clock:
-    """Asks a training run to save and stop when the time is up; shorter commands end by themselves.
+    """Says when the time is up; SIGTERM and Ctrl-C end it at once.
 
     Args:
         seconds: from now on.
@@ -155,24 +156,21 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
-        signal.signal(signal.SIGTERM, self._stop)  # a training run listens itself
-        threading.Thread(target=self._remind, daemon=True).start()
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+
+    def over(self) -> bool:
+        """Whether it is; a training run asks after every step."""
+        return time.monotonic() >= self._end
 
     def check(self) -> None:
-        """Raise Stopped if the time is up."""
-        if time.monotonic() >= self._end:
+        """Raise Stopped if it is."""
+        if self.over():
             raise Stopped
 
     def _stop(self, number: int, frame: object) -> None:
         self._end = min(self._end, time.monotonic())
-
-    def _remind(self) -> None:
-        """Again and again, because a run that is still being loaded does not listen yet."""
-        while (left := self._end - time.monotonic()) > 0:
-            time.sleep(min(left, 1.0))
-        while True:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C waits for nothing
 
 
 def work(case: Case, extractor: str, clock: Clock) -> None:
@@ -180,10 +178,10 @@ def work(case: Case, extractor: str, clock: Clock) -> None:
     missing = [chain for chain in case.scale.chains if chain not in case.judged()]
     if not missing:
         return
-    data = str(case.out / "train.zip")
-    sets = [f"--set={key}={json.dumps(value)}" for key, value in case.settings().items()]
-    where = ["--out", str(case.run), "--resume", str(beginning(case))]
-    command(clock, "train", "--preset", "celeba64", "--data", data, *where, *sets)
+    clock.check()
+    preset, start = ssdiff.load_preset("celeba64", case.settings()), str(beginning(case))
+    print(f"train {case.run.name}, resume {start}", flush=True)
+    ssdiff.train(preset, case.out / "train.zip", case.run, resume=start, stop=clock.over)
     shutil.copy(newest_grid(case.run), case.out / f"{case.run.name}.png")
     for chain in missing:
         judge(case, chain, extractor, clock)
@@ -199,34 +197,32 @@ def beginning(case: Case) -> str | Path:
 
 def judge(case: Case, chain: Chain, extractor: str, clock: Clock) -> None:
     """Draw images and take their distances to those that were held out, and to those of the training."""
-    folder = case.run / f"drawn-{chain[0]}-{chain[1]}"
-    how = ["--steps", str(chain[0]), "--sampler", chain[1], "--batch", str(min(PART, 250))]
+    steps, sampler = chain
+    folder, pipeline = case.run / f"drawn-{steps}-{sampler}", ssdiff.load(case.run)
     # An image depends on the seed and its number alone, so a call that is stopped loses one part at most.
     for first in range(0, case.scale.samples, PART):
-        count = min(PART, case.scale.samples - first)
-        if not all((folder / f"{number:06d}.png").exists() for number in range(first, first + count)):
-            part = ["-n", str(count), "--first", str(first), "--out", f"{folder}/", "--overwrite"]
-            command(clock, "sample", "--ckpt", str(case.run), *how, *part)
-    size = load_preset("celeba64", case.settings()).data.size
+        files = [folder / f"{k:06d}.png" for k in range(first, min(first + PART, case.scale.samples))]
+        if not all(file.exists() for file in files):
+            clock.check()
+            print(f"draw {len(files)} images of {case.run.name}, {steps} steps of {sampler}", flush=True)
+            images = pipeline.sample(len(files), steps, sampler, batch=BATCH, first=first)
+            for image, file in zip(images, files, strict=True):
+                save_image(image, file, overwrite=True)
     for reference in REFERENCES:
-        against = ["--reference", str(case.out / f"{reference}.zip"), "--resize", str(size)]
-        for metric, more in (("fid", []), ("kid", ["--subset-size", str(min(1000, count // 2))])):
-            result = case.result(metric, chain, reference)
-            result.parent.mkdir(exist_ok=True)
-            target = ["--extractor", extractor, *more, "--out", str(result), "--overwrite"]
-            command(clock, "eval", metric, str(folder), *against, *target)
+        clock.check()
+        print(f"evaluate {folder} against {reference}", flush=True)
+        found = ssdiff.evaluate(
+            folder,
+            case.out / f"{reference}.zip",
+            ("fid", "kid"),
+            extractor=extractor,
+            resize=pipeline.process.states[0].resolution,
+            subset_size=min(1000, len(files) // 2),
+        )
+        for result in found.to_dict()["results"]:
+            target = case.result(result["metric"], chain, reference)
+            write_atomic(target, json.dumps(result, indent=1).encode(), overwrite=True)
     shutil.rmtree(folder)
-
-
-def command(clock: Clock, *arguments: str) -> None:
-    """Run one, showing it; a failure ends the study."""
-    clock.check()
-    print("ssdiff", shlex.join(arguments), flush=True)
-    code = run([*arguments, "--quiet"])
-    if code == INTERRUPTED:
-        raise Stopped
-    if code:
-        sys.exit(code)
 
 
 def newest_grid(run_folder: Path) -> Path:
