@@ -65,7 +65,7 @@ Add Answer Apply Ask Average Blur Bring Build Carry Change Check Choose Clip Clo
 Compute Continue Convert Copy Count Credit Crop Cut Decide Decode Degrade Delete Describe Dissipate Do Draw
 Drop Embed Encode Estimate Evaluate Examine Export Extrapolate Fade Fill Filter Find Fit Flip Fold Follow
 Gather Give Grow Handle Import Invert Join Keep Lay Let Lift List Load Log Look Make Map Mark Mask Measure
-Mirror Mix Move Name Normalise Open Order Parse Pass Pick Plan Plot Predict Prepare Print Project Publish Put
+Mirror Mix Move Name Normalise Note Open Order Parse Pass Pick Plan Plot Predict Prepare Print Project Publish Put
 Raise Read Record Reduce Refuse Register Release Remove Rename Repeat Replace Report Reset Resize Resolve
 Restore Return Rotate Run Sample Save Say Scale Score Search Select Set Show Shrink Solve Sort Split Start
 Step Stop Store Sum Take Tell Time Trace Train Try Turn Undo Update Use Verify Wait Walk Warn Write Yield

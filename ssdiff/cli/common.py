@@ -86,12 +86,12 @@ class Terminal:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line on stderr."""
+        """Print one line on stderr."""
         if not self.quiet:
             self.console.print(text, markup=False)
 
     def result(self, text: str, values: dict[str, Any]) -> None:
-        """What the command was run for: ``values`` as JSON if asked, ``text`` otherwise."""
+        """Print what the command was run for: ``values`` as JSON if asked, ``text`` otherwise."""
         if self.as_json:
             print(json.dumps(values))
         elif text and not self.quiet:
@@ -167,7 +167,7 @@ class StopRequest:
         self.requested = False
 
     def __call__(self) -> bool:
-        """Whether somebody asked to stop."""
+        """Return whether somebody asked to stop."""
         return self.requested
 
     @contextmanager
@@ -188,7 +188,7 @@ class StopRequest:
 
 
 def parse_sets(sets: list[str] | None) -> dict[str, object]:
-    """Overrides of ``--set a.b=c`` options."""
+    """Return the overrides of ``--set a.b=c`` options."""
     from ssdiff.config.load import parse_override
 
     return dict(parse_override(text) for text in sets or [])
@@ -220,7 +220,7 @@ def with_options(
 
 
 def positive(value: int, name: str) -> int:
-    """The value, if it is at least 1.
+    """Return the value of an option, if it is at least 1.
 
     Raises:
         UsageError: otherwise.
@@ -231,7 +231,7 @@ def positive(value: int, name: str) -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that prints: always, but for torchrun's others."""
+    """Return whether this is the process that prints: always, but for torchrun's others."""
     return os.environ.get("RANK", "0") == "0"
 
 

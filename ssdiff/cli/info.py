@@ -27,7 +27,7 @@ def info(
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """What a run or model is: settings, levels, checkpoints, state."""
+    """Show what a run or model is: settings, levels, checkpoints, state."""
     from ssdiff import runs
     from ssdiff.weights import single_file
     from ssdiff.weights.load import find_model

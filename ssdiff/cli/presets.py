@@ -13,7 +13,7 @@ app = typer.Typer(help="The settings that ship with ssdiff.", no_args_is_help=Tr
 
 @app.command("list")
 def list_presets(json: Json = False) -> None:
-    """Names and one line about each."""
+    """List the names, with one line about each."""
     from ssdiff.config.load import load_preset, preset_names
 
     summaries = {name: load_preset(name).summary for name in preset_names()}
@@ -32,7 +32,7 @@ def show(
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Every setting of a preset, as TOML."""
+    """Show every setting of a preset, as TOML."""
     from ssdiff.config.load import load_preset, shipped_preset
 
     if source:

@@ -133,7 +133,7 @@ def sample(
 def load_pipeline(
     ckpt: Path | None, weights: str, device: str, precision: str, terminal: Terminal
 ) -> Pipeline:
-    """The pipeline asked for, of the newest run, or the bundled one."""
+    """Load the pipeline asked for, of the newest run, or the bundled one."""
     from ssdiff.weights.load import load
 
     return load(find_model(ckpt, terminal), weights=weights, device=device, precision=precision)

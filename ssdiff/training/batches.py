@@ -56,7 +56,7 @@ class TimestepSampler:
         self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/severity")
 
     def draw(self, counter: int, positions: Tensor) -> Tensor:
-        """(B,) timesteps on the CPU, all with the same size now and the same size next."""
+        """Draw (B,) timesteps on the CPU, all with the same size now and the same size next."""
         step, micro = divmod(counter, self._grad_accum_steps)
         first = rng.uniform(self._first, torch.zeros(1, dtype=torch.int64), step, (), torch.float64)
         first = (first + micro / self._grad_accum_steps) % 1.0
@@ -77,7 +77,7 @@ class ImageOrder:
         self._epochs: dict[int, Tensor] = {}
 
     def __call__(self, places: Tensor) -> Tensor:
-        """(B,) image numbers at (B,) places of the endless sequence of epochs."""
+        """Return (B,) image numbers at (B,) places of the endless sequence of epochs."""
         epochs = places // self._count
         result = torch.empty_like(places)
         for epoch in epochs.unique().tolist():
@@ -139,8 +139,8 @@ class Batches:
         self._labels = None if labels is None or not classes else torch.from_numpy(labels.astype(np.int64))
 
     def __call__(self, counter: int) -> tuple[Tensor, Tensor | None]:
-        """Images (B, C, S, S) in [-1, 1] and (B,) labels of one micro-batch, counted from the start of the
-        run."""
+        """Return images (B, C, S, S) in [-1, 1] and (B,) labels of one micro-batch, counted from the start of
+        the run."""
         positions = self.positions
         numbers = self._order(positions + counter * self.global_batch)
         images = from_uint8(self._bytes(numbers))

@@ -99,7 +99,7 @@ class Trainer:
         self._unread: list[tuple[Tensor, str]] = []
 
     def advance(self) -> None:
-        """One step of the optimiser.
+        """Take one step of the optimiser.
 
         A gradient that is not finite never reaches the weights. On CUDA the host learns of it when
         :meth:`averages` or :meth:`state` is asked for, because it does not wait for the device here.
@@ -133,7 +133,7 @@ class Trainer:
             averaged.copy_(buffer)
 
     def averages(self) -> Averages:
-        """Mean losses since the last call, over all processes; one exchange with the device.
+        """Return the mean losses since the last call, over all processes; one exchange with the device.
 
         Raises:
             NonFiniteError: as :meth:`advance`.
@@ -152,7 +152,7 @@ class Trainer:
         return Averages(total / max(count, 1), by_resolution, sum(norms) / max(len(norms), 1), len(norms))
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Tensors of a checkpoint: ``ema``, ``weights``, ``optimizer``.
+        """Return the tensors of a checkpoint: ``ema``, ``weights``, ``optimizer``.
 
         Raises:
             NonFiniteError: as :meth:`advance`.
@@ -243,7 +243,8 @@ class Trainer:
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
-    """The rate of a step, counted from 0: a linear warm-up, then constant, then perhaps a fall towards 0.
+    """Return the rate of a step, counted from 0: a linear warm-up, then constant, then perhaps a fall towards
+    0.
 
     With a ``lr_decay_share`` below 1 runs of one warm-up are alike until theirs begins, however long they
     are.

@@ -85,7 +85,7 @@ def find_preset(source: str | Path, overrides: Mapping[str, object] | None = Non
 def load(
     source: str | Path | None = None, *, weights: str = "ema", device: str = "auto", precision: str = "auto"
 ) -> Pipeline:
-    """A pipeline from a run folder, one of its checkpoints, or an exported ``.safetensors`` file.
+    """Load a pipeline from a run folder, one of its checkpoints, or an exported ``.safetensors`` file.
 
     Args:
         source: path; the newest run, or else the bundled model, where omitted.
@@ -116,7 +116,7 @@ def import_official(
     device: str = "auto",
     precision: str = "auto",
 ) -> Pipeline:
-    """A pipeline from weights in the layout of the authors' code [SSD] or of guided-diffusion's UNet.
+    """Make a pipeline of weights in the layout of the authors' code [SSD] or of guided-diffusion's UNet.
 
     No spectra of training images come with them, so a preset's ``sampling.renoise`` becomes ``"none"``.
 
@@ -149,7 +149,7 @@ def import_official(
 def assemble(
     preset: Preset, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> Pipeline:
-    """A pipeline from a preset and the weights of its model."""
+    """Make a pipeline of a preset and the weights of its model."""
     if preset.model.kind == FLEXI_UNET:
         model = outline_model(preset)
     else:  # it may hold more than its state dict says

@@ -51,7 +51,7 @@ def cost(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What a step costs at each resolution: parameters, FLOPs, time, memory, utilisation."""
+    """Count what a step costs at each resolution: parameters, FLOPs, time, memory, utilisation."""
     from ssdiff.evaluation import cost as measuring
     from ssdiff.weights.load import find_preset
 

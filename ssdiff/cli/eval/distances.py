@@ -71,7 +71,7 @@ def evaluate_images(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The command of a metric, which its name says."""
+    """Run the command of a metric, which its name says."""
     from ssdiff.evaluation.generative import evaluate
     from ssdiff.weights.load import Found
 

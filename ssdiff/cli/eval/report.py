@@ -42,7 +42,8 @@ def report(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """One HTML file about a run: settings, loss, samples, trajectory, cost, distances. Needs no network.
+    """Write one HTML file about a run: settings, loss, samples, trajectory, cost, distances. Needs no
+    network.
 
     Distances are those that `ssdiff eval ... --out RUN/eval/NAME.json` has left in the run folder.
     """

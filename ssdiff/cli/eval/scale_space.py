@@ -40,7 +40,8 @@ def scale_space(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Curves and properties of forward processes as scale-spaces, exact for the data's mean and covariance.
+    """Draw curves and check properties of forward processes as scale-spaces, exact for the data's mean and
+    covariance.
 
     Writes curves.csv, properties.csv, scale-space.png, and film strips of heat and osmosis. Needs no model.
     """
