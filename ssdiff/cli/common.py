@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -98,12 +98,6 @@ class Terminal:
             print(text)
 
     @contextmanager
-    def progress(self, unit: str) -> Iterator[Bar]:
-        """A bar with rate and remaining time, on a terminal only."""
-        with self._bar(f"{{task.fields[rate]}} {unit}/s") as bar:
-            yield bar
-
-    @contextmanager
     def progress_callback(self, unit: str = "img", **units: str) -> Iterator[Progress]:
         """Yield what a verb of the library takes as ``progress``: a bar a stage, with rate and time left.
 
@@ -145,19 +139,6 @@ class Terminal:
             bar if shown else nullcontext()
         ):  # Rich before 13.8 ends one that is not shown with an empty line
             yield bar
-
-    @contextmanager
-    def preparing(self) -> Iterator[Callable[[int, int], None]]:
-        """A bar for a data set that is prepared; yields what to tell of images done and in all."""
-        began = time.perf_counter()
-        with self.progress("img") as bar:
-            task = bar.add_task("preparing", total=None, rate="-", note="")
-
-            def show(done: int, total: int) -> None:
-                rate = f"{done / (time.perf_counter() - began):.3g}"
-                bar.update(task, completed=done, total=total, rate=rate)
-
-            yield show
 
 
 class StopRequest:
@@ -219,14 +200,14 @@ def with_options(
     return merged
 
 
-def positive(value: int, name: str) -> int:
+def positive(value: int, option: str) -> int:
     """Return the value of an option, if it is at least 1.
 
     Raises:
         UsageError: otherwise.
     """
     if value < 1:
-        raise UsageError(f"{name} must be at least 1, not {value}")
+        raise UsageError(f"{option} must be at least 1, not {value}")
     return value
 
 

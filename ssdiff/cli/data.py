@@ -39,11 +39,12 @@ def prepare(
     from ssdiff.data import open_data
     from ssdiff.errors import UsageError
     from ssdiff.images import MAX_PIXELS
+    from ssdiff.progress import stage
 
     if channels == 2 or corrupt not in ("error", "skip"):
         raise UsageError(f"channels must be 1 or 3 and corrupt error or skip, not {channels} and {corrupt!r}")
     terminal = Terminal(quiet, json)
-    with terminal.preparing() as show:
+    with terminal.progress_callback() as progress:
         images = open_data(
             source,
             size=size,
@@ -51,7 +52,7 @@ def prepare(
             background=background,
             corrupt="skip" if corrupt == "skip" else "error",
             max_pixels=max_pixels or MAX_PIXELS,
-            progress=show,
+            progress=stage(progress, "preparing"),
         )
     _report(images, size, channels, terminal)
 

@@ -13,7 +13,6 @@ from ssdiff.errors import SsdiffError
 
 if TYPE_CHECKING:
     from ssdiff.config import Preset
-    from ssdiff.process.base import Process
 
 
 def info(
@@ -79,11 +78,10 @@ def _describe_run(folder: Any, values: dict[str, Any], lines: list[str]) -> None
 
 
 def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -> None:
-
     from ssdiff.build import build_process, outline_model
 
     count = sum(weight.numel() for weight in outline_model(preset).parameters())
-    levels = _levels(build_process(preset))
+    levels = [level.to_dict() for level in build_process(preset).levels()]
     values |= {"preset": preset.name, "summary": preset.summary, "parameters": count, "levels": levels}
     lines += [f"preset {preset.name}: {preset.summary}", f"{count / 1e6:.2f} M parameters"]
     lines += ["resolution   timesteps     log SNR"]
@@ -91,16 +89,3 @@ def _describe_preset(preset: Preset, values: dict[str, Any], lines: list[str]) -
         first, last = level["log_snr"]
         noise = "no noise" if first is None else f"{first:6.2f} .. {last:.2f}"
         lines.append(f"{level['resolution']:10d}   {level['first']:4d}..{level['last']:<4d}   {noise}")
-
-
-def _levels(process: Process) -> list[dict[str, Any]]:
-    """TimestepSampler and log-SNR of each resolution."""
-    import math
-
-    result: list[dict[str, Any]] = []
-    for t, state in enumerate(process.states[1:], start=1):
-        log_snr = round(math.log(state.snr), 3) if state.sigma else None
-        if not result or result[-1]["resolution"] != state.resolution:
-            result.append({"resolution": state.resolution, "first": t, "log_snr": [log_snr, log_snr]})
-        result[-1]["last"], result[-1]["log_snr"][1] = t, log_snr
-    return result

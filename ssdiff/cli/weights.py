@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ssdiff.cli.common import Json, Overwrite, Plugins, Quiet, Sets, Terminal, Weights, parse_sets
 from ssdiff.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from ssdiff.config import Preset
 
 _SUFFIX = (".safetensors",)
 
@@ -45,10 +38,7 @@ def import_weights(
     check_output(out, overwrite, _SUFFIX)
     settings = load_preset(preset, parse_sets(set_))
     state = read_weights(file)
-    try:
-        pipeline = import_official(state, settings, device="cpu")
-    except CheckpointError as error:
-        raise _with_differences(error, file, state, settings) from None
+    pipeline = import_official(state, settings, device="cpu", where=file)
     settings, weights = pipeline.required_preset(), pipeline.model.state_dict()
     kind = "Flexi-UNet" if any("adapters_in." in name for name in state) else "plain UNet"
     note = f"imported from {file.name}"
@@ -69,31 +59,6 @@ def import_weights(
     )
 
 
-def _with_differences(
-    error: CheckpointError, file: Path, state: Mapping[str, Tensor], settings: Preset
-) -> CheckpointError:
-    """The error with the settings in which the file and the preset differ [docs/faults.md, row 21]."""
-    from ssdiff.models.infer_config import outline
-
-    found, wanted = outline(state), settings.model_dump()
-    differing, sets = [], []
-    for name, value in found.items():
-        section, _, field = name.partition(".")
-        asked = wanted[section][field]
-        rows = name == "model.classes" and value == asked + 1  # with a row for 'no class'
-        if isinstance(value, tuple) and name == "model.attention":
-            value, asked = tuple(sorted(value, reverse=True)), tuple(sorted(asked, reverse=True))
-        if value == asked or rows:
-            continue
-        shown = [str(list(v) if isinstance(v, tuple) else v) for v in (value, asked)]
-        differing.append(f"{name} is {shown[0]} in the file, {shown[1]} in {settings.name}")
-        sets.append(f"--set '{name}={shown[0]}'")
-    if not differing:
-        return CheckpointError(str(error.args[0]), path=file, hint=error.hint)
-    message = f"{error.args[0]}; {'; '.join(differing)}"
-    return CheckpointError(message, path=file, hint=f"give its own preset, or {' '.join(sets)}")
-
-
 def export(
     out: Annotated[Path, typer.Option(metavar="x.safetensors", help="The model to write.")],
     run: Annotated[Path | None, typer.Argument(help="Run or checkpoint; default: the newest run.")] = None,
@@ -106,8 +71,6 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a run's weights as one file that needs nothing beside it."""
-    import torch
-
     from ssdiff.files import check_output
     from ssdiff.weights import single_file
     from ssdiff.weights.load import find_model
@@ -126,7 +89,7 @@ def export(
         details=stored.details,
         step=stored.step,
         note=note,
-        dtype=torch.float16 if half else torch.float32,
+        half=half,
         overwrite=overwrite,
     )
     size = out.stat().st_size

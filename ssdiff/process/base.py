@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -50,6 +51,32 @@ class Posterior:
     def sample(self, noise: Tensor) -> Tensor:
         """Return mean + C^{1/2} noise, for standard normal ``noise`` of the mean's shape."""
         return self.mean + self.root(noise)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolutionLevel:
+    """The timesteps at one resolution.
+
+    Attributes:
+        resolution: pixels a side.
+        first: the first timestep of it.
+        last: the last one.
+        log_snr: of the first and of the last; None where there is no noise.
+    """
+
+    resolution: int
+    first: int
+    last: int
+    log_snr: tuple[float | None, float | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "resolution": self.resolution,
+            "first": self.first,
+            "last": self.last,
+            "log_snr": list(self.log_snr),
+        }
 
 
 class Process(ABC):
@@ -277,6 +304,18 @@ class Process(ABC):
             raise ProcessError(
                 f"a posterior needs 0 <= s < t <= {self.T} and eta in [0, 1], not s={s}, t={t}, eta={eta}"
             )
+
+    def levels(self) -> list[ResolutionLevel]:
+        """Return the timesteps of each resolution, 1..T, from the largest to the smallest."""
+        timesteps = range(1, self.T + 1)
+        found = []
+        for resolution, group in itertools.groupby(timesteps, lambda t: self.states[t].resolution):
+            first, *others = group
+            last = others[-1] if others else first
+            ends = [self.states[t] for t in (first, last)]
+            low, high = (round(math.log(state.snr), 3) if state.sigma else None for state in ends)
+            found.append(ResolutionLevel(resolution, first, last, (low, high)))
+        return found
 
     def _cannot(self, what: str, instead: str) -> NoReturn:
         raise ProcessError(f"a {type(self).__name__} cannot {what}", hint=instead)

@@ -16,7 +16,7 @@ from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.errors import CheckpointError
-from ssdiff.models import official
+from ssdiff.models import infer_config, official
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.models.registry import FLEXI_UNET
 from ssdiff.pipeline import Pipeline
@@ -115,6 +115,7 @@ def import_official(
     *,
     device: str = "auto",
     precision: str = "auto",
+    where: str | Path | None = None,
 ) -> Pipeline:
     """Make a pipeline of weights in the layout of the authors' code [SSD] or of guided-diffusion's UNet.
 
@@ -126,6 +127,7 @@ def import_official(
         preset: the settings that the weights were trained with, e.g. ``"celeba64"``.
         device: as in :func:`load`.
         precision: as in :func:`load`.
+        where: the file of a state dict, for messages.
 
     Raises:
         CheckpointError: not such weights, or of another architecture; names keys and shapes.
@@ -140,10 +142,37 @@ def import_official(
             f"the authors' weights are of a Flexi-UNet, {settings.name} has network {settings.model.kind!r}",
             hint="give the preset that they were trained with",
         )
-    weights = official.convert_weights(state, outline)
+    file = source if isinstance(source, str | Path) else where
+    try:
+        weights = official.convert_weights(state, outline)
+    except CheckpointError as error:
+        raise _with_differences(error, None if file is None else Path(file), state, settings) from None
     pipeline = assemble(settings, weights, place, pick_precision(precision, place))
     pipeline.origin = "official weights" if isinstance(source, Mapping) else f"official weights {source}"
     return pipeline
+
+
+def _with_differences(
+    error: CheckpointError, file: Path | None, state: Mapping[str, Tensor], settings: Preset
+) -> CheckpointError:
+    """Return the error with the settings in which the file and the preset differ [docs/faults.md, row 21]."""
+    found, wanted = infer_config.outline(state), settings.model_dump()
+    differing, sets = [], []
+    for name, value in found.items():
+        section, _, field = name.partition(".")
+        asked = wanted[section][field]
+        rows = name == "model.classes" and value == asked + 1  # with a row for 'no class'
+        if isinstance(value, tuple) and name == "model.attention":
+            value, asked = tuple(sorted(value, reverse=True)), tuple(sorted(asked, reverse=True))
+        if value == asked or rows:
+            continue
+        shown = [str(list(v) if isinstance(v, tuple) else v) for v in (value, asked)]
+        differing.append(f"{name} is {shown[0]} in the file, {shown[1]} in {settings.name}")
+        sets.append(f"--set '{name}={shown[0]}'")
+    if not differing:
+        return CheckpointError(str(error.args[0]), path=file, hint=error.hint)
+    message = f"{error.args[0]}; {'; '.join(differing)}"
+    return CheckpointError(message, path=file, hint=f"give its own preset, or {' '.join(sets)}")
 
 
 def assemble(

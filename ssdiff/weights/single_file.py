@@ -108,7 +108,7 @@ def export(
     start: object = None,
     details: object = None,
     note: str = "",
-    dtype: torch.dtype = torch.float32,
+    half: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write a single-file model.
@@ -122,7 +122,7 @@ def export(
         start: as in :class:`Stored`.
         details: likewise.
         note: how it was made, e.g. the command.
-        dtype: of the stored weights; halves shrink the file, computing stays in float32.
+        half: store 16-bit numbers, which halve the file; computing stays in float32.
         overwrite: replace a file that exists.
     """
     metadata = {
@@ -134,6 +134,7 @@ def export(
         "details": json.dumps(details),
         "note": note,
     }
+    dtype = torch.float16 if half else torch.float32
     tensors = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
         for name, value in weights.items()
