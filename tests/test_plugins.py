@@ -154,7 +154,7 @@ def test_an_exported_model_runs_no_code_by_itself(folder, run, shell):
     image = folder / "exported.png"
     refused = shell("sample", "--ckpt", model, "-n", 2, "--out", image, "--device", "cpu")
     assert refused.returncode == 4 and not image.exists()
-    assert "unknown network 'life-unet'" in refused.stderr
+    assert "'life-power'" in refused.stderr
     assert "give its plugin with --plugin FILE.py" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     plugin = ("--plugin", folder / "parts.py")
