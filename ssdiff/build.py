@@ -126,7 +126,7 @@ def place_model(network: nn.Module, device: torch.device) -> nn.Module:
 def build_degradation_of(
     preset: Preset, size: Size, *, noisy: bool = False, seed: int = 0, other: Other | None = None
 ) -> Degradation:
-    """What a preset's process does to images of any size, photographs too.
+    """Return what a preset's process does to images of any size, photographs too.
 
     Args:
         preset: gives the process.
@@ -151,7 +151,7 @@ def build_degradation_of(
 
 
 def build_process(preset: Preset, size: Size | None = None, *, other: Other | None = None) -> Process:
-    """The forward process of a preset.
+    """Build the forward process of a preset.
 
     Args:
         preset: gives kind, schedule, levels and noise.
@@ -212,7 +212,8 @@ def _unknown_other(images: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def build_states(preset: Preset, size: Size | None = None) -> list[State]:
-    """The states of a preset of kind ssd or ddpm alone: no operators, so that many schedules can be tried.
+    """Return the states of a preset of kind ssd or ddpm alone: no operators, so that many schedules can be
+    tried.
 
     Args:
         preset: as for :func:`build_process`.
@@ -240,7 +241,7 @@ def build_states(preset: Preset, size: Size | None = None) -> list[State]:
 
 
 def preset_level_sizes(preset: Preset) -> tuple[int, ...]:
-    """Pixels a side of each level of the process, largest first."""
+    """Return the pixels a side of each level of the process, largest first."""
     halvings = len(preset.model.multipliers) - 1 if preset.model.kind == FLEXI_UNET else 0
     return resolution.level_sizes(preset.data.size, preset.process.levels, preset.process.factor, 2**halvings)
 

@@ -563,7 +563,7 @@ class RestoredFile:
     quality: dict[str, Row] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON says of it."""
+        """Return what JSON says of it; the image quality keeps its former key, which programs read."""
         return {"image": self.file.source, "out": str(self.file.target), "likeness": self.quality}
 
 

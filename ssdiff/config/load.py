@@ -49,7 +49,7 @@ _STEPS = 250  # of sampling, unless the preset says otherwise or T is smaller
 
 
 def load_preset(name_or_path: str | Path, overrides: Mapping[str, object] | None = None) -> Preset:
-    """The preset of a name or TOML file, with some fields replaced.
+    """Load the preset of a name or TOML file, with some fields replaced.
 
     Args:
         name_or_path: a name of `preset_names`, or a path; a string is a path when it ends in ``.toml`` or
@@ -65,7 +65,7 @@ def load_preset(name_or_path: str | Path, overrides: Mapping[str, object] | None
 
 
 def parse_preset(text: str, where: str = "preset", *, run_plugins: bool = False) -> Preset:
-    """The preset of a TOML text, for example one stored in a checkpoint; it must give a name.
+    """Parse the preset of a TOML text, for example one stored in a checkpoint; it must give a name.
 
     Args:
         text: TOML, as `Preset.to_toml` writes it; ``extends`` is not allowed, so no other file is read.
@@ -82,7 +82,7 @@ def parse_preset(text: str, where: str = "preset", *, run_plugins: bool = False)
 
 
 def override(preset: Preset, overrides: Mapping[str, object]) -> Preset:
-    """The preset with some fields replaced and every rule checked again.
+    """Return the preset with some fields replaced and every rule checked again.
 
     Args:
         preset: left as it is.
@@ -97,7 +97,7 @@ def override(preset: Preset, overrides: Mapping[str, object]) -> Preset:
 
 
 def parse_override(text: str) -> tuple[str, object]:
-    """Field and value of ``section.field=value``, as given to ``--set``.
+    """Return field and value of ``section.field=value``, as given to ``--set``.
 
     The value is read as TOML (``3e-4``, ``true``, ``[16, 8]``, ``{ kind = "equal" }``); what is not TOML is a
     string, so that quotes are not needed.
@@ -116,14 +116,14 @@ def parse_override(text: str) -> tuple[str, object]:
 
 
 def preset_names() -> list[str]:
-    """Names of the shipped presets, sorted."""
+    """Return the names of the shipped presets, sorted."""
     return sorted(
         file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml")
     )
 
 
 def shipped_preset(name: str) -> str:
-    """The text of a shipped preset's file, with its comments and published numbers.
+    """Return the text of a shipped preset's file, with its comments and published numbers.
 
     Raises:
         PresetError: no such preset; names the nearest ones.
@@ -135,7 +135,8 @@ def shipped_preset(name: str) -> str:
 
 
 def differences(a: Preset, b: Preset, sections: Collection[str] | None = None) -> list[str]:
-    """Fields in which two presets differ, as ``"model.width: 128 != 64"``; those that only b has come last.
+    """List the fields in which two presets differ, as ``"model.width: 128 != 64"``; those that only b has
+    come last.
 
     Args:
         a: left of ``!=``.

@@ -48,7 +48,7 @@ class Preset(Strict):
         return cold is None or cold.kind == "noise" or self.sampling.terminal_prior is not None
 
     def to_toml(self) -> str:
-        """Every field as TOML; loading that text gives an equal preset."""
+        """Return every field as TOML; loading that text gives an equal preset."""
         values = self.model_dump(exclude_none=True)
         if not self.plugins:
             del values["plugins"]

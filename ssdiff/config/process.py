@@ -177,7 +177,7 @@ class ProcessSettings(Strict):
 
 
 def process_problems(process: ProcessSettings) -> list[str]:
-    """What does not go together within the section, one line each."""
+    """List what does not go together within the section, one line each."""
     kind, problems = process.kind, []
     if kind != "ssd" and process.levels != 1:
         problems.append(

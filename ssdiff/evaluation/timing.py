@@ -255,7 +255,7 @@ class _Memory:
 
 
 class _Chosen(TimestepSampler):
-    """TimestepSampler of one path, evenly from all of them, in place of the training's draw."""
+    """Draws the timesteps of one path, evenly from all of them, in place of the training's draw."""
 
     members: Tensor
 

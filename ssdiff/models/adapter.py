@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ssdiff.errors import UsageError
-from ssdiff.models.blocks import resize
+from ssdiff.models.blocks import resize_images
 
 _LABELS = ("labels", "label", "y", "classes", "class_label")
 _WANTED = (
@@ -73,7 +73,7 @@ class Adapted(nn.Module):
                 hint="write forward(x, t, labels), or set model.classes = 0",
             )
         if x.shape[-1] != resolution:
-            x = resize(x, resolution)
+            x = resize_images(x, resolution)
         x = x.contiguous()  # networks that were not written for channels_last may use view()
         if self.style == "plain":
             output = self.network(x, index)

@@ -49,7 +49,7 @@ def zeroed(module: _Module) -> _Module:
     return module
 
 
-def resize(x: Tensor, side: int) -> Tensor:
+def resize_images(x: Tensor, side: int) -> Tensor:
     """Return (B, C, H, W) images at side x side pixels, bilinear and antialiased."""
     return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdiff.errors import ProcessError
-from ssdiff.models.blocks import Attention, Block, ResBlock, Upsample, norm, resize, sinusoids, zeroed
+from ssdiff.models.blocks import Attention, Block, ResBlock, Upsample, norm, resize_images, sinusoids, zeroed
 from ssdiff.models.registry import FLEXI_UNET, register_model
 
 _EMBEDDING = 4  # width of the embedding relative to the model's
@@ -149,7 +149,7 @@ class FlexiUNet(nn.Module):
         h = self._decode(self.middle(h, emb), skips, emb, first, last)
         h = _adapt(self.leave, self._levels[last].channels_out, h)
         h = self.head(F.silu(self.head_norm(h)))
-        h = h if h.shape[-1] == resolution else resize(h, resolution)
+        h = h if h.shape[-1] == resolution else resize_images(h, resolution)
         return h + inputs if self.residual else h
 
     def _decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, first: int, last: int) -> Tensor:
@@ -198,7 +198,7 @@ class FlexiUNet(nn.Module):
                 )
         # The step to full resolution is that of the larger image [official code].
         if wanted > side and (wanted >= self.sizes[0] or first == last):
-            return resize(x, wanted), last, last
+            return resize_images(x, wanted), last, last
         return x, first, last
 
     def level_of(self, side: int) -> int:

@@ -183,7 +183,7 @@ def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> lis
 
 
 def _even_between(coordinate: Tensor, steps: int, changes: Tensor) -> Tensor:
-    """TimestepSampler even along a (T,) coordinate from T to the last change, to the one before, ..., to
+    """Timesteps even along a (T,) coordinate from T to the last change, to the one before, ..., to
     1."""
     total = len(coordinate)
     lowest = 1 if steps > 1 else total

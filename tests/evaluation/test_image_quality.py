@@ -17,16 +17,16 @@ def draw(*shape, seed=0):
 
 def test_a_constant_offset():
     x = draw(2, 3, 20, 30) * 0.5
-    likeness = compare(x, x + torch.tensor([0.1, 0.2])[:, None, None, None])
-    assert_close(likeness.rmse, torch.tensor([0.05, 0.1]).double())  # of pixels in 0..1
-    assert_close(likeness.psnr, -20 * torch.log10(likeness.rmse))
+    quality = compare(x, x + torch.tensor([0.1, 0.2])[:, None, None, None])
+    assert_close(quality.rmse, torch.tensor([0.05, 0.1]).double())  # of pixels in 0..1
+    assert_close(quality.psnr, -20 * torch.log10(quality.rmse))
 
 
 def test_equal_images():
     x = draw(2, 1, 16, 16)
-    likeness = compare(x, x)
-    assert likeness.psnr.tolist() == [math.inf] * 2 and likeness.rmse.tolist() == [0.0] * 2
-    assert_close(likeness.ssim, torch.ones(2).double())
+    quality = compare(x, x)
+    assert quality.psnr.tolist() == [math.inf] * 2 and quality.rmse.tolist() == [0.0] * 2
+    assert_close(quality.ssim, torch.ones(2).double())
 
 
 def test_what_lies_outside_is_clipped():
