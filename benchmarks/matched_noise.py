@@ -55,7 +55,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time for this call")
     parser.add_argument(
-        "--chains", type=chains, default=(), help="e.g. 10:ddim,50:dpm++; judge the last budget by these"
+        "--chains", type=chains, default=(), help="e.g. 10:ddim,50:dpm++; evaluate the last budget by these"
     )
     options = parser.parse_args()
     scale, cases = SCALES[options.scale], chosen(options)
@@ -175,7 +175,7 @@ class Clock:
 
 def work(case: Case, extractor: str, clock: Clock) -> None:
     """Train a network to its budget, draw, and take the distances; what is done already is left out."""
-    missing = [chain for chain in case.scale.chains if chain not in case.judged()]
+    missing = [chain for chain in case.scale.chains if chain not in case.evaluated()]
     if not missing:
         return
     clock.check()
@@ -184,7 +184,7 @@ def work(case: Case, extractor: str, clock: Clock) -> None:
     ssdiff.train(preset, case.out / "train.zip", case.run, resume=start, stop=clock.over)
     shutil.copy(newest_grid(case.run), case.out / f"{case.run.name}.png")
     for chain in missing:
-        judge(case, chain, extractor, clock)
+        evaluate(case, chain, extractor, clock)
 
 
 def beginning(case: Case) -> str | Path:
@@ -195,7 +195,7 @@ def beginning(case: Case) -> str | Path:
     return next((checkpoint for checkpoint in shared if checkpoint.exists()), "auto")
 
 
-def judge(case: Case, chain: Chain, extractor: str, clock: Clock) -> None:
+def evaluate(case: Case, chain: Chain, extractor: str, clock: Clock) -> None:
     """Draw images and take their distances to those that were held out, and to those of the training."""
     steps, sampler = chain
     folder, pipeline = case.run / f"drawn-{steps}-{sampler}", ssdiff.load(case.run)

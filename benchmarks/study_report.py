@@ -22,7 +22,7 @@ def rows(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """What was found, one row for each network, budget and chain that is done."""
     for case in cases:
         preset = ssdiff.load_preset("celeba64", case.settings())
-        for chain in case.judged():
+        for chain in case.evaluated():
             values = {
                 (metric, reference): json.loads(case.result(metric, chain, reference).read_text())
                 for metric in ("fid", "kid")

@@ -24,7 +24,7 @@ class Scale:
         settings: of all variants.
         variants: settings of each by name.
         batch: images a step.
-        budgets: images seen at which a network is judged.
+        budgets: images seen at which a network is evaluated.
         held_out: images kept for the reference.
         samples: drawn at each budget.
         chains: (steps, sampler) of the drawing.
@@ -185,7 +185,7 @@ class Case:
         """Where a distance to one of REFERENCES is kept."""
         return self.run / "results" / f"{chain[0]}-{chain[1]}-{metric}-{reference}.json"
 
-    def judged(self) -> list[Chain]:
+    def evaluated(self) -> list[Chain]:
         """The chains of which all distances are there, fewest steps first."""
         # This distance is the last that is taken.
         found = (path.stem.split("-")[:2] for path in self.run.glob(f"results/*-kid-{REFERENCES[-1]}.json"))

@@ -128,7 +128,7 @@ def test_the_study_ends_with_a_table(photos, tmp_path):
     cells = [line.strip("| ").split(" | ") for line in kept.splitlines() if line[2] in "-0123456789"]
     assert [row[1] for row in cells if "---" not in row] == ["8", "16", "16", "16"]
     assert all(0 < float(share) < 5 for row in cells if "---" not in row for share in row[2:])
-    judged = (
+    evaluated = (
         "--reference",
         photos,
         "--extractor",
@@ -140,13 +140,13 @@ def test_the_study_ends_with_a_table(photos, tmp_path):
         "--batch",
         6,
     )
-    swapped = call("stage_swap.py", *runs, *judged, home=out / "home")
+    swapped = call("stage_swap.py", *runs, *evaluated, home=out / "home")
     rows = [line.strip("| ").split(" | ") for line in swapped.splitlines()[2:]]
     assert len(rows) == 5 and all(float(cell) > -1 for row in rows for cell in row[1:])
     drawn = [draw(torch.arange(3)) for draw in stage_swaps(*runs).values()]
     assert all(images.shape == (3, 3, 16, 16) for images in drawn)
     assert all(not torch.allclose(a, b, atol=1e-4) for a, b in itertools.combinations(drawn, 2))
-    turned = call("stage_swap.py", *reversed(runs), *judged, home=out / "home", code=2)
+    turned = call("stage_swap.py", *reversed(runs), *evaluated, home=out / "home", code=2)
     assert "full size at every timestep" in turned
     other = study(photos, out, "--extractor", "tinynet:Other", code=1)
     assert "holds another study (extractor)" in other

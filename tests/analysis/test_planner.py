@@ -225,7 +225,7 @@ def test_bars_on_a_terminal(plan, monkeypatch):
     assert plan("--steps", 3, "--no-exact")["rows"]
 
 
-def test_published_schedules_are_judged_by_their_own_resize(plan):
+def test_published_schedules_are_evaluated_by_their_own_resize(plan):
     """Whatever the preset's."""
     own, area = (
         plan("--steps", 3, "--overwrite", "--set", f"process.resize={name}") for name in ("bilinear", "area")

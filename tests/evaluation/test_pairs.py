@@ -45,7 +45,7 @@ def given(clean, cold_folder, tmp_path):
 
 
 @pytest.fixture
-def judge(ssdiff, cold_folder):
+def evaluate(ssdiff, cold_folder):
     def call(source, truth, *more):
         return ssdiff(
             "eval", "restore", source, "--truth", truth, "--ckpt", cold_folder, "--t", T, *more, *CPU
@@ -125,21 +125,21 @@ def spoil(folder, change):
         ("clean", ("resize", "y.png"), "1 of 4 images of CLEAN do not have the 16 x 16", ["y.png (20 x 12)"]),
     ],
 )
-def test_images_that_do_not_go_together(judge, clean, given, tmp_path, side, change, words, named):
+def test_images_that_do_not_go_together(evaluate, clean, given, tmp_path, side, change, words, named):
     spoil(tmp_path / side, change)
-    code, out, err = judge(given, clean, "--out", tmp_path / "x.json")
+    code, out, err = evaluate(given, clean, "--out", tmp_path / "x.json")
     assert code == 3 and not out and err.count("\n") == 1 and not (tmp_path / "x.json").exists()
     assert words.replace("GIVEN", str(given)).replace("CLEAN", str(clean)) in err
     assert f": {', '.join(named)}; nothing was restored" in err
 
 
-def test_truth_without_names(judge, clean, given, tmp_path):
-    code, _, err = judge(given, "shapes")
+def test_truth_without_names(evaluate, clean, given, tmp_path):
+    code, _, err = evaluate(given, "shapes")
     assert code == 3 and "shapes are no files with names" in err
-    code, _, err = judge(given, tmp_path / "gone")
+    code, _, err = evaluate(given, tmp_path / "gone")
     assert code == 3 and "gone" in err
     (clean / "y.png").write_bytes(b"no image")
-    code, _, err = judge(given, clean)
+    code, _, err = evaluate(given, clean)
     assert code == 3 and "y.png" in err
 
 
