@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ssdiff.build import build_model as build_model
     from ssdiff.build import build_process as build_process
     from ssdiff.config.load import load_preset as load_preset
+    from ssdiff.config.load import presets as presets
     from ssdiff.degradation import degrade as degrade
     from ssdiff.evaluation.cost import cost as cost
     from ssdiff.evaluation.generative import evaluate as evaluate
@@ -56,6 +57,7 @@ _MODULES = {
     "load_plugin": "ssdiff.plugins",
     "load_preset": "ssdiff.config.load",
     "plan_schedule": "ssdiff.analysis.schedule_plan",
+    "presets": "ssdiff.config.load",
     "register_degradation": "ssdiff.process.degradations.registry",
     "report": "ssdiff.reporting.run_report",
     "restore": "ssdiff.restoration",
@@ -84,6 +86,7 @@ __all__ = [
     "load_plugin",
     "load_preset",
     "plan_schedule",
+    "presets",
     "register_degradation",
     "register_model",
     "register_noise_schedule",

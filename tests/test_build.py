@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from ssdiff import build_model, build_process, load_preset
 from ssdiff.build import preset_level_sizes
-from ssdiff.config.load import preset_names
+from ssdiff.config.load import presets
 from ssdiff.devices import autocast, pick_device, pick_precision
 from ssdiff.errors import PresetError, ResourceError
 from ssdiff.evaluation import flops
@@ -21,7 +21,7 @@ def outline(preset):
         return build_model(preset)
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", presets())
 def test_every_preset_builds(name):
     preset = load_preset(name)
     process, model = build_process(preset), outline(preset)

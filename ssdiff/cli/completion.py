@@ -47,9 +47,9 @@ def _starting(values: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]
 
 
 def _presets() -> Sequence[str]:
-    from ssdiff.config.load import preset_names
+    from ssdiff.config.load import presets
 
-    return preset_names()
+    return presets()
 
 
 def _samplers() -> Sequence[str]:

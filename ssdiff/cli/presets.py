@@ -14,9 +14,9 @@ app = typer.Typer(help="The settings that ship with ssdiff.", no_args_is_help=Tr
 @app.command("list")
 def list_presets(json: Json = False) -> None:
     """List the names, with one line about each."""
-    from ssdiff.config.load import load_preset, preset_names
+    from ssdiff.config.load import load_preset, presets
 
-    summaries = {name: load_preset(name).summary for name in preset_names()}
+    summaries = {name: load_preset(name).summary for name in presets()}
     width = max(map(len, summaries))
     lines = [f"{name:{width}}  {summary}" for name, summary in summaries.items()]
     Terminal(as_json=json).result("\n".join(lines), {"presets": summaries})

@@ -34,7 +34,7 @@ __all__ = [
     "override",
     "parse_override",
     "parse_preset",
-    "preset_names",
+    "presets",
     "shipped_preset",
 ]
 
@@ -52,7 +52,7 @@ def load_preset(name_or_path: str | Path, overrides: Mapping[str, object] | None
     """Load the preset of a name or TOML file, with some fields replaced.
 
     Args:
-        name_or_path: a name of `preset_names`, or a path; a string is a path when it ends in ``.toml`` or
+        name_or_path: a name of :func:`presets`, or a path; a string is a path when it ends in ``.toml`` or
             holds a separator.
         overrides: new values by dotted field, ``{"model.width": 64}``, or by nested tables.
 
@@ -115,11 +115,15 @@ def parse_override(text: str) -> tuple[str, object]:
     return field, parsed["value"] if parsed.keys() == {"value"} else value
 
 
-def preset_names() -> list[str]:
-    """Return the names of the shipped presets, sorted."""
-    return sorted(
-        file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml")
-    )
+def presets() -> tuple[str, ...]:
+    """Return the names of the shipped presets, sorted.
+
+    >>> import ssdiff
+    >>> "celeba64" in ssdiff.presets()
+    True
+    """
+    files = [file.name for file in _folder().iterdir()]
+    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
 
 
 def shipped_preset(name: str) -> str:
@@ -128,7 +132,7 @@ def shipped_preset(name: str) -> str:
     Raises:
         PresetError: no such preset; names the nearest ones.
     """
-    if name not in (names := preset_names()):
+    if name not in (names := presets()):
         hint = f"{did_you_mean(name, names)} (a file ends in .toml)"
         raise PresetError(f"unknown preset {name!r}", hint=hint)
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
@@ -202,7 +206,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = nearest_names(path.stem, preset_names(), 1)
+        near = nearest_names(path.stem, presets(), 1)
         hint = f"did you mean the preset {near[0]}?" if near else "give the name of a preset or a TOML file"
         raise PresetError(f"no preset file {path}", path=path, hint=hint) from None
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ssdiff import __version__
 from ssdiff.config import Preset
-from ssdiff.config.load import load_preset, preset_names
+from ssdiff.config.load import load_preset, presets
 from ssdiff.display import human_seconds
 from ssdiff.errors import DataError
 from ssdiff.evaluation.cost import Cost
@@ -153,7 +153,7 @@ def distances(results: Sequence[Record], unread: Sequence[str]) -> Section:
 def settings(preset: Preset) -> Section:
     """List every setting, what it means, and where it differs from the preset of that name."""
     own = tomllib.loads(preset.to_toml())
-    shipped = tomllib.loads(load_preset(preset.name).to_toml()) if preset.name in preset_names() else None
+    shipped = tomllib.loads(load_preset(preset.name).to_toml()) if preset.name in presets() else None
     rows = []
     for section, fields in own.items():
         if not isinstance(fields, dict):

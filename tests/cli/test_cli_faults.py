@@ -33,7 +33,7 @@ def failing(ssdiff, monkeypatch):
         def broken():
             raise error
 
-        monkeypatch.setattr(presets, "preset_names", broken)
+        monkeypatch.setattr(presets, "presets", broken)
         return ssdiff("presets", "list", *options)
 
     return call

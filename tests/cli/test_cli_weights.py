@@ -178,7 +178,7 @@ def test_a_bug_is_one_line_and_a_file(ssdiff, home, monkeypatch):
     def broken():
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(presets, "preset_names", broken)
+    monkeypatch.setattr(presets, "presets", broken)
     code, _, err = ssdiff("presets", "list")
     assert code == 1 and "a bug in ssdiff: RuntimeError: two" in err and err.count("\n") == 1
     assert list((home / "logs").glob("bug-*.txt"))

@@ -8,7 +8,7 @@ import pytest
 
 import ssdiff
 from ssdiff.cli import completion
-from ssdiff.config.load import preset_names
+from ssdiff.config.load import presets
 from ssdiff.data import DATA_NAMES
 
 
@@ -21,7 +21,7 @@ def test_the_lists_are_those_of_the_library():
     ("typed", "offered"),
     [
         ("train --preset shap", ["shapes32"]),
-        ("eval schedule --preset celeba128-3", [n for n in preset_names() if n.startswith("celeba128-3")]),
+        ("eval schedule --preset celeba128-3", [n for n in presets() if n.startswith("celeba128-3")]),
         ("train --data cel", ["celeba"]),
         ("train --with lsun-b", ["lsun-bedroom"]),
         ("degrade x.png --op des", ["desaturate"]),

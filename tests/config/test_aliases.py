@@ -135,6 +135,6 @@ def test_the_command_line_hides_it_and_the_warnings_of_libraries(ssdiff, monkeyp
         warnings.warn("from a library", UserWarning, stacklevel=1)
         return ["celeba64"]
 
-    monkeypatch.setattr("ssdiff.config.load.preset_names", noisy)
+    monkeypatch.setattr("ssdiff.config.load.presets", noisy)
     code, out, err = ssdiff("presets", "list")
     assert (code, err) == (0, "") and "celeba64" in out

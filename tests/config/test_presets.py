@@ -14,7 +14,7 @@ from ssdiff.config.load import (
     override,
     parse_override,
     parse_preset,
-    preset_names,
+    presets,
     shipped_preset,
 )
 from ssdiff.errors import PresetError
@@ -50,11 +50,11 @@ def write(folder, name, text):
 
 
 def test_every_name_of_the_design_is_shipped():
-    assert set(preset_names()) >= set(NAMES)
-    assert preset_names() == sorted(preset_names())
+    assert set(presets()) >= set(NAMES)
+    assert list(presets()) == sorted(presets())
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", presets())
 def test_shipped_preset(name):
     preset = load_preset(name)
     assert preset.name == name
@@ -63,7 +63,7 @@ def test_shipped_preset(name):
     assert parse_preset(preset.to_toml()) == preset
 
 
-@pytest.mark.parametrize("name", [name for name in preset_names() if name.endswith("-matched")])
+@pytest.mark.parametrize("name", [name for name in presets() if name.endswith("-matched")])
 def test_matched_twin_differs_from_its_published_preset_only_in_noise_and_shares(name):
     twin, published = load_preset(name), load_preset(name.removesuffix("-matched"))
     assert twin.process.snr_preserving == 1

@@ -9,13 +9,13 @@ from conftest import TINY
 
 from ssdiff import load
 from ssdiff.build import build_model, build_process
-from ssdiff.config.load import load_preset, preset_names
+from ssdiff.config.load import load_preset, presets
 from ssdiff.process.cold import ColdProcess
 from ssdiff.training.losses import Visit, objective
 
 CPU = ("--device", "cpu")
 FAMILIES = ("cold-", "blurdiff-", "blurring-", "ihdm-")
-NAMES = [name for name in preset_names() if name.startswith(FAMILIES)]
+NAMES = [name for name in presets() if name.startswith(FAMILIES)]
 
 KINDS = {
     "blurring": 'kind = "blurring"\nnoise = { kind = "cosine" }\npredict = "eps"',
