@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from ssdiff.config.load import load_preset as load_preset
     from ssdiff.config.load import presets as presets
     from ssdiff.degradation import degrade as degrade
+    from ssdiff.evaluation.cost import Cost as Cost
     from ssdiff.evaluation.cost import cost as cost
+    from ssdiff.evaluation.generative import Evaluation as Evaluation
     from ssdiff.evaluation.generative import evaluate as evaluate
+    from ssdiff.evaluation.restoration import RestorationEvaluation as RestorationEvaluation
     from ssdiff.evaluation.restoration import evaluate_restoration as evaluate_restoration
     from ssdiff.models.registry import register_model as register_model
     from ssdiff.pipeline import Pipeline as Pipeline
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from ssdiff.process.degradations.registry import register_degradation as register_degradation
     from ssdiff.process.prediction import register_prediction as register_prediction
     from ssdiff.reporting.run_report import report as report
+    from ssdiff.restoration import RestoreResult as RestoreResult
     from ssdiff.restoration import restore as restore
     from ssdiff.sampling.registry import register_sampler as register_sampler
     from ssdiff.sampling.registry import samplers as samplers
@@ -40,11 +44,14 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _MODULES = {
-    "TrainResult": "ssdiff.training.run",
-    "train": "ssdiff.training.run",
+    "Cost": "ssdiff.evaluation.cost",
+    "Evaluation": "ssdiff.evaluation.generative",
     "Pipeline": "ssdiff.pipeline",
+    "RestorationEvaluation": "ssdiff.evaluation.restoration",
+    "RestoreResult": "ssdiff.restoration",
     "ScaleSpace": "ssdiff.analysis.scale_space",
     "SchedulePlan": "ssdiff.analysis.schedule_plan",
+    "TrainResult": "ssdiff.training.run",
     "build_model": "ssdiff.build",
     "build_process": "ssdiff.build",
     "cost": "ssdiff.evaluation.cost",
@@ -59,24 +66,30 @@ _MODULES = {
     "plan_schedule": "ssdiff.analysis.schedule_plan",
     "presets": "ssdiff.config.load",
     "register_degradation": "ssdiff.process.degradations.registry",
-    "report": "ssdiff.reporting.run_report",
-    "restore": "ssdiff.restoration",
-    "register_prediction": "ssdiff.process.prediction",
-    "register_sampler": "ssdiff.sampling.registry",
-    "samplers": "ssdiff.sampling.registry",
-    "scale_space": "ssdiff.analysis.scale_space",
     "register_model": "ssdiff.models.registry",
     "register_noise_schedule": "ssdiff.schedules.noise",
+    "register_prediction": "ssdiff.process.prediction",
+    "register_sampler": "ssdiff.sampling.registry",
+    "report": "ssdiff.reporting.run_report",
+    "restore": "ssdiff.restoration",
+    "samplers": "ssdiff.sampling.registry",
+    "scale_space": "ssdiff.analysis.scale_space",
+    "train": "ssdiff.training.run",
 }
 
 __all__ = [
+    "Cost",
+    "Evaluation",
     "Pipeline",
+    "RestorationEvaluation",
+    "RestoreResult",
     "ScaleSpace",
     "SchedulePlan",
     "TrainResult",
     "__version__",
     "build_model",
     "build_process",
+    "cost",
     "degradations",
     "degrade",
     "evaluate",
