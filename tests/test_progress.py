@@ -39,7 +39,8 @@ def test_the_bar_is_for_terminals_only(shown, capsys):
     terminal = Terminal(quiet=not shown)
     terminal.console = Console(force_terminal=True, width=150, stderr=True)
     with terminal.progress_callback("step", preparing="img") as progress:
-        progress("preparing", 10, 20)
-        progress("fitting", 3, None)
+        for done in (0, 10):  # a rate counts from the first report
+            progress("preparing", done, 20)
+            progress("fitting", done, None)
     err = capsys.readouterr().err
     assert all((word in err) == shown for word in ("preparing", "10/20", "img/s", "fitting", "step/s"))

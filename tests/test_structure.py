@@ -48,14 +48,12 @@ MAY_IMPORT: dict[str, str] = {
 # From here on a module stands for one thing that users do, and may use all that comes before it.
 for _name in ("build", "pipeline", "weights", "training", "degradation", "restoration", "generation"):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
-for _name in ("evaluation", "reporting", "analysis", "cli"):
+for _name in ("evaluation", "reporting", "analysis", "installation", "cli"):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
 MAY_IMPORT["__main__"] = "cli"
 
 # What works on numbers and pixels. A command may name them in no way: it calls the library.
 NUMERICAL = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "safetensors")
-# It reports which versions are installed.
-ASKS_FOR_VERSIONS = ("cli/doctor.py",)
 # What a definition of the command line takes, makes or prints.
 TERMINAL = {
     *("Terminal", "StopRequest", "Console", "Table", "print", "typer", "click", "rich", "sys", "signal"),
@@ -179,8 +177,6 @@ def work_in_the_command_line(root: Path) -> list[str]:
     """Commands that work on numbers themselves, instead of calling one function of the library."""
     faults = []
     for path, tree in sources(root / "ssdiff" / "cli"):
-        if f"cli/{path.as_posix()}" in ASKS_FOR_VERSIONS:
-            continue
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
@@ -412,7 +408,6 @@ GOOD = {
     'class A:\n    @property\n    def p(self):\n        """The thing."""\n    def __len__(self):\n'
     '        """The number."""\nclass _B:\n    def f(self):\n        """The other."""\n',
     "ssdiff/cli/common.py": "class Terminal:\n    say = print\nSeed = Annotated[int, typer.Option()]\n",
-    "ssdiff/cli/doctor.py": "import torch\n",
     "ssdiff/cli/a.py": "from ssdiff.cli.common import Seed, Terminal\n\ndef f(seed: Seed): ...\n"
     "def _say(t: Terminal): ...\ndef _rows(x) -> list[str]: ...\ndef _show(x): print(x)\n"
     "class Shown:\n    t: Terminal\ndef _make(x) -> Shown: ...\n",

@@ -1,4 +1,4 @@
-"""What commands share: options, messages, progress, interruption."""
+"""What commands share: messages, progress, interruption, the model to use."""
 
 from __future__ import annotations
 
@@ -9,63 +9,22 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
+from typing import TYPE_CHECKING, Any
 
 from ssdiff.errors import DataError, PartialFailure, UsageError
-from ssdiff.errors import memory_for as memory_for
 from ssdiff.errors import out_of_memory as out_of_memory
 from ssdiff.progress import Progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
     from ssdiff.data.inputs import FailedFile
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress; errors only.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Seed = Annotated[int, typer.Option(help="Decides every random number.")]
-Weights = Annotated[str, typer.Option(help="ema (averaged) or raw.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="a.b=c", help="Change a setting of the preset; repeatable."),
-]
-
-
-def _load_plugins(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
-    """Import plugins while options are read, so that every option and preset may name their parts."""
-    if files and not context.resilient_parsing:
-        from ssdiff.plugins import load_plugin
-
-        for file in files:
-            load_plugin(file)
-    return files
-
-
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE.py",
-        callback=_load_plugins,
-        help="Networks, degradations, samplers or schedules of your own. Runs the file's code; repeatable.",
-    ),
-]
+    from ssdiff.pipeline import Pipeline
 
 MEMORY_HINT = (
     "lower --batch or training.batch, raise "
@@ -83,7 +42,13 @@ class Terminal:
 
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet, self.as_json = quiet, as_json
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @cached_property
+    def console(self) -> Console:
+        """Where messages go."""
+        from rich.console import Console  # it would take a fifth of the time that --help has
+
+        return Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print one line on stderr."""
@@ -121,6 +86,16 @@ class Terminal:
 
     @contextmanager
     def _bar(self, rate: str) -> Iterator[Bar]:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bar
+
         shown = self.console.is_terminal and not self.quiet
         bar = Bar(
             SpinnerColumn(),
@@ -226,6 +201,34 @@ def find_model(path: Path | None, terminal: Terminal) -> Path:
     elif found.chosen == "newest":
         terminal.say(f"using the newest run, {found.path}")
     return found.path
+
+
+def load_pipeline(
+    ckpt: Path | None, weights: str, device: str, precision: str, terminal: Terminal
+) -> Pipeline:
+    """Load the pipeline asked for, of the newest run, or the bundled one."""
+    from ssdiff.weights.load import load
+
+    return load(find_model(ckpt, terminal), weights=weights, device=device, precision=precision)
+
+
+def publish(result: dict[str, Any], text: str, out: Path | None, overwrite: bool, terminal: Terminal) -> None:
+    """Say a result and its warnings, and write it as JSON where it is asked for.
+
+    Args:
+        result: with its ``warnings``, if there are any.
+        text: for people.
+        out: file, or None.
+        overwrite: whether a file there may be replaced.
+        terminal: for messages.
+    """
+    from ssdiff.files import write_atomic
+
+    for warning in result.get("warnings", ()):
+        terminal.say(f"warning: {warning}")
+    if out is not None:
+        write_atomic(out, json.dumps(result, indent=1).encode() + b"\n", overwrite)
+    terminal.result(text, result)
 
 
 def raise_failures(failed: Sequence[FailedFile], done: int) -> None:

@@ -6,88 +6,108 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import (
+from ssdiff.cli.common import Terminal, parse_sets, positive, raise_failures
+from ssdiff.cli.options import (
+    DEGRADATION,
+    OUTPUT,
     Device,
     Json,
+    MaxPixels,
     Overwrite,
     Plugins,
+    Preset,
     Quiet,
     Seed,
-    Terminal,
-    parse_sets,
-    positive,
-    raise_failures,
+    Timestep,
+    option,
 )
 
 _DEFAULT_OP = "downsample"
 
 _Images = Annotated[
     list[str],
-    typer.Argument(metavar="IMAGE...", help="Files, or folders that are searched with their sub-folders."),
+    typer.Argument(metavar="IMAGE", help="Files, or folders that are searched with their sub-folders."),
 ]
 _Op = Annotated[
     str | None,
-    typer.Option(
-        help="downsample, blur, dct-blur, noise, pixelate, mask, snow, desaturate, blur-noise or animorph. "
-        "Default: downsample."
+    option(
+        DEGRADATION,
+        help="downsample, blur, dct-blur, noise, pixelate, mask, snow, desaturate, blur-noise or animorph.",
+        show_default="downsample, or what the preset says",
     ),
 ]
-_Severity = Annotated[
-    int | None, typer.Option(help="Timestep, 0 (the image itself) to T. With --strip: its end.")
-]
-_Preset = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE.toml", help="Degrade as this preset's process does, at the image's size."
-    ),
+_Top = Annotated[
+    int | None,
+    option(DEGRADATION, "--T", help="Highest severity.", show_default="1000, or the preset's"),
 ]
 _Noise = Annotated[
-    bool, typer.Option("--noise", help="With --preset: add its noise, as its model sees images.")
-]
-_Strip = Annotated[int | None, typer.Option(metavar="K", help="Film strip of K severities, evenly from 0.")]
-_Out = Annotated[
-    str | None, typer.Option(metavar="x.png|DIR/", help="Default: NAME-OP-tT.png in the current folder.")
-]
-_Top = Annotated[int | None, typer.Option("--T", help="Highest severity. Default: 1000, or the preset's.")]
-_Upscale = Annotated[
-    bool, typer.Option("--upscale", help="Show a smaller result at the original size, pixels repeated.")
+    bool, option(DEGRADATION, "--noise", help="With --preset: add its noise, as its model sees images.")
 ]
 _With = Annotated[
     str | None,
-    typer.Option("--with", metavar="IMAGE|DIR", help="What animorph turns images into, one after the other."),
+    option(
+        DEGRADATION,
+        "--with",
+        metavar="IMAGE|DIR",
+        help="What animorph turns images into, one after the other.",
+    ),
 ]
 _Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="OPTION=VALUE", help="Option of the operator, e.g. level=4 for snow."),
+    option(
+        DEGRADATION,
+        "--set",
+        metavar="OPTION=VALUE",
+        help="Option of the degradation, e.g. level=4 for snow; repeatable.",
+    ),
 ]
 _MaxStd = Annotated[
-    float | None, typer.Option(help="Std of blur or dct-blur at T, in pixels. Default: by the size.")
+    float | None,
+    option(DEGRADATION, help="Std of blur or dct-blur at T, in pixels.", show_default="by the size"),
 ]
-_MaxPixels = Annotated[int | None, typer.Option(help="Largest image that is decoded.")]
+_Out = Annotated[
+    str | None,
+    option(
+        OUTPUT,
+        metavar="x.png|DIR/",
+        help="Picture, or folder of pictures.",
+        show_default="NAME-OP-tT.png in the current folder",
+    ),
+]
+_Strip = Annotated[
+    int | None, option(OUTPUT, metavar="K", help="Film strip of K severities, evenly from 0 to --t.")
+]
+_Upscale = Annotated[
+    bool, option(OUTPUT, "--upscale", help="Show a smaller result at the original size, pixels repeated.")
+]
 
 
 def degrade(
     images: _Images,
+    max_pixels: MaxPixels = None,
+    preset: Preset = None,
+    plugin: Plugins = None,
     op: _Op = None,
-    t: _Severity = None,
-    preset: _Preset = None,
-    noise: _Noise = False,
-    strip: _Strip = None,
-    out: _Out = None,
+    t: Timestep = None,
     top: _Top = None,
-    upscale: _Upscale = False,
+    noise: _Noise = False,
     with_: _With = None,
     sets: _Set = None,
     max_std: _MaxStd = None,
-    max_pixels: _MaxPixels = None,
     seed: Seed = 0,
-    device: Device = "auto",
+    out: _Out = None,
+    strip: _Strip = None,
+    upscale: _Upscale = False,
     overwrite: Overwrite = False,
-    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
+    device: Device = "auto",
 ) -> None:
-    """Degrade images of any size and see what is left; a smaller result keeps its true size."""
+    """Degrade images of any size and see what is left; a smaller result keeps its true size.
+
+    By a degradation (--op), or as the process of a preset does at the image's size. One of --t and
+    --strip is needed.
+    """
     from ssdiff.data.inputs import expand, plan_outputs
     from ssdiff.degradation import DegradeTask, degrade_files, family_of, other_files, severities
     from ssdiff.devices import pick_device

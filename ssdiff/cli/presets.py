@@ -6,9 +6,14 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Json, Plugins, Sets, Terminal, parse_sets
+from ssdiff.cli.common import Terminal, parse_sets
+from ssdiff.cli.options import OUTPUT, Json, Plugins, Sets, option
 
 app = typer.Typer(help="The settings that ship with ssdiff.", no_args_is_help=True)
+
+_Source = Annotated[
+    bool, option(OUTPUT, "--source", help="The file as shipped, with its comments and published numbers.")
+]
 
 
 @app.command("list")
@@ -24,12 +29,10 @@ def list_presets(json: Json = False) -> None:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE.toml")],
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE.toml", help="Preset by name or file.")],
     set_: Sets = None,
-    source: Annotated[
-        bool, typer.Option("--source", help="The file as shipped, with its comments and published numbers.")
-    ] = False,
     plugin: Plugins = None,
+    source: _Source = False,
     json: Json = False,
 ) -> None:
     """Show every setting of a preset, as TOML."""

@@ -2,95 +2,77 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
-
-from ssdiff.cli.common import (
+from ssdiff.cli.common import Terminal, is_main_process, load_pipeline, parse_sets
+from ssdiff.cli.options import (
+    OUTPUT,
+    SAMPLING,
+    Batch,
+    Checkpoint,
+    Count,
     Device,
+    Eta,
     Json,
     Overwrite,
     Plugins,
     Precision,
     Quiet,
+    Sampler,
     Seed,
-    Terminal,
+    Sets,
+    Steps,
     Weights,
-    find_model,
-    is_main_process,
-    parse_sets,
+    option,
 )
 from ssdiff.errors import UsageError
-from ssdiff.sampling.registry import sampler_help
 
-if TYPE_CHECKING:
-    from ssdiff.pipeline import Pipeline
-
-
-_Count = Annotated[int, typer.Option("-n", "--count", help="How many images.")]
-_Checkpoint = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="RUN|FILE", help="Run, checkpoint or model; default: the newest run, or the bundled model."
-    ),
-]
 _Out = Annotated[
-    str, typer.Option(metavar="x.png|x.gif|x.npz|DIR/", help="Grid, animation, array, or a file an image.")
+    str,
+    option(OUTPUT, metavar="x.png|x.gif|x.npz|DIR/", help="Grid, animation, array, or a file an image."),
 ]
-_Steps = Annotated[
-    int | None, typer.Option(help="1..T; every resolution transition is kept besides. Default: the preset's.")
-]
-_Sampler = Annotated[
-    str | None, typer.Option(help=f"The rule of a step; default: the preset's. {sampler_help()}")
-]
-_Eta = Annotated[float | None, typer.Option(help="Fresh noise of ddim, 0..1.")]
-_Batch = Annotated[int | None, typer.Option(help="Images drawn at once; changes the memory, not the images.")]
 _Class = Annotated[
     list[str] | None,
-    typer.Option("--class", metavar="C[,C...]", help="Class by name or number; several are used in turn."),
-]
-_Guidance = Annotated[float | None, typer.Option(help="Weight of the class, 1 is plain.")]
-_Trajectory = Annotated[
-    bool, typer.Option("--trajectory", help="Film strip: each row an image on its way from noise.")
-]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="sampling.a=c",
-        help="Change a setting of sampling, e.g. sampling.terminal_prior.noise=0 for perfect symmetry; "
-        "repeatable.",
+    option(
+        SAMPLING, "--class", metavar="C[,C...]", help="Class by name or number; several are used in turn."
     ),
 ]
-_First = Annotated[int, typer.Option(help="Number of the first image of the seed.")]
-_Columns = Annotated[int | None, typer.Option(help="Images in a row of the grid.")]
+_Guidance = Annotated[float | None, option(SAMPLING, help="Weight of the class, 1 is plain.")]
+_First = Annotated[int, option(SAMPLING, help="Number of the first image of the seed.")]
+_Trajectory = Annotated[
+    bool, option(OUTPUT, "--trajectory", help="Film strip: each row an image on its way from noise.")
+]
+_Columns = Annotated[int | None, option(OUTPUT, help="Images in a row of the grid.")]
 
 
 def sample(
-    n: _Count = 64,
-    ckpt: _Checkpoint = None,
-    out: _Out = "samples.png",
-    steps: _Steps = None,
-    sampler: _Sampler = None,
-    eta: _Eta = None,
-    batch: _Batch = None,
+    ckpt: Checkpoint = None,
+    weights: Weights = "ema",
+    sets: Sets = None,
+    plugin: Plugins = None,
+    n: Count = 64,
+    first: _First = 0,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
     class_: _Class = None,
     guidance: _Guidance = None,
-    sets: _Set = None,
-    trajectory: _Trajectory = False,
-    first: _First = 0,
-    columns: _Columns = None,
-    weights: Weights = "ema",
-    precision: Precision = "auto",
     seed: Seed = 0,
-    device: Device = "auto",
+    out: _Out = "samples.png",
+    trajectory: _Trajectory = False,
+    columns: _Columns = None,
     overwrite: Overwrite = False,
-    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
+    batch: Batch = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
-    """Draw images. Image i of a seed is the same whatever -n, --batch or the number of processes."""
+    """Draw images. Image i of a seed is the same whatever -n, --batch or the number of processes.
+
+    Of a model's settings --set changes those of sampling, e.g. sampling.terminal_prior.noise=0 for
+    perfect symmetry.
+    """
     main = is_main_process()
     terminal = Terminal(quiet or not main, json and main)
     for name, value, least in (
@@ -128,12 +110,3 @@ def sample(
             )
     if main:
         terminal.result(str(result), result.to_dict())
-
-
-def load_pipeline(
-    ckpt: Path | None, weights: str, device: str, precision: str, terminal: Terminal
-) -> Pipeline:
-    """Load the pipeline asked for, of the newest run, or the bundled one."""
-    from ssdiff.weights.load import load
-
-    return load(find_model(ckpt, terminal), weights=weights, device=device, precision=precision)

@@ -7,81 +7,80 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from ssdiff.cli.common import (
+from ssdiff.cli.common import StopRequest, Terminal, is_main_process, parse_sets, with_options
+from ssdiff.cli.options import (
+    INPUT,
+    OUTPUT,
+    TRAINING,
+    Data,
     Device,
     Json,
     Plugins,
+    Preset,
     Quiet,
     Sets,
-    StopRequest,
-    Terminal,
-    is_main_process,
-    parse_sets,
-    with_options,
+    option,
 )
 from ssdiff.display import human_seconds
 
 if TYPE_CHECKING:
     from ssdiff.training.run import Event, TrainResult
 
-_Preset = Annotated[
-    str | None, typer.Option(metavar="NAME|FILE.toml", help="What to train; see `ssdiff presets list`.")
-]
-_Data = Annotated[
-    str | None,
-    typer.Option(metavar="PATH|NAME", help="Folder, .zip, or a data set's name; default: the preset's."),
-]
-_Out = Annotated[
-    Path | None, typer.Option(metavar="RUN", help="Run folder; default: a new one in the user's data folder.")
-]
 _With = Annotated[
-    str | None, typer.Option("--with", metavar="PATH|NAME", help="Second data set, for animorphosis.")
+    str | None, option(INPUT, "--with", metavar="PATH|NAME", help="Second data set, for animorphosis.")
 ]
+_Seed = Annotated[int | None, option(TRAINING, help="Decides every random number: training.seed.")]
+_Steps = Annotated[int | None, option(TRAINING, help="Same as --set training.steps=INTEGER.")]
+_Batch = Annotated[int | None, option(TRAINING, help="Same as --set training.batch=INTEGER.")]
+_Rate = Annotated[float | None, option(TRAINING, help="Same as --set training.lr=FLOAT.")]
 _Resume = Annotated[
     str | None,
-    typer.Option(metavar="auto|PATH", help="Continue: the newest run (or --out), or a run or checkpoint."),
+    option(
+        TRAINING,
+        metavar="auto|PATH",
+        help="Continue: the newest run (or --out), or a run or checkpoint.",
+    ),
 ]
-_DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and time; write nothing.")
-]
-_Seed = Annotated[int | None, typer.Option(help="Decides every random number.")]
-_Steps = Annotated[int | None, typer.Option(help="Same as --set training.steps=INTEGER.")]
-_Batch = Annotated[int | None, typer.Option(help="Same as --set training.batch=INTEGER.")]
-_Rate = Annotated[float | None, typer.Option(help="Same as --set training.lr=FLOAT.")]
 _AcceptData = Annotated[
-    bool, typer.Option("--accept-changed-data", help="Resume although the data set has changed.")
+    bool, option(TRAINING, "--accept-changed-data", help="Resume although the data set has changed.")
 ]
 _AcceptTopology = Annotated[
-    bool, typer.Option("--allow-topology-change", help="Resume with another number of processes.")
+    bool, option(TRAINING, "--allow-topology-change", help="Resume with another number of processes.")
+]
+_Out = Annotated[
+    Path | None,
+    option(OUTPUT, metavar="RUN", help="Run folder.", show_default="a new one in the user's data folder"),
+]
+_DryRun = Annotated[
+    bool,
+    option(OUTPUT, "--dry-run", help="Show shapes, parameters, FLOPs, memory and time; write nothing."),
 ]
 
 
 def train(
-    preset: _Preset = None,
-    data: _Data = None,
-    out: _Out = None,
+    data: Data = None,
     with_: _With = None,
+    preset: Preset = None,
+    set_: Sets = None,
+    plugin: Plugins = None,
     seed: _Seed = None,
     steps: _Steps = None,
     batch: _Batch = None,
     lr: _Rate = None,
-    set_: Sets = None,
     resume: _Resume = None,
-    dry_run: _DryRun = False,
     accept_data: _AcceptData = False,
     accept_topology: _AcceptTopology = False,
-    device: Device = "auto",
-    plugin: Plugins = None,
+    out: _Out = None,
+    dry_run: _DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
+    device: Device = "auto",
 ) -> None:
     """Train a model; under torchrun, on several devices.
 
-    Writes a run folder: preset.toml, checkpoints, metrics.jsonl, sample grids, train.log and status.json.
-    Ctrl-C or SIGTERM saves and stops; `--resume auto` continues as if nothing had happened, on a
-    CPU bit for bit.
+    Writes a run folder: preset.toml, checkpoints, metrics.jsonl, sample grids, train.log and
+    status.json. Ctrl-C or SIGTERM saves and stops; `--resume auto` continues as if nothing had
+    happened, on a CPU bit for bit.
     """
     main = is_main_process()
     terminal = Terminal(quiet or not main, json and main)
@@ -94,8 +93,6 @@ def train(
             "--lr": ("training.lr", lr),
         },
     )
-    if plugin:
-        overrides["plugins"] = [str(file) for file in plugin]
     if dry_run:
         from ssdiff.config.load import load_preset
         from ssdiff.evaluation.cost import dry_run as measure
@@ -121,6 +118,7 @@ def train(
             other=with_,
             accept_changed_data=accept_data,
             allow_topology_change=accept_topology,
+            plugins=plugin or (),
         )
     _report(result, terminal)
 

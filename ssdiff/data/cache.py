@@ -64,6 +64,31 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __str__(self) -> str:
+        channels, size = self.images.shape[1:3]
+        lines = [f"{len(self)} images of {self.source}, {size} px, {channels} channels"]
+        if names := self.class_names:
+            lines.append(f"{len(names)} classes: {', '.join(names[:12])}")
+        lines += [f"left out {name}: {reason}" for name, reason in self.skipped]
+        lines += [f"fingerprint {self.fingerprint[:16]}", f"prepared in {self.folder}"]
+        return "\n".join(lines)
+
+    @property
+    def folder(self) -> Path:
+        """Where its array lies, which a user may want to know or delete."""
+        return Path(str(getattr(self.images, "filename", None) or cache_root())).parent
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what ``ssdiff data prepare --json`` prints."""
+        return {
+            "source": self.source,
+            "path": str(self.folder),
+            "images": len(self),
+            "classes": list(self.class_names),
+            "fingerprint": self.fingerprint,
+            "skipped": [list(entry) for entry in self.skipped],
+        }
+
     def batch(self, indices: Tensor) -> Tensor:
         """Return images by number.
 

@@ -17,7 +17,6 @@ from officialweights import official
 from PIL import Image
 
 from ssdiff import cli
-from ssdiff.cli import info
 from ssdiff.config import load as presets
 from ssdiff.models.infer_config import outline
 from ssdiff.runs import RunFolder
@@ -241,9 +240,16 @@ def test_info_knows_a_killed_run(result, tmp_path):
     status = json.loads(folder.status.read_text()) | {"pid": gone.pid}
     folder.status.write_text(json.dumps(status))
     assert result("info", folder.path)["killed"]
-    assert not info._is_gone(status | {"host": "elsewhere"}) and not info._is_gone(
-        status | {"pid": os.getpid()}
-    )
+    for other in ({"host": "elsewhere"}, {"pid": os.getpid()}):
+        folder.status.write_text(json.dumps(status | other))
+        assert not result("info", folder.path)["killed"]
+
+
+@pytest.mark.parametrize(("preset", "word"), [("shapes32", "timesteps"), ("cold-blur-mnist", "severities")])
+def test_info_counts_in_the_word_of_the_process(ssdiff, tmp_path, preset, word):
+    folder = RunFolder.create(tmp_path / "run", presets.load_preset(preset).to_toml())
+    code, out, _ = ssdiff("info", folder.path)
+    assert code == 0 and f"resolution   {word} " in out and "no checkpoint yet" in out
 
 
 def test_data_prepare_says_where(result, tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 import ssdiff
 from ssdiff.config.load import load_preset
-from ssdiff.errors import Interrupted, UsageError
+from ssdiff.errors import Interrupted, PresetError, UsageError
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny.toml"
 
@@ -50,6 +50,29 @@ def test_settings_as_an_object_and_a_stop_that_can_be_resumed(tmp_path):
     result = ssdiff.train(resume=out, device="cpu")
     assert result.step == 4, "the overrides are part of the run"
     assert ssdiff.train(resume=out, overrides={"training.steps": 5}, device="cpu").step == 5
+
+
+PLUGIN = """
+import torch
+import ssdiff
+
+@ssdiff.register_noise_schedule("train-cubic")
+def cubic(T: int, *, most: float = 100.0):
+    return most * (torch.arange(1, T + 1, dtype=torch.float64) / T) ** 3
+"""
+
+
+def test_parts_of_a_plugin_are_trained_with_and_remembered(tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    settings = {"training.steps": 2, "process.noise": {"kind": "train-cubic", "most": 50.0}}
+    with pytest.raises(PresetError, match="train-cubic"):
+        ssdiff.train(TINY, out=tmp_path / "run", overrides=settings, device="cpu")
+    result = ssdiff.train(
+        TINY, out=tmp_path / "run", overrides=settings, device="cpu", plugins=[tmp_path / "mine.py"]
+    )
+    first = result.pipeline(device="cpu").process.states[1]
+    assert first.sigma / first.signal == pytest.approx(50 / 20**3)
+    assert load_preset(result.folder / "preset.toml").plugins == (str(tmp_path / "mine.py"),)
 
 
 def test_nothing_to_train():

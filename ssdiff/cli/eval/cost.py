@@ -6,19 +6,21 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import (
+from ssdiff.cli.common import Terminal, find_model, parse_sets, publish
+from ssdiff.cli.options import (
+    MACHINE,
+    MEASUREMENT,
     Device,
     Json,
     Overwrite,
     Plugins,
     Precision,
     Quiet,
+    ResultFile,
     Sets,
-    Terminal,
-    find_model,
-    parse_sets,
+    Steps,
+    option,
 )
-from ssdiff.cli.eval.options import Out, Steps, publish
 from ssdiff.files import check_output
 
 _Source = Annotated[
@@ -28,28 +30,32 @@ _Source = Annotated[
         help="Preset by name or file, run, checkpoint or model; default: the newest run, or the bundled one.",
     ),
 ]
+_Seconds = Annotated[float, option(MEASUREMENT, help="Time to spend on measuring, about.")]
+_NoTiming = Annotated[bool, option(MEASUREMENT, "--no-timing", help="Count only; measure nothing.")]
 _Batch = Annotated[
     int | None,
-    typer.Option(help="Images a step. Default: the preset's, halved until measuring fits into --seconds."),
+    option(
+        MACHINE,
+        help="Images a step.",
+        show_default="the preset's, halved until measuring fits into --seconds",
+    ),
 ]
-_Seconds = Annotated[float, typer.Option(help="Time to spend on measuring, about.")]
-_NoTiming = Annotated[bool, typer.Option("--no-timing", help="Count only; measure nothing.")]
 
 
 def cost(
     source: _Source = None,
-    batch: _Batch = None,
-    steps: Steps = None,
     set_: Sets = None,
+    plugin: Plugins = None,
+    steps: Steps = None,
     seconds: _Seconds = 20.0,
     no_timing: _NoTiming = False,
-    precision: Precision = "auto",
-    out: Out = None,
-    device: Device = "auto",
+    out: ResultFile = None,
     overwrite: Overwrite = False,
-    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
+    batch: _Batch = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Count what a step costs at each resolution: parameters, FLOPs, time, memory, utilisation."""
     from ssdiff.evaluation import cost as measuring

@@ -6,37 +6,40 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import (
+from ssdiff.cli.common import Terminal, find_model, is_main_process, positive, publish
+from ssdiff.cli.options import (
+    INPUT,
+    MEASUREMENT,
+    Batch,
+    Checkpoint,
     Device,
+    Eta,
+    EvaluatedCount,
+    Extractor,
     Json,
     Overwrite,
     Plugins,
     Quiet,
+    ResultFile,
+    Sampler,
     Seed,
-    Terminal,
-    find_model,
-    is_main_process,
-    positive,
+    Steps,
+    WeightsFile,
+    option,
 )
-from ssdiff.cli.eval.options import Batch, Checkpoint, Out, Steps, WeightsFile, publish
 from ssdiff.errors import UsageError
 from ssdiff.files import check_output
 
 _Images = Annotated[
     str | None,
-    typer.Argument(metavar="[IMAGES]", help="Folder or .zip to compare instead of a model's images."),
+    typer.Argument(metavar="IMAGES", help="Folder or .zip to compare instead of a model's images."),
 ]
 _Reference = Annotated[
-    str | None, typer.Option(metavar="PATH|NAME", help="True images. Default: the run's training data.")
+    str | None,
+    option(INPUT, metavar="PATH|NAME", help="True images.", show_default="the run's training data"),
 ]
-_Count = Annotated[int | None, typer.Option("-n", "--count", help="Images to generate. Default: 10000.")]
-_Sampler = Annotated[str | None, typer.Option(help="As for `ssdiff sample`. Default: the preset's.")]
-_Eta = Annotated[float | None, typer.Option(help="Fresh noise of ddim, 0..1.")]
-_Extractor = Annotated[
-    str, typer.Option(metavar="inception|module:Class", help="Network whose features are compared.")
-]
-_Resize = Annotated[int | None, typer.Option(help="Fit both sides to so many pixels first.")]
-_Subset = Annotated[int | None, typer.Option(help="Images in a subset of kid. Default: 1000.")]
+_Resize = Annotated[int | None, option(INPUT, help="Fit both sides to so many pixels first.")]
+_Subset = Annotated[int | None, option(MEASUREMENT, help="Images in a subset of kid.", show_default="1000")]
 
 
 SUMMARIES = {
@@ -52,24 +55,24 @@ SUMMARIES = {
 def evaluate_images(
     ctx: typer.Context,
     images: _Images = None,
-    ckpt: Checkpoint = None,
     reference: _Reference = None,
-    n: _Count = None,
-    steps: Steps = None,
-    sampler: _Sampler = None,
-    eta: _Eta = None,
-    extractor: _Extractor = "inception",
-    weights_file: WeightsFile = None,
     resize: _Resize = None,
-    subset_size: _Subset = None,
-    batch: Batch = None,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
+    ckpt: Checkpoint = None,
     plugin: Plugins = None,
+    n: EvaluatedCount = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
+    seed: Seed = 0,
+    extractor: Extractor = "inception",
+    weights_file: WeightsFile = None,
+    subset_size: _Subset = None,
+    out: ResultFile = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
+    batch: Batch = None,
+    device: Device = "auto",
 ) -> None:
     """Run the command of a metric, which its name says."""
     from ssdiff.evaluation.generative import evaluate

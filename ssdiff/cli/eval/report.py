@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import (
+from ssdiff.cli.common import Terminal
+from ssdiff.cli.options import (
+    MEASUREMENT,
+    OUTPUT,
+    SAMPLING,
     Device,
     Json,
     Overwrite,
@@ -15,32 +19,36 @@ from ssdiff.cli.common import (
     Precision,
     Quiet,
     Seed,
-    Terminal,
+    Steps,
     Weights,
+    option,
 )
-from ssdiff.cli.eval.options import Steps
 from ssdiff.display import human_bytes
 
 _Run = Annotated[Path | None, typer.Argument(metavar="RUN", help="Run folder. Default: the newest run.")]
-_Out = Annotated[Path, typer.Option(metavar="x.html", help="The report.")]
-_Samples = Annotated[int, typer.Option(help="Images to draw; 0 shows the last grid of the training instead.")]
-_Timing = Annotated[bool, typer.Option("--timing", help="Measure times for the table of costs, about 20 s.")]
+_Samples = Annotated[
+    int, option(SAMPLING, help="Images to draw; 0 shows the last grid of the training instead.")
+]
+_Timing = Annotated[
+    bool, option(MEASUREMENT, "--timing", help="Measure times for the table of costs, about 20 s.")
+]
+_Out = Annotated[Path, option(OUTPUT, metavar="x.html", help="The report.")]
 
 
 def report(
     run: _Run = None,
-    out: _Out = Path("report.html"),
+    weights: Weights = "ema",
+    plugin: Plugins = None,
     samples: _Samples = 16,
     steps: Steps = None,
-    timing: _Timing = False,
-    weights: Weights = "ema",
-    precision: Precision = "auto",
     seed: Seed = 0,
-    device: Device = "auto",
+    timing: _Timing = False,
+    out: _Out = Path("report.html"),
     overwrite: Overwrite = False,
-    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Write one HTML file about a run: settings, loss, samples, trajectory, cost, distances. Needs no
     network.

@@ -6,19 +6,24 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import (
+from ssdiff.cli.common import Terminal, find_model, is_main_process, positive, publish
+from ssdiff.cli.options import (
+    INPUT,
+    Batch,
+    Checkpoint,
     Device,
     Json,
+    LastTimestep,
+    OptionalExtractor,
     Overwrite,
     Plugins,
     Quiet,
+    ResultFile,
     Seed,
-    Terminal,
-    find_model,
-    is_main_process,
-    positive,
+    Steps,
+    WeightsFile,
+    option,
 )
-from ssdiff.cli.eval.options import Batch, Checkpoint, Out, WeightsFile, publish
 from ssdiff.files import check_output
 
 _Images = Annotated[
@@ -30,39 +35,32 @@ _Images = Annotated[
 ]
 _Truth = Annotated[
     str | None,
-    typer.Option(
-        metavar="PATH",
-        help="Folder or .zip of the clean images, of the names of IMAGES, which then are not degraded here.",
+    option(
+        INPUT,
+        metavar="FOLDER|.zip",
+        help="Clean images of the same names, to compare with; IMAGES are then not degraded here.",
     ),
 ]
-_Count = Annotated[int | None, typer.Option("-n", "--count", help="The first images. Default: all.")]
-_Timestep = Annotated[int | None, typer.Option(help="Timestep, 1..T. Default: T.")]
-_Steps = Annotated[int | None, typer.Option(help="Sampling steps. Default: the preset's, at most T.")]
-_Extractor = Annotated[
-    str | None,
-    typer.Option(
-        metavar="inception|module:Class", help="Adds the Frechet distance to the clean images. Default: none."
-    ),
-]
+_Count = Annotated[int | None, option(INPUT, "-n", "--count", help="The first images.", show_default="all")]
 
 
 def restore(
     images: _Images,
     truth: _Truth = None,
-    ckpt: Checkpoint = None,
     n: _Count = None,
-    t: _Timestep = None,
-    steps: _Steps = None,
-    extractor: _Extractor = None,
-    weights_file: WeightsFile = None,
-    batch: Batch = None,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
+    ckpt: Checkpoint = None,
     plugin: Plugins = None,
+    t: LastTimestep = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    extractor: OptionalExtractor = None,
+    weights_file: WeightsFile = None,
+    out: ResultFile = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
+    batch: Batch = None,
+    device: Device = "auto",
 ) -> None:
     """Degrade held-out images, restore them by every sampler, and compare: PSNR, SSIM, RMSE, distance.
 

@@ -7,43 +7,54 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Json, Overwrite, Plugins, Quiet, Seed, Terminal
+from ssdiff.cli.common import Terminal
+from ssdiff.cli.options import (
+    MEASUREMENT,
+    OUTPUT,
+    DataName,
+    Images,
+    Json,
+    Overwrite,
+    Plugins,
+    Quiet,
+    Seed,
+    Size,
+    option,
+)
 
 _Presets = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[PRESET ...]",
+        metavar="PRESET",
         help="Presets or TOML files of processes with noise; ve (variance exploding), heat and osmosis "
         "besides. Default: ddpm-celeba64, ve, blurring-celeba64, blurdiff-church64, celeba64, "
         "celeba64-matched, heat, osmosis.",
     ),
 ]
-_Data = Annotated[str, typer.Option(metavar="PATH|NAME", help="Folder, .zip or name; turned grey.")]
-_Size = Annotated[int, typer.Option(help="Pixels a side, 8..64; the time grows with its sixth power.")]
-_Images = Annotated[int, typer.Option(help="Images that the covariance is taken from, evenly from the set.")]
 _Points = Annotated[
-    int, typer.Option(help="Points of a curve, at least 2; resolution transitions are added.")
+    int, option(MEASUREMENT, help="Points of a curve, at least 2; resolution transitions are added.")
 ]
-_Out = Annotated[Path, typer.Option(metavar="DIR/", help="Folder for tables and pictures.")]
+_Out = Annotated[Path, option(OUTPUT, metavar="DIR/", help="Folder for tables and pictures.")]
 
 
 def scale_space(
     presets: _Presets = None,
-    data: _Data = "shapes",
-    size: _Size = 32,
-    images: _Images = 4000,
+    data: DataName = "shapes",
+    size: Size = 32,
+    images: Images = 4000,
+    plugin: Plugins = None,
+    seed: Seed = 0,
     points: _Points = 33,
     out: _Out = Path("scale-space"),
-    seed: Seed = 0,
     overwrite: Overwrite = False,
-    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw curves and check properties of forward processes as scale-spaces, exact for the data's mean and
     covariance.
 
-    Writes curves.csv, properties.csv, scale-space.png, and film strips of heat and osmosis. Needs no model.
+    The data are turned grey; --size is 8..64, and the time grows with its sixth power. Writes
+    curves.csv, properties.csv, scale-space.png, and film strips of heat and osmosis. Needs no model.
     """
     from ssdiff.analysis import scale_space as library
 

@@ -6,52 +6,63 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import typer
-
-from ssdiff.cli.common import Json, Overwrite, Plugins, Quiet, Sets, Terminal, parse_sets
+from ssdiff.cli.common import Terminal, parse_sets
+from ssdiff.cli.options import (
+    MEASUREMENT,
+    OUTPUT,
+    SAMPLING,
+    Data,
+    Images,
+    Json,
+    Overwrite,
+    Plugins,
+    PresetName,
+    Quiet,
+    Sets,
+    option,
+)
 from ssdiff.errors import UsageError
 
 _Number = TypeVar("_Number", int, float)
 
-_Data = Annotated[
-    str | None, typer.Option(metavar="PATH|NAME", help="Folder, .zip or name. Default: the preset's.")
-]
-_Preset = Annotated[
-    str,
-    typer.Option(metavar="NAME|FILE.toml", help="Of kind ssd; its size, levels, noise and network count."),
-]
-_Images = Annotated[int, typer.Option(help="Images to look at, evenly from the set.")]
-_Steps = Annotated[str, typer.Option(metavar="S[,S...]", help="Numbers of sampling steps to compare at.")]
-_Eta = Annotated[str, typer.Option(metavar="E[,E...]", help="Shares of fresh noise to compare at, 0..1.")]
+_Steps = Annotated[str, option(SAMPLING, metavar="S[,S...]", help="Numbers of sampling steps to compare at.")]
+_Eta = Annotated[str, option(SAMPLING, metavar="E[,E...]", help="Shares of fresh noise to compare at, 0..1.")]
 _Budget = Annotated[
-    float, typer.Option(help="FLOPs of a step that the plan may cost on average, as a share of DDPM's.")
+    float,
+    option(MEASUREMENT, help="FLOPs of a step that the plan may cost on average, as a share of DDPM's."),
 ]
 _Exact = Annotated[
     bool | None,
-    typer.Option("--exact/--no-exact", help="With the true covariance, up to 64 px. Default: up to 32 px."),
+    option(
+        MEASUREMENT,
+        "--exact/--no-exact",
+        help="With the true covariance, up to 64 px.",
+        show_default="up to 32 px",
+    ),
 ]
-_Out = Annotated[Path, typer.Option(metavar="DIR/", help="Folder for the table, the plot and the preset.")]
+_Out = Annotated[Path, option(OUTPUT, metavar="DIR/", help="Folder for the table, the plot and the preset.")]
 
 
 def schedule(
-    data: _Data = None,
-    preset: _Preset = "celeba64-matched",
+    data: Data = None,
+    images: Images = 5000,
+    preset: PresetName = "celeba64-matched",
     sets: Sets = None,
-    images: _Images = 5000,
+    plugin: Plugins = None,
     steps: _Steps = "50,100,250",
     eta: _Eta = "1,0",
     budget: _Budget = 0.55,
     exact: _Exact = None,
     out: _Out = Path("schedule"),
     overwrite: Overwrite = False,
-    plugin: Plugins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Plan a schedule before training: distance to the data and cost of DDPM, published and matched SSD.
 
     Gaussian data with the spectrum of yours, and the MMSE denoiser: the distance is the sampler's alone.
-    Writes schedule.csv, schedule.png and planned.toml, a preset with the best transition points.
+    The preset is of kind ssd; its size, levels, noise and network count. Writes schedule.csv,
+    schedule.png and planned.toml, a preset with the best transition points.
     """
     from ssdiff.analysis.schedule_plan import check_plan_files, plan_schedule
     from ssdiff.config.load import load_preset

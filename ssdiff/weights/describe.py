@@ -1,0 +1,161 @@
+"""What a run, checkpoint or single-file model is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssdiff import checkpoints, runs
+from ssdiff.build import build_process, outline_model
+from ssdiff.config import Preset
+from ssdiff.config.load import parse_preset
+from ssdiff.display import human_bytes
+from ssdiff.errors import SsdiffError
+from ssdiff.process.base import ResolutionLevel
+from ssdiff.weights import single_file
+from ssdiff.weights.load import find_model
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """One checkpoint of a run: its name, size in bytes, and whether it is whole."""
+
+    name: str
+    bytes: int
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON says of it."""
+        return {"name": self.name, "bytes": self.bytes, "verdict": self.verdict}
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """How a run stands.
+
+    Attributes:
+        status: what it wrote of itself last: state, step, time, perhaps a reason.
+        killed: it calls itself running, and its process is gone.
+        checkpoints: all that are there, oldest first.
+    """
+
+    status: dict[str, Any]
+    killed: bool
+    checkpoints: tuple[StoredCheckpoint, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON says of it."""
+        found = [checkpoint.to_dict() for checkpoint in self.checkpoints]
+        return {"status": self.status, "killed": self.killed, "checkpoints": found}
+
+    def lines(self, path: Path) -> list[str]:
+        """Return what people are told of it."""
+        reason = f": {self.status['reason']}" if self.status.get("reason") else ""
+        told = [f"state {self.status.get('state', 'unknown')}, step {self.status.get('step', 0)}{reason}"]
+        if self.killed:
+            told.append(f"its process is gone; go on with ssdiff train --resume {path}")
+        told += [
+            f"checkpoint {one.name}, {human_bytes(one.bytes)}, {one.verdict}" for one in self.checkpoints
+        ]
+        return told if self.checkpoints else [*told, "no checkpoint yet"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What a checkpoint or single-file model says of itself: steps behind it, names of its labels, origin."""
+
+    step: int | None
+    class_names: tuple[str, ...]
+    origin: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON says of it."""
+        return {"step": self.step, "class_names": list(self.class_names), "origin": self.origin}
+
+    def lines(self) -> list[str]:
+        """Return what people are told of it."""
+        classes = [f"classes {', '.join(self.class_names)}"] if self.class_names else []
+        return [f"step {self.step}", *classes, self.origin]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a run or model is.
+
+    Attributes:
+        path: where it is.
+        state: of a run how it stands, of a file what it says of itself.
+        preset: its settings.
+        parameters: of its network.
+        levels: the timesteps of each resolution.
+        noisy: whether its process adds noise; a cold one has severities instead of timesteps.
+    """
+
+    path: Path
+    state: RunState | ModelFile
+    preset: Preset
+    parameters: int
+    levels: tuple[ResolutionLevel, ...]
+    noisy: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``ssdiff info --json`` prints."""
+        return {
+            "path": str(self.path),
+            **self.state.to_dict(),
+            "preset": self.preset.name,
+            "summary": self.preset.summary,
+            "parameters": self.parameters,
+            "levels": [level.to_dict() for level in self.levels],
+        }
+
+    def __str__(self) -> str:
+        state = self.state
+        lines = [
+            str(self.path),
+            *(state.lines(self.path) if isinstance(state, RunState) else state.lines()),
+            f"preset {self.preset.name}: {self.preset.summary}",
+            f"{self.parameters / 1e6:.2f} M parameters",
+            f"resolution   {'timesteps ' if self.noisy else 'severities'}    log SNR",
+        ]
+        for level in self.levels:
+            first, last = level.log_snr
+            noise = "no noise" if first is None else f"{first:6.2f} .. {last:.2f}"
+            lines.append(f"{level.resolution:10d}   {level.first:4d}..{level.last:<4d}   {noise}")
+        return "\n".join(lines)
+
+
+def describe_model(source: str | Path | None = None) -> Description:
+    """Describe a run, checkpoint or single-file model: its settings, levels, checkpoints and state.
+
+    Args:
+        source: path; the newest run, or else the bundled model, where omitted.
+
+    Raises:
+        CheckpointError: absent or damaged; a damaged checkpoint of a run is only said to be.
+        PresetError: the settings of a run cannot be read.
+    """
+    path = find_model(source).path
+    state: RunState | ModelFile
+    if runs.is_run(path):
+        folder = runs.RunFolder(path)
+        preset = parse_preset(folder.preset.read_text("utf-8"), f"the preset of {path}", run_plugins=True)
+        found = tuple(map(_checkpoint, checkpoints.list_steps(folder.checkpoints)))
+        state = RunState(folder.read_status() or {}, folder.was_killed(), found)
+    else:
+        stored = single_file.read(path)
+        preset, state = stored.preset, ModelFile(stored.step, stored.class_names, stored.origin)
+    count = sum(weight.numel() for weight in outline_model(preset).parameters())
+    process = build_process(preset)
+    return Description(path, state, preset, count, tuple(process.levels()), process.noisy)
+
+
+def _checkpoint(folder: Path) -> StoredCheckpoint:
+    try:
+        checkpoints.verify(folder)
+        verdict = "verified"
+    except SsdiffError as error:
+        verdict = f"damaged: {error}"
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    return StoredCheckpoint(folder.name, size, verdict)
