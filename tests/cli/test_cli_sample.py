@@ -87,17 +87,14 @@ def test_every_kind_of_output(result, run_folder, tmp_path):
     result(*common, tmp_path / "grid.jpg", "--columns", 1)
 
 
-def test_the_newest_run_and_the_bundled_model(ssdiff, run_folder, home, tmp_path):
+def test_the_newest_run_and_the_bundled_model(ssdiff, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSDIFF_HOME", str(tmp_path / "home"))
     code, _, err = ssdiff("sample", "-n", 1, "--steps", 2, "--out", tmp_path / "a.png", *CPU)
     assert code == 0 and "no run yet" in err
-    ssdiff("train", "--resume", run_folder, "--quiet", *CPU)
-    (home / "runs").mkdir(exist_ok=True)
-    (home / "runs" / "mine").symlink_to(run_folder)
-    try:
-        code, _, err = ssdiff("sample", "-n", 1, "--out", tmp_path / "b.png", *CPU)
-        assert code == 0 and "newest run" in err
-    finally:
-        (home / "runs" / "mine").unlink()
+    (tmp_path / "home" / "runs").mkdir(parents=True)
+    (tmp_path / "home" / "runs" / "mine").symlink_to(run_folder)
+    code, _, err = ssdiff("sample", "-n", 1, "--out", tmp_path / "b.png", *CPU)
+    assert code == 0 and f"using the newest run, {tmp_path / 'home' / 'runs' / 'mine'}" in err
 
 
 def test_the_bundled_model_is_small_and_says_how_it_was_made():
