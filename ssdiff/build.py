@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ssdiff.arguments import require_type
 from ssdiff.config import (
     BlurNoiseSettings,
     BlurringSettings,
@@ -39,6 +40,7 @@ from ssdiff.process.spectra import BlurNoise, Blurring, Heat
 from ssdiff.schedules import noise, resolution
 
 RESIZES: dict[str, ResizeMatrix] = {"bilinear": matrices.resize, "area": matrices.area}
+_LOAD = "load one: ssdiff.load_preset(name)"
 
 
 def build_model(preset: Preset) -> nn.Module:
@@ -50,8 +52,9 @@ def build_model(preset: Preset) -> nn.Module:
 
     Raises:
         PresetError: options are unknown or missing.
-        UsageError: the builder gives no network, or one that cannot be called.
+        UsageError: the builder gives no network, or one that cannot be called; or the preset is none.
     """
+    require_type("preset", preset, Preset, _LOAD)
     kind = preset.model.kind
     network: object = NETWORKS.get(kind)(**model_arguments(preset))
     if not isinstance(network, nn.Module) or not any(weight.requires_grad for weight in network.parameters()):
@@ -161,8 +164,10 @@ def build_process(preset: Preset, size: Size | None = None, *, other: Other | No
 
     Raises:
         PresetError: if a level is never used, or a degradation is unknown or has wrong options.
+        UsageError: if the preset is none.
         ProcessError: if the levels do not fit or a transition would need negative variance.
     """
+    require_type("preset", preset, Preset, _LOAD)
     side = preset.data.size
     full = size or (side, side)
     match preset.process.kind:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import images as pictures
+from ssdiff.arguments import require_whole
 from ssdiff.build import build_degradation_of
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset
@@ -81,10 +82,7 @@ def named(
             raise UsageError(f"other (--with) is for animorph, not for {op}", hint="leave it out")
         options = options | {"other": other}
     top = _DEFAULT_T if T is None else T
-    _check_whole("T", top)
-    if not 1 <= top <= _MOST_T:
-        limit = "at least 1" if top < 1 else f"at most {_MOST_T}"
-        raise UsageError(f"T must be {limit}, not {top}")
+    require_whole("T", top, 1, _MOST_T)
 
     @lru_cache(maxsize=1)
     def build(size: Size) -> Degradation:
@@ -174,7 +172,7 @@ def degrade(
         >>> ssdiff.degrade(torch.zeros(3, 40, 60), "downsample", 999).shape
         torch.Size([3, 10, 15])
     """
-    _check_whole("t", t)
+    require_whole("t", t)
     assert t is not None, "checked"
     family = family_of(op, T, noise, seed, preset, None if other is None else as_other(other), options)
     check_severity(t, family.T)
@@ -450,8 +448,3 @@ def family_of(
         if value is not None:
             raise UsageError(f"{name} does not go with a preset, which decides it", hint="leave one out")
     return of_preset(preset, noise, seed, other=other)
-
-
-def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name} must be a whole number, a severity, not {value!r}")

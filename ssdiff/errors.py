@@ -114,7 +114,7 @@ def nearest_names(name: str, names: Iterable[str], most: int = 3) -> list[str]:
     """Return the known names that may have been meant, the nearest first."""
     from difflib import get_close_matches  # not at import: only errors need it
 
-    return get_close_matches(name, list(names), n=most, cutoff=0.5)
+    return get_close_matches(str(name), list(names), n=most, cutoff=0.5)
 
 
 def one_line(error: BaseException | str) -> str:

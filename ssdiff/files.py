@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ssdiff.arguments import as_path
 from ssdiff.errors import OutputError, ResourceError, UsageError
 
 Content = bytes | Callable[[BinaryIO], object]
@@ -32,11 +33,11 @@ def check_output(path: Path | str, overwrite: bool = False, suffixes: Sequence[s
         The path.
 
     Raises:
-        UsageError: the ending is not one of suffixes.
+        UsageError: it is no path, or its ending is not one of suffixes.
         OutputError: something is there already.
         ResourceError: the folder cannot be made or written.
     """
-    path = Path(path)
+    path = as_path("out", path)
     if suffixes is not None and path.suffix.lower() not in suffixes:
         ending = f"ending {path.suffix!r}" if path.suffix else "no ending"
         raise UsageError(f"{path} has {ending}", path=path, hint=f"supported are {', '.join(suffixes)}")
@@ -68,7 +69,7 @@ def check_outputs(folder: Path | str, names: Iterable[str], overwrite: bool = Fa
         OutputError: one of them exists, or the folder is none.
         ResourceError: the folder cannot be made or written.
     """
-    folder = Path(folder)
+    folder = as_path("out", folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is no folder", path=folder, hint="name a folder")
     paths = [folder / name for name in names]

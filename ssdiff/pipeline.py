@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ssdiff import rng
+from ssdiff.arguments import require_type, require_whole
 from ssdiff.config import Preset, SamplingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
-from ssdiff.images.convert import Output, check_output_form, to_output
+from ssdiff.images.convert import Output, check_output_form, check_range, to_output
 from ssdiff.models.adapter import adapt
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
@@ -54,8 +55,8 @@ class Pipeline:
         path: run, checkpoint or file that it was loaded from; None otherwise.
 
     Raises:
-        UsageError: for a prediction that is unknown or does not go with the process, or a network that cannot
-            be called so.
+        UsageError: for a prediction that is unknown or does not go with the process, a network that cannot be
+            called so, or an argument of another type.
 
     Example:
         >>> import ssdiff, torch
@@ -86,6 +87,14 @@ class Pipeline:
         spectrum: HighFrequencySpectrum | None = None,
     ) -> None:
         _check_parts(process, model)
+        if preset is not None:
+            require_type("preset", preset, Preset, "load one: ssdiff.load_preset(name)")
+        if sampling is not None:
+            require_type("sampling", sampling, SamplingSettings, "give preset.sampling of a preset")
+        require_type("precision", precision, torch.dtype, "give torch.float32 or torch.bfloat16")
+        for what, count, least in (("channels", channels, 1), ("classes", classes, 0)):
+            if count is not None:
+                require_whole(what, count, least)
         self.process, self.model = process, adapt(model)
         self.channels, self.classes, self.predict, self.name = 3, 0, "x0", "the model"
         self.sampling = SamplingSettings(sampler="ancestral" if process.noisy else "alg2")
@@ -181,8 +190,10 @@ class Pipeline:
 
     def _network(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
         index = torch.full((len(x_t),), t - 1, device=x_t.device)
+        weight = next(self.model.parameters(), x_t)
+        given = x_t.to(weight.dtype) if weight.is_floating_point() else x_t
         with autocast(x_t.device, self.precision):
-            output: Tensor = self.model(x_t, index, self.process.states[t - 1].resolution, labels)
+            output: Tensor = self.model(given, index, self.process.states[t - 1].resolution, labels)
         expected = (*x_t.shape[:2], *self.process.states[t - 1].size)
         if tuple(output.shape) != expected:
             raise UsageError(
@@ -241,7 +252,7 @@ class Pipeline:
 
         x = self._begin(images, seed, top, draw) if x is None else self._images("x", x, top, len(images))
         yield top, x
-        yield from SAMPLERS.get(plan.sampler)(
+        walked = SAMPLERS.get(plan.sampler)(
             Walk(
                 self.process,
                 refine(predict) if refine else predict,
@@ -252,6 +263,23 @@ class Pipeline:
                 degradation_streams(images, seed),
                 None if refine else self._renoise(plan, images, seed),
             )
+        )
+        for s in plan.timesteps[1:]:
+            yield s, self._state(next(walked, None), s, len(images), plan.sampler)
+
+    def _state(self, found: object, s: int, count: int, sampler: str) -> Tensor:
+        """x_s as a sampler, perhaps a plugin's, yields it with s."""
+        shape = (count, self.channels, *self.process.states[s].size)
+        match found:
+            case (int(timestep), Tensor() as x) if timestep == s and tuple(x.shape) == shape:
+                return x
+            case (int(timestep), Tensor() as x):
+                said = f"images {tuple(x.shape)} of timestep {timestep}"
+            case _:
+                said = "nothing" if found is None else f"a {type(found).__name__}"
+        raise UsageError(
+            f"sampler {sampler} yields {said}, where images {shape} of timestep {s} are due",
+            hint="yield (s, x_s) for each `t, s in walk.steps`",
         )
 
     def _renoise(self, plan: Plan, images: Tensor, seed: int) -> Renoise | None:
@@ -295,10 +323,11 @@ class Pipeline:
             (B, C, r_t, r_t) on the pipeline's device.
 
         Raises:
-            UsageError: for a timestep out of range or images of another shape.
+            UsageError: for a timestep out of range, or images of another shape or range.
         """
         self._check_timestep(t)
         clean = self._images("x0", x0, 0)
+        check_range(clean, "x0", clean=False)
         return self.process.corrupt(clean, t, self._numbers(images, len(clean)), seed)
 
     def restore(
@@ -330,11 +359,12 @@ class Pipeline:
             (B, C, R, R) float32 on the CPU in [-1, 1].
 
         Raises:
-            UsageError: for options out of range or images of another shape.
+            UsageError: for options out of range, or images of another shape or range.
         """
         plan = self.plan(steps, sampler, eta, t=t)
         top = plan.timesteps[0]
         given = self._images("x_t", x_t, top)
+        check_range(given, "x_t", clean=False)
         numbers = self._numbers(images, len(given))
         count = Counter(progress, "restoring", len(given), steps=plan.evaluations)
         for timestep, x in self.walk(numbers, plan, seed, x=given):
@@ -471,12 +501,13 @@ def _whole(numbers: Tensor) -> bool:
     return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
 
 
-def check_counts(n: object, first: object = 0, batch: object = None, draws: object = 1) -> None:
+def check_counts(n: object, first: object = 0, batch: object = None) -> None:
     """Refuse numbers of images that make no sense.
 
     Raises:
         UsageError: then.
     """
-    for name, value, least in (("n", n, 1), ("first", first, 0), ("batch", batch, 1), ("draws", draws, 1)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise UsageError(f"{name} must be a whole number, at least {least}, not {value!r}")
+    require_whole("n", n, 1)
+    require_whole("first", first, 0)
+    if batch is not None:
+        require_whole("batch", batch, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from ssdiff.arguments import require_callable
+
 Progress: TypeAlias = Callable[[str, float, int | None], None]
 """(stage, done, total): a word such as "sampling", how many of the whole are done (a fraction where an image
 is on its way), and how many there are, None if that is not known."""
@@ -19,11 +21,15 @@ class Counter:
         total: items in all, None if unknown.
         steps: parts of an item that are counted, e.g. the sampling steps of an image.
         ranks: processes that work at the same pace, of which each counts its own share only.
+
+    Raises:
+        UsageError: progress cannot be called.
     """
 
     def __init__(
         self, progress: Progress | None, stage: str, total: int | None, *, steps: int = 1, ranks: int = 1
     ) -> None:
+        require_callable("progress", progress)
         self._progress, self._stage, self._total = progress, stage, total
         self._share, self._counted = ranks / steps, 0
         self(0)
@@ -38,6 +44,7 @@ class Counter:
 
 def stage(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
     """Return what to tell of (done, total) alone, for one stage; None if nobody is to be told."""
+    require_callable("progress", progress)
     if progress is None:
         return None
     return lambda done, total: progress(name, done, total)

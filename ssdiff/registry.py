@@ -45,13 +45,13 @@ class Registry(Generic[Part]):
         self._sources: dict[str, str] = {}
         _registries.append(self)
 
-    def register(self, name: str) -> Callable[[_Given], _Given]:
+    def register(self, name: object) -> Callable[[_Given], _Given]:
         """Return a decorator that gives a part its name.
 
         Raises:
             UsageError: the name is taken or cannot be one, or the part has the wrong signature.
         """
-        if not _NAME.fullmatch(str(name)):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UsageError(
                 f"{getattr(name, '__name__', repr(name))} cannot be the name of a {self.noun}",
                 hint="give one in small letters, digits and hyphens to the decorator",
@@ -131,7 +131,8 @@ def options_of(name: str, part: Callable[..., Any], leading: Sequence[str]) -> l
     Raises:
         UsageError: it takes others by position, or options that it does not name.
     """
-    parameters = list(inspect.signature(part).parameters.values())
+    signature, called = inspect.signature(part), getattr(part, "__name__", type(part).__name__)
+    parameters = list(signature.parameters.values())
     first, options = parameters[: len(leading)], parameters[len(leading) :]
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -140,7 +141,7 @@ def options_of(name: str, part: Callable[..., Any], leading: Sequence[str]) -> l
     ):
         wanted = ", ".join([*leading, "*", "option=1.0"])
         raise UsageError(
-            f"{name!r} has the signature {part.__name__}{inspect.signature(part)}",
-            hint=f"write {part.__name__}({wanted}), each option by its name",
+            f"{name!r} has the signature {called}{signature}",
+            hint=f"write {called}({wanted}), each option by its name",
         )
     return options

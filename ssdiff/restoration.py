@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ssdiff import images as pictures
 from ssdiff import rng
+from ssdiff.arguments import require_number, require_type, require_whole
 from ssdiff.data.inputs import FailedFile, ImageFile, expand
 from ssdiff.errors import DataError, UsageError, memory_for
 from ssdiff.evaluation.image_quality import Row, compare, mean_rows, quality_table
@@ -31,7 +32,7 @@ from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.colour import LUMA
 from ssdiff.operators.pixelwise import ChannelMix, Mask
 from ssdiff.operators.separable import Separable
-from ssdiff.pipeline import Pipeline, check_counts
+from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
 from ssdiff.sampling.registry import SAMPLERS
@@ -56,7 +57,7 @@ class Options:
     draws: int = 1
 
     def __post_init__(self) -> None:
-        check_counts(1, draws=self.draws)
+        require_whole("draws", self.draws, 1)
 
     def mean(self, restore: Callable[[int], Tensor]) -> Tensor:
         """Return the mean over the draws of a restoration by seed."""
@@ -231,8 +232,9 @@ def zero_shot(
             f"{task} without training needs an unconditional model of kind ssd or ddpm",
             hint="use a model that was trained for this degradation",
         )
-    for name, value in (("factor", factor), ("std", std), ("noise_std", noise_std)):
-        _check_number(name, value)
+    require_whole("factor", factor)
+    for name, value in (("std", std), ("noise_std", noise_std)):
+        require_number(name, value)
     if noise_std < 0:
         raise UsageError(f"the noise must have a std of at least 0, not {noise_std}")
     make = partial(ZeroShot, pipeline, noise_std=noise_std, options=options)
@@ -457,14 +459,15 @@ def restore(
     Example:
         ``ssdiff.restore("photo.png", pipe, op="inpaint", degrade=True).psnr``
     """
-    _check_pipeline(pipeline)
+    require_type("the pipeline", pipeline, Pipeline, "load one: ssdiff.load(path)")
     if degrade and truth is not None:
         raise _two_truths()
     options = Options(steps, eta, seed, draws)
     method = choose_method(pipeline, op, t, options, factor=factor, std=std, mask=mask, noise_std=noise_std)
     [rule] = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, every=False)
+    if batch is not None:
+        require_whole("batch", batch, 1)
     size = batch or pipeline.sampling.batch
-    check_counts(1, batch=batch)
     read, clean = _inputs(images, truth, degrade, method, pipeline)
     given_images = one_batch(read)
     count = Counter(progress, "restoring", len(given_images))
@@ -728,20 +731,8 @@ def _known(mask: Tensor | ImageLike, side: int) -> Tensor:
                 hint="True where the image is missing",
             )
         return (~mask).float().cpu()
-    if not isinstance(mask, Image.Image | str | os.PathLike):
-        raise UsageError(f"the mask is of type {type(mask).__name__}", hint="give an image or (R, R) bool")
+    require_type("the mask", mask, Image.Image | str | os.PathLike, "give an image or (R, R) bool")
     return (one_batch(given(mask, channels=1, size=(side, side), name="mask"))[0, 0] < 0).float()
-
-
-def _check_number(name: str, value: object) -> None:
-    if not isinstance(value, int | float):
-        raise UsageError(f"{name} must be a number, not {value!r}")
-
-
-def _check_pipeline(found: object) -> None:
-    if not isinstance(found, Pipeline):
-        hint = "load one: ssdiff.load(path)"
-        raise UsageError(f"the pipeline is of type {type(found).__name__}", hint=hint)
 
 
 def _own(pipeline: Pipeline) -> str:

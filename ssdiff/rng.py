@@ -11,9 +11,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from operator import index
 
 import torch
 from torch import Tensor
+
+from ssdiff.errors import UsageError
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -22,13 +25,20 @@ _ROUNDS = 10
 
 
 def derive(seed: int, purpose: str) -> int:
-    """Return A 64-bit key for one use of a seed, so that uses never share numbers.
+    """Return a 64-bit key for one use of a seed, so that uses never share numbers.
 
     Args:
         seed: the user's seed, any integer.
         purpose: a name, e.g. ``"sample"`` or ``"train/noise"``.
+
+    Raises:
+        UsageError: the seed is no whole number.
     """
-    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
+    try:
+        number = index(seed)
+    except TypeError:
+        raise UsageError(f"seed must be a whole number, not {seed!r}") from None
+    digest = hashlib.blake2b(f"{number}/{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 

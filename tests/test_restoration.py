@@ -146,7 +146,12 @@ FAULTS = {
     "steps": ("cold", None, {"steps": 9}, "between 1 and 4"),
     "batch": ("cold", None, {"batch": 0}, "batch must be"),
     "draws as text": ("cold", None, {"draws": "2"}, "draws must be a whole number"),
-    "factor as text": ("plain", None, {"op": "super-resolve", "factor": "2"}, "factor must be a number"),
+    "factor as text": (
+        "plain",
+        None,
+        {"op": "super-resolve", "factor": "2"},
+        "factor must be a whole number",
+    ),
     "eta as text": ("plain", None, {"sampler": "ddim", "eta": "1", "degrade": True}, "eta must be in"),
     "noise without op": ("cold", None, {"noise_std": 0.1}, "noise_std needs an op"),
     "timestep of a task": ("plain", None, {"op": "deblur", "t": 3}, "t does not go with"),

@@ -20,15 +20,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # package, a module may have a row of its own.
 MAY_IMPORT: dict[str, str] = {
     "errors": "",
+    "arguments": "errors",
     "display": "",
-    "progress": "",
-    "rng": "",
+    "progress": "arguments",
+    "rng": "errors",
     "registry": "errors",
     "sampling.registry": "errors registry",
     "models.registry": "errors registry",
     "schedules.noise": "errors registry",
     "plugins": "errors registry",
-    "files": "errors",
+    "files": "errors arguments",
     "devices": "errors",
     "distributed": "errors",
     "images": "errors files",
@@ -38,10 +39,11 @@ MAY_IMPORT: dict[str, str] = {
     "operators": "errors devices",
     "checkpoints": "errors files",
     "runs": "errors files checkpoints",
-    "data": "errors progress rng files images operators",
+    "data": "errors arguments progress rng files images operators",
     "process": "errors rng registry devices operators schedules sampling.registry",
     "process.prediction": "errors registry process",
-    "config": "errors registry plugins sampling.registry process.prediction models.registry schedules.noise",
+    "config": "errors arguments registry plugins "
+    "sampling.registry process.prediction models.registry schedules.noise",
     "priors": "errors rng operators data process",
     "sampling": "errors rng registry config operators schedules process",
 }

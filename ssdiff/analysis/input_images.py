@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssdiff.arguments import require_whole
 from ssdiff.data import evenly, open_data
 from ssdiff.data.cache import Corrupt
 from ssdiff.errors import DataError, UsageError
@@ -71,8 +72,7 @@ def choose_images(
         UsageError: count is below 2, or a tensor has another shape, type or range.
         DataError: the data cannot be used.
     """
-    if count < 2:
-        raise UsageError(f"images must be at least 2, not {count}")
+    require_whole("images", count, 2)
     if isinstance(data, Tensor):
         checked = check_images(data, "data", size).detach().cpu()
         return InputImages("tensor", evenly(len(data), count), lambda part: checked[torch.from_numpy(part)])

@@ -33,6 +33,7 @@ from ssdiff.analysis.scale_space_curves import (
     variance_exploding,
 )
 from ssdiff.analysis.scale_space_properties import Check, check_flow, check_process
+from ssdiff.arguments import require_whole
 from ssdiff.build import build_process
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
@@ -281,6 +282,7 @@ def scale_space(
         ("images", images, 2, 10**6),
         ("points", points, 2, 1000),
     ):
+        require_whole(name, value)
         if not least <= value <= most:
             raise UsageError(f"{name} must be within {least}..{most}, not {value}")
     processes, filters = _processes(_named(presets), size)

@@ -26,6 +26,7 @@ from ssdiff.analysis.schedule_search import (
     front,
     mean_step_flops,
 )
+from ssdiff.arguments import require_number
 from ssdiff.build import RESIZES, build_process, build_states, outline_model, preset_level_sizes
 from ssdiff.config import LogSnrTransitions, Preset
 from ssdiff.config.load import load_preset, override
@@ -332,6 +333,7 @@ def plan_schedule(
     began = time.perf_counter()
     chosen = preset if isinstance(preset, Preset) else load_preset(preset)
     settings = _settings(steps, eta, chosen)
+    require_number("budget", budget)
     if not 0 < budget <= 1:
         raise UsageError(f"budget must be above 0 and at most 1 (DDPM's own cost), not {budget}")
     side = chosen.data.size

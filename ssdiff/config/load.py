@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ssdiff import plugins
+from ssdiff.arguments import require_type
 from ssdiff.config import Preset
 from ssdiff.config.aliases import today
 from ssdiff.config.process import NoiseSettings, noise_kinds
@@ -58,6 +59,7 @@ def load_preset(name_or_path: str | Path, overrides: Mapping[str, object] | None
 
     Raises:
         PresetError: no such preset, not TOML, or fields that are unknown, out of range or at odds.
+        UsageError: overrides that are no dictionary by field.
     """
     values = _resolve(name_or_path, ())
     new = _found_from(Path(), today(_nest(overrides or {})))
@@ -225,7 +227,9 @@ def _parse(text: str, where: str, path: Path | None = None) -> dict[str, Any]:
 def _nest(overrides: Mapping[str, object]) -> dict[str, Any]:
     """``{"a.b": 1}`` as ``{"a": {"b": 1}}``; later entries win."""
     nested: dict[str, Any] = {}
+    require_type("overrides", overrides, Mapping, 'give a dictionary, {"training.steps": 20}')
     for field, value in overrides.items():
+        require_type(f"the field {field!r}", field, str, 'give its dotted name, "training.steps"')
         inner: Any = _nest(value) if isinstance(value, Mapping) else value
         for part in reversed(field.split(".")):
             inner = {part: inner}

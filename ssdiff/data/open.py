@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from ssdiff.arguments import as_path
 from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source, require_package
 from ssdiff.data.cache import Corrupt, ImageSet, Progress, cache_root, prepare
 from ssdiff.data.sources import FileSource, Fit, FolderSource, Source, ZipSource
@@ -75,7 +76,7 @@ def require_packages(source: str | Path | None) -> None:
 def _find(source: str | Path, root: Path, max_pixels: int) -> Source:
     if isinstance(source, str) and source in DATA_NAMES:
         return named_source(source, root / "torchvision")
-    path = Path(source).expanduser()
+    path = as_path("data", source).expanduser()
     if path.is_dir():
         return find_idx(path, str(path)) or FolderSource(path)
     if path.is_file():

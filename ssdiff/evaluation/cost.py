@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssdiff.arguments import require_number, require_whole
 from ssdiff.build import build_process, outline_model
 from ssdiff.config import Preset
 from ssdiff.config.load import override
@@ -370,9 +371,10 @@ def cost(
         CheckpointError: no such run or model.
         ResourceError: the device is absent or out of memory.
     """
-    if batch is not None and batch < 1:
-        raise UsageError(f"the batch must be at least 1, not {batch}")
-    if not seconds > 0:
+    if batch is not None:
+        require_whole("batch", batch, 1)
+    require_number("seconds", seconds)
+    if seconds <= 0:
         raise UsageError(f"the seconds to measure must be above 0, not {seconds:g}")
     preset = _settings(preset_or_pipeline)
     place = pick_device(device)

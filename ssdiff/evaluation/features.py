@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssdiff.arguments import require_type
 from ssdiff.errors import CheckpointError, ResourceError, UsageError, one_line
 from ssdiff.files import write_atomic
 from ssdiff.weights.untrusted import read_weights
@@ -107,6 +108,7 @@ def open_extractor(name: str, weights: Path | None, device: torch.device) -> Ext
 def _own(name: str) -> nn.Module:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
+    require_type("extractor", name, str, f"choose {INCEPTION!r} or give 'module:Class'")
     module, colon, class_name = name.partition(":")
     if not colon or not module or not class_name:
         raise UsageError(f"unknown extractor {name!r}", hint=f"choose {INCEPTION} or give module:Class")

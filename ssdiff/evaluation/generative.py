@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssdiff import runs
+from ssdiff.arguments import as_path, require_type, require_whole
 from ssdiff.devices import pick_device
 from ssdiff.display import html_table
 from ssdiff.distributed import World, join_world
@@ -67,8 +68,8 @@ class EvaluationConfig:
                 raise UsageError(f"unknown metric {name!r}", hint=did_you_mean(name, METRICS))
         for name in ("n", "resize", "batch", "subset_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}")
+            if value is not None:
+                require_whole(name, value, 1)
         if self.subset_size is not None and "kid" not in self.metrics:
             raise UsageError("subset_size is for kid", hint="leave it out")
 
@@ -170,7 +171,7 @@ class Evaluation:
 def evaluate(
     generated: ModelOrImages,
     reference: ModelOrImages | None = None,
-    metrics: str | tuple[str, ...] = ("fid",),
+    metrics: str | Iterable[str] = ("fid",),
     *,
     extractor: str = INCEPTION,
     weights_file: str | os.PathLike[str] | None = None,
@@ -216,10 +217,11 @@ def evaluate(
         CheckpointError: a model or extractor that cannot be read.
         ResourceError: the device, its memory, or weights that are not available.
     """
+    require_type("metrics", metrics, Iterable, f"choose from {', '.join(METRICS)}")
     config = EvaluationConfig(
         metrics=(metrics,) if isinstance(metrics, str) else tuple(metrics),
         extractor=extractor,
-        weights_file=None if weights_file is None else Path(weights_file),
+        weights_file=None if weights_file is None else as_path("weights_file", weights_file),
         n=n,
         steps=steps,
         sampler=sampler,

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssdiff.arguments import as_path, require_whole
 from ssdiff.devices import pick_device
 from ssdiff.display import html_table
 from ssdiff.distributed import World, join_world
-from ssdiff.errors import DataError, UsageError, memory_for
+from ssdiff.errors import DataError, memory_for
 from ssdiff.evaluation import sets
 from ssdiff.evaluation.distances import collect, compute_metric
 from ssdiff.evaluation.features import Extractor, Features, open_extractor
@@ -132,13 +133,14 @@ def evaluate_restoration(
         ResourceError: the device or its memory.
     """
     for name, value in (("n", n), ("batch", batch)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, not {value}")
-    weights = None if weights_file is None else Path(weights_file)
+        if value is not None:
+            require_whole(name, value, 1)
+    weights = None if weights_file is None else as_path("weights_file", weights_file)
     config = _Config(n, t, steps, extractor, weights, batch, seed)
-    clean = None if truth is None else os.fspath(truth)
+    clean = None if truth is None else str(as_path("truth", truth))
+    given = str(as_path("images", images))
     with join_world(device) as world:
-        return _run(os.fspath(images), clean, model, config, world, device, progress)
+        return _run(given, clean, model, config, world, device, progress)
 
 
 def _run(
@@ -191,7 +193,7 @@ def _run(
 def _path(model: Found | str | os.PathLike[str] | None) -> Path:
     if isinstance(model, Found):
         return model.path
-    return find_model(None if model is None else Path(model)).path
+    return find_model(None if model is None else as_path("model", model)).path
 
 
 def _measure(

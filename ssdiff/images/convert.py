@@ -234,6 +234,24 @@ def _check(
     if not x.is_floating_point():
         hint = "bytes become pixels by ssdiff.images.from_uint8(x)"
         raise UsageError(f"{name} has values of type {x.dtype}, needed are floats in [-1, 1]", hint=hint)
+    check_range(x, name, clean)
+
+
+def check_range(x: Tensor, name: str, clean: bool = True) -> None:
+    """Refuse pixels beyond [-1, 1], or that are not finite.
+
+    Args:
+        x: floating point, of any shape.
+        name: of the argument, for the message.
+        clean: whether all must be within [-1, 1]; with noise they may be beyond it, but not as far as bytes.
+
+    Raises:
+        UsageError: then.
+    """
+    if x.is_meta:
+        raise UsageError(f"{name} is on the device meta and has no values", hint="load its values")
+    if x.numel() == 0:
+        return
     low, high = (float(value) for value in torch.aminmax(x.detach()))
     most = 1 + _OVERSHOOT if clean else _DEGRADED
     if not (-most <= low and high <= most):

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ssdiff import checkpoints, images, runs
+from ssdiff.arguments import as_path, require_whole
 from ssdiff.config import Preset
 from ssdiff.devices import pick_device
-from ssdiff.errors import CheckpointError, UsageError
+from ssdiff.errors import CheckpointError
 from ssdiff.evaluation.cost import cost
 from ssdiff.files import check_output, write_atomic
 from ssdiff.generation import Generation
@@ -143,8 +144,7 @@ def write_report(
 ) -> RunReport:
     """Do what :func:`report` does, and return what the file holds."""
     began = time.perf_counter()
-    if samples < 0:
-        raise UsageError(f"samples must be at least 0, not {samples}")
+    require_whole("samples", samples, 0)
     path = check_output(out, overwrite, (".html", ".htm"))
     folder = find_run(run)
     checkpoint, place = newest_checkpoint(folder.path), str(pick_device(device))
@@ -193,7 +193,7 @@ def find_run(run: str | Path | None = None) -> runs.RunFolder:
     Raises:
         CheckpointError: there is none, or what is named is none.
     """
-    path = runs.newest_run() if run is None else Path(run)
+    path = runs.newest_run() if run is None else as_path("run", run)
     if path is None:
         raise CheckpointError("there is no run yet", hint="train one with `ssdiff train`, or name a folder")
     if not runs.is_run(path):

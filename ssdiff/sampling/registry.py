@@ -125,11 +125,13 @@ def register_sampler(
             f"sampler {name!r}: eta must be in [0, 1], not {eta}", hint="1 is ancestral, 0 is deterministic"
         )
 
+    decorators = [SAMPLERS.register(each) for each in (name, *aliases)]
+
     def add(function: _Function) -> _Function:
         _check_signature(name, function)
         sampler = Sampler(name, function, help, noisy, cold, eta, takes_eta, spacing, evaluations, needs)
-        for each in (name, *aliases):
-            SAMPLERS.register(each)(sampler)
+        for decorate in decorators:
+            decorate(sampler)
         return function
 
     return add
@@ -140,8 +142,16 @@ def samplers(of: Any = None) -> tuple[str, ...]:
 
     Args:
         of: a :class:`ssdiff.process.base.Process` or a :class:`ssdiff.Pipeline`; all samplers where omitted.
+
+    Raises:
+        UsageError: it is neither.
     """
     process = getattr(of, "process", of)
+    if process is not None and not hasattr(process, "noisy"):
+        raise UsageError(
+            f"samplers are those of a process or a pipeline, not of a {type(of).__name__}",
+            hint="build one: ssdiff.build_process(ssdiff.load_preset(NAME))",
+        )
     return _listed(lambda sampler: process is None or sampler.fits(process))
 
 

@@ -84,8 +84,10 @@ def register_noise_schedule(
         ...     return 100 * (torch.arange(1, T + 1, dtype=torch.float64) / T) ** exponent
     """
 
+    decorate = NOISE_SCHEDULES.register(name)
+
     def add(schedule: _Schedule) -> _Schedule:
-        NOISE_SCHEDULES.register(name)(schedule)
+        decorate(schedule)
         if rule is not None:
             _rules[schedule] = rule
         return schedule

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from ssdiff import checkpoints, images, rng, runs
+from ssdiff.arguments import as_path, require_callable, require_type
 from ssdiff.build import build_model, build_process, check_network, place_model
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
@@ -105,7 +106,7 @@ def train(
     other: str | Path | None = None,
     accept_changed_data: bool = False,
     allow_topology_change: bool = False,
-    plugins: Sequence[str | Path] = (),
+    plugins: str | Path | Sequence[str | Path] = (),
 ) -> TrainResult:
     """Train a model to its last step, saving on the way; under torchrun, as one of its processes.
 
@@ -124,23 +125,30 @@ def train(
         other: second data set, for animorphosis, chosen as ``data`` is.
         accept_changed_data: resume although the data set has changed.
         allow_topology_change: resume with another number of processes.
-        plugins: Python files that make parts of one's own known, run and remembered by the run; as the
-            preset's ``plugins``.
+        plugins: Python file, or files, that make parts of one's own known, run and remembered by the run; as
+            the preset's ``plugins``.
 
     Raises:
         Interrupted: stopped on request; the run can be resumed.
         NonFiniteError: loss or gradient not finite; the last checkpoint stays.
         SsdiffError: whatever else is wrong with the request, its files or the machine.
     """
-    if plugins:
-        overrides = {**(overrides or {}), "plugins": [str(file) for file in plugins]}
-    settings = load_preset(preset, overrides) if isinstance(preset, str | Path) else preset
+    named = [plugins] if isinstance(plugins, str | Path) else plugins
+    require_type("plugins", named, Sequence, "give a list of Python files")
+    for name, function in (("on_event", on_event), ("stop", stop), ("progress", progress)):
+        require_callable(name, function)
+    for name, source in (("data", data), ("other", other)):
+        if source is not None:
+            as_path(name, source)
+    if named:
+        overrides = {**(overrides or {}), "plugins": [str(file) for file in named]}
+    settings = preset if isinstance(preset, Preset | None) else load_preset(preset, overrides)
     if isinstance(preset, Preset) and overrides:
         settings = override(preset, overrides)
     request = Request(
         settings,
         data,
-        None if out is None else Path(out),
+        None if out is None else as_path("out", out),
         None if resume is None else str(resume),
         device,
         accept_changed_data,

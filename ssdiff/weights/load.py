@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import runs
+from ssdiff.arguments import as_path
 from ssdiff.build import build_model, build_process, outline_model, place_model
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
@@ -47,9 +48,10 @@ def find_model(path: str | Path | None = None) -> Found:
 
     Raises:
         CheckpointError: none is given, there is no run, and the bundled model is missing.
+        UsageError: it is no path.
     """
     if path is not None:
-        return Found(Path(path), "given")
+        return Found(as_path("the model", path), "given")
     if (newest := runs.newest_run()) is not None:
         return Found(newest, "newest")
     shipped = single_file.bundled()
@@ -70,7 +72,7 @@ def find_preset(source: str | Path, overrides: Mapping[str, object] | None = Non
         PresetError: no such preset, or one that is not valid.
         CheckpointError: no such run or model.
     """
-    path, changes = Path(source), dict(overrides or {})
+    path, changes = as_path("the preset or model", source), dict(overrides or {})
     if path.suffix == ".toml":
         return load_preset(path, changes)
     if not path.exists():
@@ -95,6 +97,8 @@ def load(
 
     Raises:
         CheckpointError: absent, damaged, or not of the model that its own preset describes.
+        ResourceError: the device is absent.
+        UsageError: the source is no path, or an option is unknown.
     """
     path = find_model(source).path
     stored = single_file.read(path, weights)
@@ -132,7 +136,7 @@ def import_official(
     Raises:
         CheckpointError: not such weights, or of another architecture; names keys and shapes.
     """
-    state = source if isinstance(source, Mapping) else read_weights(Path(source))
+    state = source if isinstance(source, Mapping) else read_weights(as_path("source", source))
     settings = preset if isinstance(preset, Preset) else load_preset(preset)
     settings = override(settings, {"sampling.renoise": "none"})
     place = pick_device(device)

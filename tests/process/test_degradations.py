@@ -373,7 +373,7 @@ def test_images_of_another_size(name):
         ("mask", 10, {"kernel_std": -1.0}, "kernel_std must be a positive number"),
         ("mask", 10, {"bumps": "x"}, "an option has a value of the wrong kind: bumps = 'x'"),
         ("snow", 10, {"level": 5}, "snow has no level 5"),
-        ("animorph", 10, {}, "name that one with --with"),
+        ("animorph", 10, {}, "name that one by other"),
         ("blur", 10, {"max_std": 0.0}, "max_std must be a positive number"),
         ("dct-blur", 10, {"max_std": math.nan}, "max_std must be a positive number"),
     ],

@@ -88,11 +88,15 @@ def build_degradation(
     builder = DEGRADATIONS.get(name)
     if T < 1 or min(size) < 1:
         raise UsageError(f"a degradation needs T >= 1 and pixels, not T = {T} and size {tuple(size)}")
-    known = [option.name for option in options_of(name, builder, _GIVEN)]
+    parameters = {option.name: option for option in options_of(name, builder, _GIVEN)}
+    known = list(parameters)
+    own = f"its options are: {', '.join(key for key in known if key not in ('seed', 'other')) or 'none'}"
     for option in options:
         if option not in known:
-            own = ", ".join(key for key in known if key not in ("seed", "other")) or "none"
-            raise UsageError(f"{name} has no option {option!r}", hint=f"its options are: {own}")
+            raise UsageError(f"{name} has no option {option!r}", hint=own)
+    for option, parameter in parameters.items():
+        if parameter.default is parameter.empty and option not in ("seed", *options):
+            raise UsageError(f"{name} needs {option}", hint=own)
     try:
         built = builder(size, T, **options, **({"seed": seed} if "seed" in known else {}))
     except TypeError:
