@@ -356,7 +356,7 @@ NAMED = "shapes"
         ((None, "celeba64-2l", {"images": 1}), UsageError, "images must be at least 2"),
         ((NAMED, "celeba46"), PresetError, "did you mean celeba64"),
         ((NAMED, "cold-mask-cifar10"), UsageError, "no resolution transitions to plan"),
-        ((NAMED, TINY, {"steps": [2], "budget": math.nan}), UsageError, "budget must be above 0"),
+        ((NAMED, TINY, {"steps": [2], "budget": math.nan}), UsageError, "budget must be a number, not nan"),
         ((NAMED, TINY, {"steps": ()}), UsageError, "steps must be a list"),
         ((NAMED, TINY, {"steps": 3}), UsageError, "steps must be a list"),
         ((NAMED, TINY, {"steps": [2.5]}), UsageError, "steps must be whole numbers within 1..20, not 2.5"),
