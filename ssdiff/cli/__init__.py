@@ -83,6 +83,9 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit with one of the documented codes."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever began us; no file of ours may get its number
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     code = run(sys.argv[1:])
     if "WORLD_SIZE" in os.environ:
         # Gloo's threads may still free tensors; while the interpreter is torn down, that aborts the process
@@ -188,8 +191,12 @@ def _report(
     arguments: list[str], message: str, code: int, path: str | None = None, hint: str | None = None
 ) -> int:
     main = is_main_process()
-    if "--json" in arguments and main:
-        print(json.dumps({"error": message, "code": code, "path": path, "hint": hint}))
+    try:
+        if "--json" in arguments and main:
+            print(json.dumps({"error": message, "code": code, "path": path, "hint": hint}))
+        sys.stdout.flush()
+    except OSError:  # full, or nobody reads: stderr still tells
+        _nobody_reads()
     rank = "" if main else f"rank {os.environ['RANK']}: "
     print(f"ssdiff: error: {rank}{' '.join(message.split())}", file=sys.stderr)
     return code

@@ -102,6 +102,30 @@ def test_a_closed_pipe_at_any_time(command):
     assert (finished.returncode, finished.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("presets list >&-", 0, ""),
+        ("presets list --json 2>&-", 0, ""),
+        ("presets show shapse32 --json >&-", 2, "did you mean shapes32"),
+        ("presets list > /dev/full", 6, "free some space"),
+        ("presets list --json > /dev/full", 6, "free some space"),
+        ("presets show shapse32 --json > /dev/full", 2, "did you mean shapes32"),
+    ],
+)
+def test_closed_or_full_output(line, code, words):
+    """A closed stdout is one that nobody reads; a full one is told on stderr, in one line."""
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m ssdiff {line}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr and len(done.stderr.splitlines()) == bool(words)
+
+
 def test_ctrl_c(run_folder, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(run_folder)
