@@ -189,7 +189,7 @@ GOOD = torch.zeros(2, 3, 16, 16)
         (lambda p: p.sample(2, labels=[0, 1]), "this model has no classes"),
         (lambda p: p.sample(2, guidance=float("nan")), "guidance must be finite"),
         (lambda p: p.sample(2, sampler="ddim", eta=float("nan")), "eta must be in"),
-        (lambda p: p.sample(2, sampler="dirct"), "unknown sampler 'dirct'"),
+        (lambda p: p.sample(2, sampler="dirct"), "unknown sampler 'dirct' .*did you mean direct"),
         (lambda p: p.plan(sampler="direct"), "smaller than the image"),
         (lambda p: p.plan(t=0), "timestep 0 is outside"),
         (lambda p: list(p.walk(torch.rand(2), p.plan())), "image numbers"),

@@ -37,6 +37,11 @@ class Preset(Strict):
     sampling: SamplingSettings = SamplingSettings()
 
     @property
+    def title(self) -> str:
+        """What people read above figures: the name, and the summary if there is one."""
+        return f"{self.name}: {self.summary}" if self.summary else self.name
+
+    @property
     def model_resolutions(self) -> tuple[int, ...]:
         """Pixels a side of every level of the U-Net, largest first."""
         return tuple(self.data.size >> level for level in range(len(self.model.multipliers)))

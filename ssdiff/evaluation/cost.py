@@ -213,7 +213,7 @@ class Cost:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.preset.name}: {self.preset.summary}",
+            self.preset.title,
             f"{self.parameters / 1e6:.2f} M parameters, T = {self.preset.process.T}",
         ]
         if self.measured is not None:
@@ -242,7 +242,7 @@ class Cost:
 
     def _repr_html_(self) -> str:
         headings, rows = self.table()
-        return html_table(f"{self.preset.name}: {self.preset.summary}", headings, rows)
+        return html_table(self.preset.title, headings, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,7 @@ class DryRun:
     def __str__(self) -> str:
         settings, step = self.preset.training, self.seconds_per_step
         lines = [
-            f"{self.preset.name}: {self.preset.summary}",
+            self.preset.title,
             f"{self.parameters / 1e6:.2f} M parameters, T = {self.preset.process.T}",
             "path          share of steps   GFLOPs   activations   ms an image, a whole step",
         ]

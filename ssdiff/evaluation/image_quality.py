@@ -102,10 +102,11 @@ def quality_table(rows: Mapping[str, Row], count: int, distance: str | None = No
         count: images that they are means of.
         distance: name of that of the rows, if they have one.
     """
-    heading = f"{'':12}{'PSNR':>8}{'SSIM':>8}{'RMSE':>8}"
+    width = max(12, *(len(name) + 1 for name in rows))  # a sampler of one's own may have a long name
+    heading = f"{'':{width}}{'PSNR':>8}{'SSIM':>8}{'RMSE':>8}"
     lines = [heading + (f"  {distance}" if distance else "") + f"   mean of {count} images"]
     for name, row in rows.items():
         psnr = "equal" if row["psnr"] is None else format(row["psnr"], ".2f")
-        line = f"{name:12}{psnr:>8}{row['ssim']:8.3f}{row['rmse']:8.4f}"
+        line = f"{name:{width}}{psnr:>8}{row['ssim']:8.3f}{row['rmse']:8.4f}"
         lines.append(line + (f"  {row['distance']:.4g}" if "distance" in row else ""))
     return "\n".join(lines)

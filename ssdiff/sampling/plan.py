@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ssdiff.config import Preset, SamplingSettings
-from ssdiff.errors import UsageError
+from ssdiff.errors import UsageError, did_you_mean
 from ssdiff.process.base import Process
 from ssdiff.sampling.registry import SAMPLERS, Sampler, samplers
 from ssdiff.schedules.resolution import respace
@@ -117,7 +117,7 @@ def _rule(process: Process, name: str) -> Sampler:
     if found is None or found.name not in known:
         kind = "noisy" if process.noisy else "cold"
         raise UsageError(
-            f"unknown sampler {name!r} for this {kind} process", hint=f"choose one of {', '.join(known)}"
+            f"unknown sampler {name!r} for this {kind} process", hint=did_you_mean(str(name), known)
         )
     return found
 

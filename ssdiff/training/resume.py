@@ -137,7 +137,7 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset
     if differing:
         raise CheckpointError(
             f"the checkpoint was trained with other settings: {'; '.join(differing[:5])}",
-            hint="leave --preset out to go on with the run's own, or start a new run with --out",
+            hint="leave --preset and --set out to go on with the run's own, or start a new run with --out",
         )
     return wanted, differences(stored, wanted, ("training", "sampling"))
 

@@ -115,7 +115,7 @@ class Description:
         lines = [
             str(self.path),
             *(state.lines(self.path) if isinstance(state, RunState) else state.lines()),
-            f"preset {self.preset.name}: {self.preset.summary}",
+            f"preset {self.preset.title}",
             f"{self.parameters / 1e6:.2f} M parameters",
             f"resolution   {'timesteps ' if self.noisy else 'severities'}    log SNR",
         ]

@@ -137,7 +137,7 @@ def test_a_mask_of_the_users_own(result, runs, photos):
         ("cold", ("--op", "deblur"), "unconditional model of kind ssd or ddpm"),
         ("cold", ("--t", 5), "outside 1..4"),
         ("cold", ("--t", 0), "outside 1..4"),
-        ("cold", ("--sampler", "ancestral"), "choose one of alg1, alg2, direct"),
+        ("cold", ("--sampler", "ancestral"), "choose from alg1, alg2, direct"),
         ("cold", ("--draws", 2), "one way only"),
         ("cold", ("--eta", 0.5), "fixed eta"),
         ("cold", ("--steps", 9), "between 1 and 4"),

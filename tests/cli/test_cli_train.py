@@ -241,7 +241,7 @@ def faults():
         "other settings": (
             ("train", "--preset", str(TINY), "--resume", "RUN", "--set", "model.width=32", *QUIET),
             4,
-            "model.width",
+            "model.width: 16 != 32; leave --preset and --set out",
         ),
         "other seed": (
             ("train", "--preset", str(TINY), "--resume", "RUN", "--set", "training.seed=1", *QUIET),

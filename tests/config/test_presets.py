@@ -114,6 +114,11 @@ def test_name_and_summary_are_not_inherited(tmp_path):
 # Files
 
 
+def test_a_title_without_a_summary_is_the_name():
+    assert Preset(name="mine").title == "mine"
+    assert Preset(name="mine", summary="my photographs").title == "mine: my photographs"
+
+
 def test_extends_a_file_beside_it(tmp_path):
     (tmp_path / "sub").mkdir()
     write(tmp_path, "base.toml", 'extends = "shapes32"\n[model]\nwidth = 64\n')

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from ssdiff.errors import DataError
-from ssdiff.evaluation.image_quality import compare, psnr, ssim
+from ssdiff.evaluation.image_quality import compare, psnr, quality_table, ssim
 
 
 def draw(*shape, seed=0):
@@ -58,3 +58,11 @@ def test_images_smaller_than_the_window():
 def test_other_shapes_are_refused():
     with pytest.raises(DataError, match="cannot be compared"):
         compare(draw(1, 3, 8, 8), draw(1, 3, 8, 9))
+
+
+def test_columns_of_a_table_stand_below_their_headings():
+    row = {"psnr": 13.68, "ssim": 0.207, "rmse": 0.207}
+    for name in ("alg2", "twelve-chars", "a-sampler-with-a-long-name"):
+        heading, *lines = quality_table({"degraded": row, name: row}, 1).splitlines()
+        assert [line.index("0.207") for line in lines] == [heading.index("SSIM") - 1] * 2
+        assert lines[1].startswith(f"{name} ")
