@@ -10,6 +10,9 @@ import pytest
 
 from ssdiff import cli
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores, so that each has one
+
 TINY = Path(__file__).parent / "assets" / "tiny.toml"
 CPU = ("--device", "cpu")
 _COLD = """

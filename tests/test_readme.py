@@ -70,7 +70,7 @@ FEW = ("--count", "4", "--extractor", "tinynet:Tiny", *TWO)
 COMMANDS = {
     "pip install -e .": Run(),
     "pip install -e '.[dev]'": Run(),
-    "python -m pytest": Run(),
+    "python -m pytest -n auto": Run(),
     "ssdiff train --preset shapes32": Run(more=FIRST),
     "ssdiff train --preset celeba64": Run(more=(*ON_SHAPES, "--set", "training.steps=1", "--out", "faces")),
     "ssdiff train --preset shapes32 --set training.lr=1e-3 --dry-run": Run(more=(*SMALL["shapes32"], *CPU)),
@@ -128,7 +128,7 @@ def test_every_command_is_known():
 def test_the_card_of_the_project_is_in_it():
     for line in (
         "pip install -e . && ssdiff train --preset shapes32",
-        "pip install -e '.[dev]' && python -m pytest",
+        "pip install -e '.[dev]' && python -m pytest -n auto",
         "ssdiff train --preset celeba64",
         "ssdiff sample -n 64 --out grid.png",
         "ssdiff degrade img.png --op downsample --t 500",
