@@ -149,10 +149,12 @@ def _flexi_unet_problems(preset: Preset) -> list[str]:
         problems.append(
             f"model.attention: {unknown[0]} is not a resolution of the U-Net; choose from {names}"
         )
+    split, what = (model.head_channels, "head_channels") if model.head_channels else (model.heads, "heads")
     for size, multiplier in zip(sizes, model.multipliers, strict=True):
-        if size in model.attention and model.width * multiplier % model.heads:
+        attends = size in model.attention or size == sizes[-1]  # between encoder and decoder it always does
+        if attends and model.width * multiplier % split:
             problems.append(
-                f"model.heads: {model.heads} does not divide the {model.width * multiplier} channels at "
+                f"model.{what}: {split} does not divide the {model.width * multiplier} channels at "
                 f"{size} px; choose a divisor"
             )
             break

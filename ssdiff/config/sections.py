@@ -55,6 +55,25 @@ class ModelSettings(Strict):
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
     residual: bool = Field(False, description="predict the difference from the input; one level only")
     full_decoder: bool = Field(False, description="run the last decoder block too, as guided-diffusion does")
+    head_channels: int = Field(
+        0, ge=0, le=4096, description="channels of an attention head, instead of heads; 0 is off"
+    )
+    attention_order: Literal["heads-first", "qkv-first"] = Field(
+        "heads-first",
+        description="how weights of attention are stored; qkv-first is guided-diffusion's new order",
+    )
+    resblock_updown: bool = Field(
+        False, description="residual blocks change the resolution, not convolutions"
+    )
+    scale_shift_norm: bool = Field(
+        True, description="the timestep scales and shifts a norm; false adds it before the norm"
+    )
+    learn_sigma: bool = Field(
+        False, description="twice the output channels, as weights with a learned variance have; it is dropped"
+    )
+    first_index: Literal[0, 1] = Field(
+        0, description="what the network is told at t = 1; 1 in blur diffusion"
+    )
     options: ModelOptions | None = Field(None, description="options of a network of another kind")
 
 

@@ -64,20 +64,31 @@ def sinusoids(index: Tensor, width: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with the embedding as scale and shift of the second norm.
+    """Two 3x3 convolutions with the embedding between them, and a change of size before the first of them.
 
     Args:
         channels: in.
         out_channels: out.
         embedding: width of the embedding.
         dropout: before the last convolution.
+        scale_shift: the embedding is scale and shift of the second norm; otherwise it is added before it.
+        scale: 0.5 halves the size by averages of 2x2 pixels, 2.0 doubles it by repeating them; both branches.
     """
 
-    def __init__(self, channels: int, out_channels: int, embedding: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        embedding: int,
+        dropout: float = 0.0,
+        scale_shift: bool = True,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.scale_shift, self.scale = scale_shift, scale
         self.norm_in = norm(channels)
         self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.modulation = nn.Linear(embedding, 2 * out_channels)
+        self.modulation = nn.Linear(embedding, (1 + scale_shift) * out_channels)
         self.norm_out = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
@@ -85,12 +96,21 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Map (B, channels, h, w) and the activated embedding (B, embedding) to (B, out_channels, h, w)."""
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        scale, shift = self.modulation(emb).to(h.dtype)[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
-        result: Tensor = self.shortcut(x) + self.conv_out(self.dropout(F.silu(h)))
+        """Map (B, channels, h, w) and the activated embedding (B, embedding) to (B, out_channels, h', w')."""
+        h = self.conv_in(self._rescale(F.silu(self.norm_in(x))))
+        modulation = self.modulation(emb).to(h.dtype)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = modulation.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        else:
+            h = self.norm_out(h + modulation)
+        result: Tensor = self.shortcut(self._rescale(x)) + self.conv_out(self.dropout(F.silu(h)))
         return result
+
+    def _rescale(self, x: Tensor) -> Tensor:
+        if self.scale < 1:
+            return F.avg_pool2d(x, 2)
+        return x if self.scale == 1 else F.interpolate(x, scale_factor=self.scale, mode="nearest")
 
 
 class Attention(nn.Module):
@@ -99,21 +119,27 @@ class Attention(nn.Module):
     Args:
         channels: in and out.
         heads: a divisor of channels.
+        qkv_first: the 3 C channels of ``qkv`` are those of all queries, all keys, all values, each split into
+            heads; otherwise they are heads, each split into its queries, keys and values. The same network
+            with weights in another order, so it matters for weights that exist.
     """
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, qkv_first: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.qkv_first = heads, qkv_first
         self.norm = norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)  # for each head its queries, keys, values
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape; the embedding is not used."""
         b, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, self.heads, 3 * c // self.heads, h * w)
-        q, k, v = qkv.mT.chunk(3, dim=-1)  # (B, heads, pixels, C / heads)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        qkv = self.qkv(self.norm(x))
+        if self.qkv_first:
+            q, k, v = qkv.reshape(b, 3, self.heads, c // self.heads, h * w).mT.unbind(1)
+        else:
+            q, k, v = qkv.reshape(b, self.heads, 3 * c // self.heads, h * w).mT.chunk(3, dim=-1)
+        mixed = F.scaled_dot_product_attention(q, k, v)  # each (B, heads, pixels, C / heads)
         result: Tensor = x + self.project(mixed.mT.reshape(b, c, h, w))
         return result
 

@@ -8,7 +8,7 @@ connections that its encoder never computed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -55,13 +55,21 @@ class FlexiUNet(nn.Module):
             before.
         blocks: residual blocks of an encoder level; its decoder has one more.
         attention: resolutions with attention.
-        heads: attention heads.
+        heads: attention heads, where ``head_channels`` is 0.
         dropout: in the residual blocks.
         classes: 0 for an unconditional model; otherwise label ``classes`` stands for 'no class'.
         activation_checkpointing: recompute activations in the backward pass.
         full_decoder: run the last decoder block too. The plain ADM UNet of guided-diffusion does; the
             official Flexi-UNet leaves every level, the first one too, before its last block.
         residual: add the input to the output, which must have its size.
+        head_channels: channels of an attention head, 0 for ``heads`` heads whatever the channels.
+        attention_order: how the queries, keys and values of imported weights are stored,
+            :class:`ssdiff.models.blocks.Attention`.
+        resblock_updown: residual blocks halve and double the size, not convolutions.
+        scale_shift_norm: the embedding is scale and shift of a norm; otherwise it is added before the norm.
+        learn_sigma: the head has as many channels again, for a variance that guided-diffusion learns; they
+            are dropped.
+        first_index: what the embedding counts timesteps from: 0 in guided-diffusion, 1 in blur diffusion.
     """
 
     def __init__(
@@ -79,14 +87,39 @@ class FlexiUNet(nn.Module):
         activation_checkpointing: bool = False,
         full_decoder: bool = False,
         residual: bool = False,
+        head_channels: int = 0,
+        attention_order: Literal["heads-first", "qkv-first"] = "heads-first",
+        resblock_updown: bool = False,
+        scale_shift_norm: bool = True,
+        learn_sigma: bool = False,
+        first_index: Literal[0, 1] = 0,
     ) -> None:
         super().__init__()
         self.sizes = tuple(size >> k for k in range(len(multipliers)))
-        self.full_decoder, self.residual = full_decoder, residual
+        self.full_decoder, self.residual, self.resblock_updown = full_decoder, residual, resblock_updown
+        self.channels, self.first_index = channels, first_index
         self._width, embedding = width, _EMBEDDING * width
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(classes + 1, embedding) if classes else None
-        block = partial(_block, embedding, dropout, heads, activation_checkpointing)
+
+        def res_block(before: int, after: int, scale: float = 1.0) -> ResBlock:
+            return ResBlock(before, after, embedding, dropout, scale_shift_norm, scale)
+
+        def attend(at: int) -> Attention:
+            return Attention(
+                at, at // head_channels if head_channels else heads, attention_order == "qkv-first"
+            )
+
+        def block(before: int, after: int, attends: bool) -> Block:
+            parts: list[nn.Module] = [res_block(before, after)]
+            return Block([*parts, attend(after)] if attends else parts, activation_checkpointing)
+
+        def halve(at: int) -> nn.Module:
+            return res_block(at, at, 0.5) if resblock_updown else nn.Conv2d(at, at, 3, stride=2, padding=1)
+
+        def double(at: int) -> nn.Module:
+            return res_block(at, at, 2.0) if resblock_updown else Upsample(at)
+
         widths = [width * multiplier for multiplier in multipliers]
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(Level() for _ in widths)
@@ -98,22 +131,22 @@ class FlexiUNet(nn.Module):
             current = out
             skips += [out] * blocks
             last = resolution == self.sizes[-1]
-            level.down = nn.Identity() if last else nn.Conv2d(out, out, 3, stride=2, padding=1)
+            level.down = nn.Identity() if last else halve(out)
             skips += [] if last else [out]
-        ends = [ResBlock(current, current, embedding, dropout) for _ in range(2)]
-        self.middle = Block([ends[0], Attention(current, heads), ends[1]], activation_checkpointing)
+        ends = [res_block(current, current) for _ in range(2)]
+        self.middle = Block([ends[0], attend(current), ends[1]], activation_checkpointing)
         for level, resolution, out in reversed(list(zip(self._levels, self.sizes, widths, strict=True))):
             level.skips = [skips.pop() for _ in range(blocks + 1)]
             ins = [current, *[out] * blocks]
             joined = [before + skip for before, skip in zip(ins, level.skips, strict=True)]
             level.decoder = nn.ModuleList(block(before, out, resolution in attention) for before in joined)
             current = out
-            level.up = nn.Identity() if resolution == size else Upsample(out)
+            level.up = nn.Identity() if resolution == size else double(out)
         # Levels with the same number of channels share an adapter [official code].
         self.enter = _adapters({n: (widths[0], n) for n in (level.channels_in for level in self._levels)})
         self.leave = _adapters({n: (n, widths[0]) for n in widths})
         self.head_norm = norm(widths[0])
-        self.head = zeroed(nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(widths[0], (1 + learn_sigma) * channels, 3, padding=1))
 
     @property
     def _levels(self) -> list[Level]:
@@ -144,11 +177,11 @@ class FlexiUNet(nn.Module):
                 h = block(h, emb)
                 skips.append(h)
             if level is not self.levels[-1]:
-                h = level.down(h)
+                h = _resample(level.down, h, emb)
                 skips.append(h)
         h = self._decode(self.middle(h, emb), skips, emb, first, last)
         h = _adapt(self.leave, self._levels[last].channels_out, h)
-        h = self.head(F.silu(self.head_norm(h)))
+        h = self.head(F.silu(self.head_norm(h)))[:, : self.channels]
         h = h if h.shape[-1] == resolution else resize_images(h, resolution)
         return h + inputs if self.residual else h
 
@@ -166,12 +199,12 @@ class FlexiUNet(nn.Module):
                 joined = F.pad(h, (0, 0, 0, 0, 0, width)) if absent else torch.cat([h, skips.pop()], dim=1)
                 h = block(joined, emb)
             if k > last:
-                h = level.up(h)
+                h = _resample(level.up, h, emb)
         return h
 
     def _embed(self, index: Tensor, labels: Tensor | None) -> Tensor:
         """(B, embedding), activated once for all blocks."""
-        emb: Tensor = self.time(sinusoids(index, self._width))
+        emb: Tensor = self.time(sinusoids(index + self.first_index, self._width))
         if (self.label is None) != (labels is None):
             needed = "needs labels" if self.label is not None else "has no classes and takes no labels"
             raise ProcessError(f"the model {needed}")
@@ -207,17 +240,10 @@ class FlexiUNet(nn.Module):
         return max(k for k, size in enumerate(self.sizes) if k == 0 or side <= size)
 
 
-def _block(
-    embedding: int,
-    dropout: float,
-    heads: int,
-    activation_checkpointing: bool,
-    before: int,
-    after: int,
-    attends: bool,
-) -> Block:
-    parts: list[nn.Module] = [ResBlock(before, after, embedding, dropout)]
-    return Block([*parts, Attention(after, heads)] if attends else parts, activation_checkpointing)
+def _resample(module: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
+    """To the next level; only residual blocks look at the embedding."""
+    result: Tensor = module(h, emb) if isinstance(module, ResBlock) else module(h)
+    return result
 
 
 def _adapters(shapes: Mapping[int, tuple[int, int]]) -> nn.ModuleDict:

@@ -1,6 +1,7 @@
 """Names and shapes of the authors' released weights, and how they map to ours.
 
-Two layouts are read: the Flexi-UNet of [SSD] and the UNet of guided-diffusion, of which it is an extension.
+Two layouts are read: the Flexi-UNet of [SSD] and the UNet of guided-diffusion, of which it is an extension;
+blur diffusion has the latter's, too.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def convert_weights(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, 
             f"not the layout of the authors' weights: {_MARK} is not among {len(found)} names",
             hint="files that ssdiff wrote are used directly, without import",
         )
+    _refuse_relatives(found, model.channels)
     wanted, table = model.state_dict(), list(_table(model))
     if _match_decoder(found, table, model.full_decoder):
         for ours, theirs in table:
@@ -72,6 +74,21 @@ def convert_weights(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, 
             )
         converted[ours] = value
     return converted
+
+
+def _refuse_relatives(found: Mapping[str, Tensor], channels: int) -> None:
+    """Refuse what guided-diffusion makes of the same blocks and ssdiff has no use for."""
+    if not any(name.startswith("output_blocks.") for name in found):
+        raise CheckpointError(
+            "the weights are of guided-diffusion's classifier, which ssdiff does not guide by",
+            hint="import the diffusion model; with classes it takes --guidance, free of a classifier",
+        )
+    if found[_MARK].ndim == 4 and found[_MARK].shape[1] == 2 * channels:
+        raise CheckpointError(
+            f"the weights are of guided-diffusion's super-resolution: {2 * channels} input channels, a "
+            "smaller image beside the noisy one, which no network of ssdiff takes",
+            hint="import the diffusion model of the small images",
+        )
 
 
 def check_names(needed: Collection[str], found: Collection[str]) -> None:
@@ -152,7 +169,8 @@ def _modules(model: FlexiUNet) -> Iterator[tuple[str, str]]:
             yield from _parts(block, f"levels.{k}.encoder.{j}", f"input_blocks.{number}")
             number += 1
         if k < len(model.levels) - 1:
-            yield f"levels.{k}.down", f"input_blocks.{number}.0.op"
+            ours, theirs = f"levels.{k}.down", f"input_blocks.{number}.0"
+            yield from _named(ours, theirs, _RESIDUAL) if model.resblock_updown else [(ours, f"{theirs}.op")]
             number += 1
     yield from _parts(model.middle, "middle", "middle_block")
     number = 0
@@ -161,7 +179,9 @@ def _modules(model: FlexiUNet) -> Iterator[tuple[str, str]]:
         for j, block in enumerate(blocks):
             yield from _parts(block, f"levels.{k}.decoder.{j}", f"output_blocks.{number}")
             if k and j == len(blocks) - 1:
-                yield f"levels.{k}.up.conv", f"output_blocks.{number}.{len(block.parts)}.conv"
+                ours, theirs = f"levels.{k}.up", f"output_blocks.{number}.{len(block.parts)}"
+                convolution = {"conv": "conv"}
+                yield from _named(ours, theirs, _RESIDUAL if model.resblock_updown else convolution)
             number += 1
 
 
@@ -169,8 +189,12 @@ def _parts(block: Block, ours: str, theirs: str) -> Iterator[tuple[str, str]]:
     for i, part in enumerate(block.parts):
         assert isinstance(part, ResBlock | Attention), "a block holds nothing else"
         names = _RESIDUAL if isinstance(part, ResBlock) else _ATTENTION
-        for their_part, our_part in names.items():
-            yield f"{ours}.parts.{i}.{our_part}", f"{theirs}.{i}.{their_part}"
+        yield from _named(f"{ours}.parts.{i}", f"{theirs}.{i}", names)
+
+
+def _named(ours: str, theirs: str, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Pairs of modules below a pair of modules, of a table from their names to ours."""
+    return ((f"{ours}.{our_part}", f"{theirs}.{their_part}") for their_part, our_part in names.items())
 
 
 def _blocks(modules: object) -> list[Block]:

@@ -160,7 +160,8 @@ def _with_differences(
     error: CheckpointError, file: Path | None, state: Mapping[str, Tensor], settings: Preset
 ) -> CheckpointError:
     """Return the error with the settings in which the file and the preset differ [docs/faults.md, row 21]."""
-    found, wanted = infer_config.outline(state), settings.model_dump()
+    wanted = settings.model_dump()
+    found = infer_config.outline(state, settings.data.size)
     differing, sets = [], []
     for name, value in found.items():
         section, _, field = name.partition(".")
@@ -170,7 +171,7 @@ def _with_differences(
             value, asked = tuple(sorted(value, reverse=True)), tuple(sorted(asked, reverse=True))
         if value == asked or rows:
             continue
-        shown = [str(list(v) if isinstance(v, tuple) else v) for v in (value, asked)]
+        shown = [str(list(v) if isinstance(v, tuple) else v).lower() for v in (value, asked)]
         differing.append(f"{name} is {shown[0]} in the file, {shown[1]} in {settings.name}")
         sets.append(f"--set '{name}={shown[0]}'")
     if not differing:

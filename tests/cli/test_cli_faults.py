@@ -240,6 +240,9 @@ def test_import_names_the_settings_that_differ(ssdiff, tmp_path):
         "model.blocks": 2,
         "model.attention": (16, 8),
         "model.classes": 0,
+        "model.resblock_updown": False,
+        "model.scale_shift_norm": True,
+        "model.learn_sigma": False,
     }
     assert (
         outline({"input_blocks.0.0.weight": torch.zeros(2)}) == outline({"stem.weight": torch.zeros(2)}) == {}
