@@ -188,10 +188,25 @@ class Pipeline:
             clean = self._network(x_t, t, labels)
         return clean.clamp(-1, 1) if self.sampling.clip_denoised else clean
 
+    def _predict_noise(self, x_t: Tensor, t: int, labels: Tensor | None, guidance: float) -> Tensor:
+        """The noise, of arguments that fit; where the network gives it no clipping touches it."""
+        meant = prediction(self.predict)
+        if not meant.of_noise:
+            return self.process.noise_from_clean(x_t, self._predict(x_t, t, labels, guidance), t)
+        if self.classes and labels is None:
+            labels = torch.full((len(x_t),), self.classes, device=x_t.device)
+        output = self._output(x_t, t, labels)
+        if labels is not None and guidance != 1.0:
+            output = torch.lerp(self._output(x_t, t, torch.full_like(labels, self.classes)), output, guidance)
+        return meant.noise(self.process, x_t, output, t)
+
     def _network(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
+        return prediction(self.predict).clean(self.process, x_t, self._output(x_t, t, labels), t)
+
+    def _output(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
         index = torch.full((len(x_t),), t - 1, device=x_t.device)
-        weight = next(self.model.parameters(), x_t)
-        given = x_t.to(weight.dtype) if weight.is_floating_point() else x_t
+        weight, given = next(self.model.parameters(), x_t), self.process.network_input(x_t, t)
+        given = given.to(weight.dtype) if weight.is_floating_point() else given
         with autocast(x_t.device, self.precision):
             output: Tensor = self.model(given, index, self.process.states[t - 1].resolution, labels)
         expected = (*x_t.shape[:2], *self.process.states[t - 1].size)
@@ -200,7 +215,7 @@ class Pipeline:
                 f"the network makes {tuple(output.shape)} of timestep {t}, not {expected}",
                 hint="its output has the size of timestep t - 1, which it is given as `resolution`",
             )
-        return prediction(self.predict).clean(self.process, x_t, output.to(x_t.dtype), t)
+        return output.to(x_t.dtype)
 
     def plan(
         self,
@@ -250,6 +265,10 @@ class Pipeline:
         def predict(x_t: Tensor, t: int) -> Tensor:
             return self._predict(x_t, t, given, plan.guidance)
 
+        @torch.no_grad()
+        def predict_noise(x_t: Tensor, t: int) -> Tensor:
+            return self._predict_noise(x_t, t, given, plan.guidance)
+
         x = self._begin(images, seed, top, draw) if x is None else self._images("x", x, top, len(images))
         yield top, x
         walked = SAMPLERS.get(plan.sampler)(
@@ -262,6 +281,7 @@ class Pipeline:
                 plan.eta,
                 degradation_streams(images, seed),
                 None if refine else self._renoise(plan, images, seed),
+                None if refine else predict_noise,
             )
         )
         for s in plan.timesteps[1:]:

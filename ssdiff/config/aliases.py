@@ -72,3 +72,38 @@ def _today(
             value = _VALUES.get((*path, name), {}).get(value, value)
         result[name] = value
     return result
+
+
+def stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a preset that ssdiff stored, with the meaning that they had then.
+
+    Settings whose default or meaning has changed since are written out. A preset that a user wrote is not
+    meant: it has today's meaning.
+
+    Args:
+        values: tables under the names of today.
+    """
+    process = values.get("process")
+    if not isinstance(process, Mapping):
+        return dict(values)
+    changed: dict[str, Any] = {}
+    match process.get("kind"):
+        case "heat" if process.get("heat") is None:
+            changed["heat"] = {"noise": 0.01, "sampling_noise": 0.0125}
+        case "blur-noise":
+            changed["blur_noise"] = _former_blur_noise(process.get("blur_noise") or {})
+        case "cold" if (degradation := _table(process, "degradation")).get("kind") == "blur-noise":
+            changed["degradation"] = _former_blur_noise(degradation)
+    return {**values, "process": {**process, **changed}}
+
+
+def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _former_blur_noise(table: Any) -> Any:
+    """Without the range that every table has today, the rates are those of ssdiff 0.1 and 0.2."""
+    if not isinstance(table, Mapping) or "unit_range" in table:
+        return table
+    return {**table, "unit_range": False, "former_rates": True}

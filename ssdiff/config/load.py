@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from ssdiff import plugins
 from ssdiff.arguments import require_type
 from ssdiff.config import Preset
-from ssdiff.config.aliases import today
+from ssdiff.config.aliases import stored, today
 from ssdiff.config.process import NoiseSettings, noise_kinds
 from ssdiff.errors import PresetError, did_you_mean, nearest_names
 from ssdiff.models.registry import FLEXI_UNET
@@ -77,7 +77,7 @@ def parse_preset(text: str, where: str = "preset", *, run_plugins: bool = False)
     Raises:
         PresetError: as `load_preset`.
     """
-    values = today(_parse(text, where), warn=False)
+    values = stored(today(_parse(text, where), warn=False))
     if not run_plugins:
         values.pop("plugins", None)
     return _validate(values, where)

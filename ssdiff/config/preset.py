@@ -166,7 +166,7 @@ def _flexi_unet_problems(preset: Preset) -> list[str]:
 def _sampler_problems(preset: Preset) -> list[str]:
     process, sampling = preset.process, preset.sampling
     cold = process.kind == "cold"
-    choices = samplers_of_kind(cold, process.levels)
+    choices = samplers_of_kind(process.kind, process.levels)
     if sampling.sampler not in choices:
         names = " or ".join((", ".join(map(repr, choices[:-1])), repr(choices[-1])))
         return [

@@ -7,7 +7,15 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Union, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, TypeAdapter, create_model
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    TypeAdapter,
+    create_model,
+    model_validator,
+)
 
 from ssdiff.config.base import Positive, Strict
 from ssdiff.errors import did_you_mean
@@ -114,8 +122,12 @@ class HeatSettings(Strict):
 
     sigma_min: float = Field(0.5, gt=0, description="blur at t = 1, pixels; rises geometrically")
     sigma_max: float = Field(24.0, gt=0, description="blur at T, pixels")
-    noise: float = Field(0.01, gt=0, description="standard deviation of the noise in training")
-    sampling_noise: float = Field(0.0125, ge=0, description="standard deviation of the noise in sampling")
+    noise: float = Field(
+        0.02, gt=0, description="std of the noise in training; published: 0.01 for images in [0, 1]"
+    )
+    sampling_noise: float = Field(
+        0.025, ge=0, description="std of the noise in sampling; published: 0.0125 for images in [0, 1]"
+    )
 
 
 class BlurNoiseSettings(Strict):
@@ -129,6 +141,12 @@ class BlurNoiseSettings(Strict):
     sigma_max: float = Field(0.15, gt=0, description="std of the blur of the last step, pixels")
     interleaved: bool = Field(
         False, description="order of the factors as in the published code, not the paper"
+    )
+    unit_range: bool = Field(
+        False, description="noise of std 1 for images in [0, 1], as published, not [-1, 1]"
+    )
+    former_rates: bool = Field(
+        False, description="rates of ssdiff 0.1 and 0.2, with which a run of then goes on"
     )
 
 
@@ -144,6 +162,9 @@ class DegradationSettings(Strict):
     def options(self) -> dict[str, bool | int | float | str]:
         """Everything but the kind."""
         return dict(self.__pydantic_extra__)
+
+
+_OWN_TABLES = {"heat": "heat", "blur-noise": "blur_noise"}  # kind to the table that always exists
 
 
 class ProcessSettings(Strict):
@@ -174,6 +195,20 @@ class ProcessSettings(Strict):
     heat: HeatSettings | None = Field(None, description="for kind heat")
     blur_noise: BlurNoiseSettings | None = Field(None, description="for kind blur-noise")
     degradation: DegradationSettings | None = Field(None, description="for kind cold")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: object) -> object:
+        """A run keeps the defaults of its own time, so they are stored with it."""
+        if not isinstance(values, dict):
+            return values
+        kind, degradation = values.get("kind"), values.get("degradation")
+        table = _OWN_TABLES.get(kind) if isinstance(kind, str) else None
+        if table is not None and values.get(table) is None:
+            return {**values, table: {}}
+        if kind == "cold" and isinstance(degradation, dict) and degradation.get("kind") == "blur-noise":
+            return {**values, "degradation": {"unit_range": True, **degradation}}
+        return values
 
 
 def process_problems(process: ProcessSettings) -> list[str]:

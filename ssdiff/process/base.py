@@ -91,6 +91,8 @@ class Process(ABC):
         states: sizes, signals and noise of t = 0..T; state 0 is the clean image.
         noisy: whether x_t has Gaussian noise of its own: then there are marginals, posteriors and an eta.
         isotropic: whether a state is one signal and one noise for all frequencies, apart from a resize.
+        coloured: whether signal and noise share the variance of each coefficient, as in blur diffusion, so
+            that there is a step :meth:`unsharp`.
 
     Shapes:
         x0 is (B, C, H, W) in [-1, 1], x_t is (B, C, h_t, w_t) with (h_t, w_t) = ``states[t].size``.
@@ -99,6 +101,7 @@ class Process(ABC):
     states: tuple[State, ...]
     noisy: bool = True
     isotropic: bool = False
+    coloured: bool = False
 
     @property
     def T(self) -> int:
@@ -181,6 +184,12 @@ class Process(ABC):
         """Return the same x_t as :meth:`corrupt` from images that are degraded already, D(x_0, t)."""
         return self.scale(degraded, t, self._restoration_noise(degraded, t, images, seed))
 
+    # The network.
+
+    def network_input(self, x_t: Tensor, t: Timestep) -> Tensor:
+        """Return what the network is given for (B, C, h_t, w_t) x_t: itself, unless its range is another."""
+        return x_t
+
     # Training.
 
     def target(self, x0: Tensor, t: Timestep) -> Tensor:
@@ -199,6 +208,11 @@ class Process(ABC):
         """Return D(x_0, t) from x_t and its noise, both (B, C, h_t, w_t)."""
         self._cannot("be solved for a clean image", "predict x0")
 
+    def noise_from_clean(self, x_t: Tensor, clean: Tensor, t: Timestep) -> Tensor:
+        """Return the (B, C, h_t, w_t) noise in x_t of a clean image of its size."""
+        a, sigma = self.coefficients(t, x_t)
+        return self.synthesis((self.analysis(x_t) - a * self.analysis(clean)) / sigma)
+
     # Sampling.
 
     def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, eta: float = 1.0) -> Posterior:
@@ -215,6 +229,21 @@ class Process(ABC):
             ProcessError: if the process has none, s, t or eta is out of range, or a size does not fit.
         """
         self._cannot("have a posterior", "use the samplers of cold diffusion")
+
+    def unsharp(self, x_t: Tensor, noise: Tensor, t: int, s: int, fresh: Tensor | None) -> Tensor:
+        """Return x_s by an Euler step of the reverse equation, from the noise that the network sees in x_t.
+
+        Args:
+            x_t: (B, C, h_t, w_t).
+            noise: (B, C, h_t, w_t) prediction.
+            t: timestep of ``x_t``.
+            s: timestep wanted, 0 <= s < t.
+            fresh: (B, C, h_t, w_t) standard normal noise, or None.
+
+        Raises:
+            ProcessError: if the process has no such step.
+        """
+        self._cannot("be sharpened", "use ancestral, or a process of kind blur-noise")
 
     def start(self, images: Tensor, seed: int, *, channels: int, t: int | None = None) -> Tensor:
         """Draw the terminal prior p(x_T), where sampling from nothing begins, by image number.

@@ -74,6 +74,24 @@ class DiagonalProcess(Process):
         """(H, W) of the images."""
         return self.spectrum.size
 
+    @property
+    def coloured(self) -> bool:  # type: ignore[override]
+        """Whether signal and noise share the variance of each coefficient."""
+        return self.spectrum.coloured
+
+    def network_input(self, x_t: Tensor, t: Timestep) -> Tensor:
+        """Return x_t of the image in [0, 1] where the spectrum is of such: (x_t + A_t 1) / 2, A_t the signal.
+
+        Where u_t = A_t u + n / 2 belongs to u = (x + 1) / 2, x_t = 2 u_t - A_t 1 belongs to x [docs/math.md,
+        equation (60)].
+        """
+        return (x_t + self._white(t, x_t)) / 2 if self.spectrum.unit_range else x_t
+
+    def _white(self, t: Timestep, like: Tensor) -> Tensor:
+        """A_t 1, the signal of a white image."""
+        signal, _ = self.coefficients(t, like)
+        return self.synthesis(signal * self.analysis(like.new_ones(self.size)))
+
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
         """Return D(x_0, t): signal of each coefficient relative to that of the best kept one; no noise.
 
@@ -135,13 +153,45 @@ class DiagonalProcess(Process):
         if s == 0:
             return Posterior(x0_s, lambda noise: torch.zeros_like(noise))
         (a_t, a_s), (c_t, c_s) = self.spectrum.coefficients(torch.tensor([t, s]))
-        step = gains(a_t / a_s, c_s, c_t, eta, self.spectrum.independent)
+        step = gains(_ratio(a_t, a_s), c_s, c_t, eta, self.spectrum.independent)
         factor = self._sampling_noise if self.spectrum.independent else 1.0
         gain, spread = step.gain.to(x_t), (factor * step.spread).to(x_t)
         clean = self.analysis(x0_s)
         residual = self.analysis(x_t) - a_t.to(x_t) * clean
         mean = self.synthesis(a_s.to(x_t) * clean + gain * residual)
         return Posterior(mean, lambda noise: self.synthesis(spread * self.analysis(noise)))
+
+    def unsharp(self, x_t: Tensor, noise: Tensor, t: int, s: int, fresh: Tensor | None) -> Tensor:
+        """Return x_s by the step of blur diffusion's authors, unsharp masking and score [BD, equation 19].
+
+        In the eigenbasis, with the image in the range in which noise has std 1 and beta = B_t / B_s,
+
+            u_s = u_t + (1 - sqrt(beta)) u_t - (1 - beta) eps / sqrt(1 - B_t) + sqrt(1 - beta) z
+
+        [docs/math.md, section 13]. It is an Euler step, made for s = t - 1.
+
+        Args:
+            x_t: (B, C, H, W).
+            noise: (B, C, H, W) prediction of the white noise in ``x_t``.
+            t: timestep of ``x_t``.
+            s: timestep wanted, 0 <= s < t.
+            fresh: (B, C, H, W) standard normal noise; None leaves it out, as published at t = 1 and 2.
+
+        Raises:
+            ProcessError: if signal and noise do not share the variance of a coefficient.
+        """
+        if not self.coloured:
+            return super().unsharp(x_t, noise, t, s, fresh)
+        self._check_step(t, s, 0.0)
+        signal, _ = self.spectrum.coefficients(torch.tensor([s, t]))
+        ratio, spread = _ratio(signal[1:], signal[:1]), torch.sqrt(1 - signal[1:].square())
+        lost = 1 - ratio.square()
+        u = (2 - ratio).to(x_t) * self.analysis(self.network_input(x_t, t))
+        u = u - (lost / spread).to(x_t) * self.analysis(noise)
+        if fresh is not None:
+            u = u + lost.clamp_min(0).sqrt().to(x_t) * self.analysis(fresh)
+        x = self.synthesis(u)
+        return 2 * x - self._white(s, x_t) if self.spectrum.unit_range else x
 
     def log_noise(self) -> Tensor:
         """Return (T,) log(sigma_t / a_t) of the best kept coefficient."""
@@ -188,3 +238,8 @@ class DiagonalProcess(Process):
                     "shrink",
                     hint="use a noise schedule that rises faster",
                 )
+
+
+def _ratio(a_t: Tensor, a_s: Tensor) -> Tensor:
+    """a_t / a_s; 0 for coefficients of which float64 has nothing left at s."""
+    return torch.where(a_s > 0, a_t / a_s, 0.0)

@@ -48,6 +48,10 @@ class Prediction(ABC):
             snr: (B,) (a_t / sigma_t)^2.
         """
 
+    def noise(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
+        """Return the noise that an output for x_t means."""
+        return process.noise_from_clean(x_t, self.clean(process, x_t, output, t), t)
+
     @abstractmethod
     def clean(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
         """Return the clean image that an output for x_t means, the inverse of :meth:`target`."""
@@ -134,6 +138,10 @@ class Noise(Prediction):
     def weight(self, weight: Tensor, snr: Tensor) -> Tensor:
         """Return w_t / SNR_t: x^ - x_0 = -(sigma_t / a_t) (eps^ - eps)."""
         return weight / snr
+
+    def noise(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
+        """Return the output."""
+        return output
 
     def clean(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
         """Return x^ = (x_t - sigma_t eps^) / a_t."""

@@ -38,6 +38,8 @@ class Spectrum(Protocol):
         scale: (T + 1,) factor of the coefficient that is degraded least, 1 at t = 0.
         sigma: (T + 1,) noise of that coefficient, 0 at t = 0.
         independent: whether the noise of two timesteps is two draws, not a chain.
+        coloured: whether signal and noise share the variance of each coefficient, as in blur diffusion.
+        unit_range: whether the network sees images in [0, 1], not [-1, 1].
     """
 
     size: Size
@@ -47,6 +49,8 @@ class Spectrum(Protocol):
     scale: Tensor
     sigma: Tensor
     independent: bool
+    coloured: bool
+    unit_range: bool
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """Return the signal and noise of (n,) timesteps, 0..T; t = 0 is (1, 0)."""
@@ -65,7 +69,7 @@ class Blurring:
         floor: share of every frequency that is never lost.
     """
 
-    independent = False
+    independent = coloured = unit_range = False
 
     def __init__(self, size: Size, nu: Tensor, sigma_max: float = 20.0, floor: float = 0.001) -> None:
         self.size, self.T = size, len(nu)
@@ -94,13 +98,14 @@ class Heat:
         T: timesteps.
         sigma_min: blur at t = 1, pixels; rises geometrically.
         sigma_max: blur at T, pixels.
-        noise: standard deviation.
+        noise: standard deviation, in units of the [-1, 1] image; published 0.01 for images in [0, 1].
     """
 
     independent = True
+    coloured = unit_range = False
 
     def __init__(
-        self, size: Size, T: int, sigma_min: float = 0.5, sigma_max: float = 24.0, noise: float = 0.01
+        self, size: Size, T: int, sigma_min: float = 0.5, sigma_max: float = 24.0, noise: float = 0.02
     ) -> None:
         self.size, self.T = size, T
         self.rows, self.columns = matrices.dct(size[0]), matrices.dct(size[1])
@@ -134,13 +139,15 @@ class BlurNoise:
         interleaved: 0 for the method as published; a number of channels for what the published code does: it
             lays out factors channel after channel but coefficients pixel after pixel, so that coefficient k
             (by falling factor) of channel c gets the factor of coefficient (channels * k + c) mod H W.
+        unit_range: noise of std 1 for images in [0, 1], as published, which is 2 in units of [-1, 1].
+        former_rates: the rates of ssdiff 0.1 and 0.2, :data:`FORMER_RATES`, for runs of then.
 
     Raises:
         UsageError: for an unknown rate.
-        ProcessError: for an image that is too large.
+        ProcessError: for an image that is too large, or rates that sharpen at the first timestep.
     """
 
-    independent = False
+    independent, coloured = False, True
 
     def __init__(
         self,
@@ -151,6 +158,8 @@ class BlurNoise:
         sigma_min: float = 0.0,
         sigma_max: float = 0.15,
         interleaved: int = 0,
+        unit_range: bool = False,
+        former_rates: bool = False,
     ) -> None:
         if rate not in RATES:
             raise UsageError(f"unknown rate {rate!r}", hint=f"choose one of {', '.join(RATES)}")
@@ -166,25 +175,81 @@ class BlurNoise:
         log_d = (row_values[:, None] * column_values).clamp(max=1.0).log()
         self._log_d = _interleave(log_d, interleaved) if interleaved else log_d[None]
         first, last = (sigma_min / kernel_std) ** 2, (sigma_max / kernel_std) ** 2
-        powers = RATES[rate](first, last, self.T).cumsum(0)
+        powers = (FORMER_RATES if former_rates else RATES)[rate](first, last, self.T).cumsum(0)
+        if bool((powers < 0).any()):
+            raise ProcessError(
+                f"rate {rate!r} sharpens instead of blurring with {self.T} timesteps", hint="use more of them"
+            )
         self._power = torch.cat([torch.zeros(1, dtype=torch.float64), powers])
-        log_alpha = -torch.log1p(nu.double().square())
-        self._log_abar = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
+        log_abar = -torch.log1p(nu.double().square())
+        self._log_abar = torch.cat([torch.zeros(1, dtype=torch.float64), log_abar])
         top = self._log_abar + 2 * self._power * self._log_d.max()
-        self.scale, self.sigma = torch.exp(top / 2), torch.sqrt(-torch.expm1(top))
+        self.unit_range, self._noise = unit_range, 2.0 if unit_range else 1.0
+        self.scale, self.sigma = torch.exp(top / 2), self._noise * torch.sqrt(-torch.expm1(top))
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """Return B^{1/2} and (I - B)^{1/2}."""
+        """Return B^{1/2} and (I - B)^{1/2}, twice that for images in [0, 1]."""
         log_abar, power = (table[t][:, None, None, None] for table in (self._log_abar, self._power))
         log_b = log_abar + 2 * power * self._log_d
-        return Coefficients(torch.exp(log_b / 2), torch.sqrt(-torch.expm1(log_b)))
+        return Coefficients(torch.exp(log_b / 2), self._noise * torch.sqrt(-torch.expm1(log_b)))
 
 
 Rate = Callable[[float, float, int], Tensor]
 
 
+def _linear_rate(first: float, last: float, steps: int) -> Tensor:
+    """A line from ``first`` at 1 to ``last`` at N."""
+    return _line(first, last, torch.arange(1, steps + 1, dtype=torch.float64), steps)
+
+
+def _line(first: float, last: float, i: Tensor, steps: int) -> Tensor:
+    return first + (last - first) * (i - 1) / max(steps - 1, 1)
+
+
+def _log_rate(first: float, last: float, steps: int) -> Tensor:
+    """Early: a line in ln i, 90 % of the way at N / 2 of 1000."""
+    i = torch.arange(1, steps + 1, dtype=torch.float64) + 1e-6
+    return first + (last - first) * i.log() / math.log(steps + 1e-6)
+
+
+def _quadratic_rate(first: float, last: float, steps: int) -> Tensor:
+    """A line in i^2 from ``first`` at 1."""
+    i = torch.arange(1, steps + 1, dtype=torch.float64)
+    return first + (last - first) * (i.square() - 1) / max(steps**2 - 1, 1)
+
+
 def _power_rate(exponent: int) -> Rate:
-    """f^(1 / exponent) on a line."""
+    """A line in i^exponent from ``first`` at 0."""
+
+    def rate(first: float, last: float, steps: int) -> Tensor:
+        i = torch.arange(1, steps + 1, dtype=torch.float64)
+        return first + (last - first) * (i / steps) ** exponent
+
+    return rate
+
+
+def _triangular_rate(first: float, last: float, steps: int) -> Tensor:
+    """The line up to N / 2, about half the way, and back; a little under ``first`` at N, as published."""
+    i = torch.arange(1, steps + 1, dtype=torch.float64)
+    return _line(first, last, torch.where(i < steps / 2, i, steps - i), steps)
+
+
+RATES: Mapping[str, Rate] = MappingProxyType(
+    {
+        "linear": _linear_rate,
+        "quadratic": _quadratic_rate,
+        "cubic": _power_rate(3),
+        "quartic": _power_rate(4),
+        "log": _log_rate,
+        "triangular": _triangular_rate,
+    }
+)
+"""Name to f(first, last, N): (N,) powers of the blur of each step, [BD, section 3] and [docs/math.md,
+equation (61)]."""
+
+
+def _former_power_rate(exponent: int) -> Rate:
+    """f^(1 / exponent) on a line of N + 1 points, the first of which is not used."""
 
     def rate(first: float, last: float, steps: int) -> Tensor:
         ends = (first ** (1 / exponent), last ** (1 / exponent))
@@ -193,33 +258,29 @@ def _power_rate(exponent: int) -> Rate:
     return rate
 
 
-def _log_rate(first: float, last: float, steps: int) -> Tensor:
+def _former_log_rate(first: float, last: float, steps: int) -> Tensor:
     """log f on a line; zero has no logarithm and counts as 1e-6."""
     ends = (math.log(max(first, 1e-6)), math.log(last))
     return torch.linspace(*ends, steps + 1, dtype=torch.float64)[1:].exp()
 
 
-def _triangular_rate(first: float, last: float, steps: int) -> Tensor:
+def _former_triangular_rate(first: float, last: float, steps: int) -> Tensor:
     """Up to ``last`` in the middle and down again."""
     distance = torch.linspace(-1, 1, steps + 1, dtype=torch.float64)[1:].abs()
     return last + (first - last) * distance
 
 
-RATES: Mapping[str, Rate] = MappingProxyType(
+FORMER_RATES: Mapping[str, Rate] = MappingProxyType(
     {
-        "linear": _power_rate(1),
-        "quadratic": _power_rate(2),
-        "cubic": _power_rate(3),
-        "quartic": _power_rate(4),
-        "log": _log_rate,
-        "triangular": _triangular_rate,
+        "linear": _former_power_rate(1),
+        "quadratic": _former_power_rate(2),
+        "cubic": _former_power_rate(3),
+        "quartic": _former_power_rate(4),
+        "log": _former_log_rate,
+        "triangular": _former_triangular_rate,
     }
 )
-"""Name to f(first, last, N): (N,) non-negative powers of the blur of each step, [BD, section 3] and
-[docs/math.md, equation (61)].
-
-As in the official code, N + 1 points are laid from first to last and the first of them is not used.
-"""
+"""The same of ssdiff 0.1 and 0.2, which are not the published ones: a run of then goes on with them."""
 
 _LEAST_EIGENVALUE = 0.03  # of a 1-D blur, as published
 

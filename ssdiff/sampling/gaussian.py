@@ -46,6 +46,31 @@ def eta_family(walk: Walk) -> Iterator[tuple[int, Tensor]]:
         yield s, x
 
 
+@register_sampler(
+    "unsharp",
+    kinds=("blur-noise",),
+    needs=lambda process: process.coloured,
+    eta=1.0,
+    help="of blur diffusion's authors: unsharp masking and score; for as many steps as there are timesteps",
+)
+def unsharp_masking(walk: Walk) -> Iterator[tuple[int, Tensor]]:
+    """Undo each blur by unsharp masking, and its noise by the score [BD, equation 19; docs/math.md, section
+    13].
+
+    Args:
+        walk: the batch.
+
+    Yields:
+        (s, x_s) for each timestep after the first; x_0 is the last state, no prediction.
+    """
+    x = walk.x
+    for t, s in walk.steps:
+        # The published code adds no noise in its last two steps.
+        fresh = walk.noise(s, tuple(x.shape[1:])) if s > 1 else None
+        x = walk.process.unsharp(x, walk.predict_noise(x, t), t, s, fresh)
+        yield s, x
+
+
 def _noise_rises(process: Process) -> bool:
     """Whether log(sigma / a) changes with t, as that of heat dissipation does not."""
     return process.T == 1 or process.states[1].snr > process.states[-1].snr

@@ -37,6 +37,7 @@ class Sampler:
             timestep to the clean image at one go.
         evaluations: of the network, in a step.
         needs: what else a process must have, a function of the process.
+        kinds: of process in a preset that it is for; all of them where empty.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Sampler:
     spacing: Spacing = "timesteps"
     evaluations: int = 1
     needs: Callable[[Any], bool] = lambda process: True
+    kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # The registry tells parts of ssdiff from those of plugins by their module.
@@ -83,6 +85,7 @@ def register_sampler(
     spacing: Spacing = "timesteps",
     evaluations: int = 1,
     needs: Callable[[Any], bool] = lambda process: True,
+    kinds: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
 ) -> Callable[[_Function], _Function]:
     """Return a decorator that makes a generator function known as the sampler ``name``.
@@ -102,6 +105,7 @@ def register_sampler(
             step from the first timestep to the clean image.
         evaluations: of the network, in a step.
         needs: what else a process must have, a function of the process.
+        kinds: ``process.kind`` of the presets that may choose it; all where empty.
         aliases: more names of the same.
 
     Raises:
@@ -129,7 +133,9 @@ def register_sampler(
 
     def add(function: _Function) -> _Function:
         _check_signature(name, function)
-        sampler = Sampler(name, function, help, noisy, cold, eta, takes_eta, spacing, evaluations, needs)
+        sampler = Sampler(
+            name, function, help, noisy, cold, eta, takes_eta, spacing, evaluations, needs, kinds
+        )
         for decorate in decorators:
             decorate(sampler)
         return function
@@ -155,16 +161,18 @@ def samplers(of: Any = None) -> tuple[str, ...]:
     return _listed(lambda sampler: process is None or sampler.fits(process))
 
 
-def samplers_of_kind(cold: bool, levels: int = 1) -> tuple[str, ...]:
+def samplers_of_kind(kind: str, levels: int = 1) -> tuple[str, ...]:
     """Return the names that a preset may choose from, before its process is built.
 
     Args:
-        cold: whether the process has no noise of its own.
+        kind: of the process; only ``cold`` has no noise of its own.
         levels: resolutions of the process; one step cannot cross a resolution transition.
     """
     return _listed(
         lambda sampler: (
-            (sampler.cold if cold else sampler.noisy) and (levels == 1 or sampler.spacing != "once")
+            (sampler.cold if kind == "cold" else sampler.noisy)
+            and (not sampler.kinds or kind in sampler.kinds)
+            and (levels == 1 or sampler.spacing != "once")
         )
     )
 

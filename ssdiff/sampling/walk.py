@@ -34,6 +34,8 @@ class Walk:
         eta: share of fresh noise: 1 is ancestral, 0 is DDIM.
         images: (B,) numbers by which a random degradation draws, the same along the chain.
         renoise: high-frequency renoising, or None.
+        noise_prediction: the network, (x_t, t) to the noise that it sees in x_t; None to take it from
+            ``predict``.
     """
 
     process: Process
@@ -44,6 +46,7 @@ class Walk:
     eta: float = 0.0
     images: Tensor | None = None
     renoise: Renoise | None = None
+    noise_prediction: Predict | None = None
 
     @property
     def steps(self) -> Iterator[tuple[int, int]]:
@@ -53,6 +56,17 @@ class Walk:
     def same_size(self, t: int, s: int) -> bool:
         """Return whether a step is no resolution transition."""
         return self.process.states[t].size == self.process.states[s].size
+
+    def predict_noise(self, x: Tensor, t: int) -> Tensor:
+        """Return the (B, C, h, w) noise that the network sees in x_t, of a process of one size.
+
+        Args:
+            x: (B, C, h, w), x_t.
+            t: timestep of ``x``.
+        """
+        if self.noise_prediction is not None:
+            return self.noise_prediction(x, t)
+        return self.process.noise_from_clean(x, self.predict(x, t), t)
 
     def step(self, x: Tensor, clean: Tensor, t: int, s: int, eta: float | None = None) -> Tensor:
         """Return x_s = mu_s + B (x_t - M mu_s) + C^{1/2} eps [docs/math.md, equation (12)].

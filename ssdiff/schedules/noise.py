@@ -131,6 +131,7 @@ def from_alpha_bar(alpha_bar: Tensor) -> Tensor:
 
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
+Growth = Annotated[float, Field(gt=0, le=100)]
 LogSnr = Annotated[float, Field(ge=-60, le=60)]
 
 
@@ -159,6 +160,18 @@ def cosine(T: int, offset: Beta = 0.008) -> Tensor:
     curve = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
     beta = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
     return from_alpha_bar(torch.cumprod(1 - beta, dim=0))
+
+
+@register_noise_schedule("exp")
+def exponential(T: int, growth: Growth = 5.0) -> Tensor:
+    """Return (T,) noise levels nu, abar_t = g(1) g(t - 1), g(k) = 1 - (e^(c k / T) - 1) / (e^c - 1) with c =
+    ``growth``: slow at first, as the code of [BD] offers it [docs/math.md, section 13]."""
+    import torch
+
+    k = torch.arange(T, dtype=torch.float64)
+    curve = 1 - torch.expm1(growth * k / T) / math.expm1(growth)
+    first = 1 - math.expm1(growth / T) / math.expm1(growth)
+    return from_alpha_bar(max(first, 1e-3) * curve)
 
 
 def _falls(first: float, last: float) -> str | None:

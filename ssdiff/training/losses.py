@@ -37,7 +37,8 @@ def gaussian_loss(
     p = size_power. Other predictions than the clean image have weights that make the same loss.
 
     Args:
-        network: (x_t, t - 1, resolution wanted, labels) to a prediction.
+        network: (x_t, t - 1, resolution wanted, labels) to a prediction; x_t by
+            ``process.network_input``.
         process: the forward process.
         x0: (B, C, H, W) clean images in [-1, 1].
         t: (B,) timesteps on the CPU, all with one size now and one size next.
@@ -58,8 +59,8 @@ def gaussian_loss(
     wanted = process.states[int(t[0]) - 1].resolution
     meant, clean = prediction(predict), process.target(x0, t)
     x_t, target = process.noised(clean, t, noise), meant.target(process, clean, noise, t)
-    t = to_device(t, x0.device)
-    output = network(x_t, t - 1, wanted, labels).float()
+    given, t = process.network_input(x_t, t), to_device(t, x0.device)
+    output = network(given, t - 1, wanted, labels).float()
     snr = process.snr(t)
     weight = snr.clamp(snr_floor, min_snr_gamma) * math.pow(now, size_power)  # w_t (r_t / R)^p
     return meant.weight(weight, snr) * _distance(output, target, kind)

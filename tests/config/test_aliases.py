@@ -138,3 +138,43 @@ def test_the_command_line_hides_it_and_the_warnings_of_libraries(ssdiff, monkeyp
     monkeypatch.setattr("ssdiff.config.load.presets", noisy)
     code, out, err = ssdiff("presets", "list")
     assert (code, err) == (0, "") and "celeba64" in out
+
+
+@pytest.mark.parametrize("text", ["", 'blur_noise = { rate = "log", interleaved = false }\n'])
+def test_a_stored_run_of_blur_diffusion_keeps_its_rates_and_range(text):
+    """Nothing but new runs has `unit_range` in its table."""
+    old = preset(f'[process]\nkind = "blur-noise"\n{text}').process.blur_noise
+    assert old.former_rates and not old.unit_range and old.rate == ("log" if text else "quartic")
+    written = load_preset("blurdiff-bedroom64-log")
+    for settings in (written, override(written, {"process.blur_noise.unit_range": False})):
+        again = parse_preset(settings.to_toml())
+        assert again == settings and not again.process.blur_noise.former_rates
+
+
+def test_a_run_without_a_table_stores_the_defaults_of_its_time(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('[process]\nkind = "heat"\n')
+    new = load_preset(path)
+    assert (new.process.heat.noise, new.process.heat.sampling_noise) == (0.02, 0.025)
+    assert parse_preset(new.to_toml()) == new
+    old = preset('[process]\nkind = "heat"\n').process.heat
+    assert (old.noise, old.sampling_noise, old.sigma_max) == (0.01, 0.0125, 24.0)
+    path.write_text('[process]\nkind = "blur-noise"\nblur_noise = { rate = "log" }\n')
+    new = load_preset(path)
+    assert not new.process.blur_noise.former_rates
+    assert parse_preset(new.to_toml()) == new
+
+
+def test_a_stored_cold_run_of_blur_and_noise_keeps_its_range(tmp_path):
+    text = '[process]\nkind = "cold"\ndegradation = { kind = "blur-noise", rate = "log" }\n'
+    sampler = '[sampling]\nsampler = "alg2"\n'
+    assert preset(text + sampler).process.degradation.options == {
+        "rate": "log",
+        "unit_range": False,
+        "former_rates": True,
+    }
+    path = tmp_path / "own.toml"
+    path.write_text(text + sampler)
+    new = load_preset(path)
+    assert new.process.degradation.options == {"rate": "log", "unit_range": True}
+    assert parse_preset(new.to_toml()) == new

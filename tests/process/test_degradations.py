@@ -279,6 +279,19 @@ def test_coloured_noise_is_one_draw_an_image_and_blurs():
     assert not torch.equal(zero[0], zero[1])
 
 
+def test_coloured_noise_has_the_options_of_the_process():
+    x = draw(1, 3, *SIZE)
+    published, signed = build("blur-noise", T=100), build("blur-noise", T=100, unit_range=False)
+    zero = torch.zeros_like(x)
+    assert_close(published.degrade(zero, 60), 2 * signed.degrade(zero, 60))
+    mean = published.degrade(x, 60) - published.degrade(zero, 60)
+    blurred = build("blur-noise", T=100, sigma_max=0.3, rate="log")
+    kept = blurred.degrade(x, 60) - blurred.degrade(zero, 60)
+    assert float(kept.abs().mean()) < 0.9 * float(mean.abs().mean())
+    former = build("blur-noise", T=100, rate="log", former_rates=True, unit_range=False)
+    assert not torch.equal(former.degrade(x, 60), build("blur-noise", T=100, rate="log").degrade(x, 60))
+
+
 def test_noise_is_one_draw_an_image():
     degradation, x = build_degradation("noise", (40, 50), seed=3), draw(2, 3, 40, 50)
     zero = torch.zeros_like(x)
@@ -356,6 +369,8 @@ def test_images_of_another_size(name):
     ("name", "steps", "options", "message"),
     [
         ("blurr", 10, {}, "unknown degradation 'blurr'; did you mean blur"),
+        ("blur-noise", 10, {"sigma_min": 0.3}, "0 <= sigma_min <= sigma_max, not 0.3 and 0.15"),
+        ("blur-noise", 10, {"kernel_std": 0.0}, "kernel_std must be a positive number of pixels"),
         ("xyz", 10, {}, "choose from animorph, blur, blur-noise, dct-blur, desaturate"),
         ("blur", 0, {}, "T >= 1"),
         ("pixelate", 10, {"max_std": 3.0}, "pixelate has no option 'max_std'; its options are: none"),

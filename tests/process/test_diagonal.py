@@ -17,7 +17,7 @@ from ssdiff.process.degradations.base import LinearDegradation
 from ssdiff.process.degradations.registry import build_degradation
 from ssdiff.process.diagonal import DiagonalProcess
 from ssdiff.process.gaussian import from_schedule
-from ssdiff.process.spectra import RATES, BlurNoise, Blurring, Heat
+from ssdiff.process.spectra import FORMER_RATES, RATES, BlurNoise, Blurring, Heat
 from ssdiff.sampling.cold import algorithm_2
 from ssdiff.sampling.walk import Walk
 from ssdiff.schedules import noise
@@ -169,12 +169,63 @@ def test_the_clean_image_comes_back_from_the_noise(kind):
 
 @pytest.mark.parametrize("rate", RATES)
 def test_rates_rise_from_the_first_to_the_last(rate):
-    values = RATES[rate](0.01, 0.2, 50)
-    assert (
-        len(values) == 50 and bool((values > 0).all()) and float(values.max()) == pytest.approx(0.2, rel=0.05)
-    )
+    values, peak = RATES[rate](0.01, 0.2, 50), 0.105 if rate == "triangular" else 0.2
+    assert len(values) == 50 and bool((values > 0).all())
+    assert float(values.max()) == pytest.approx(peak, rel=0.05)
     if rate != "triangular":
-        assert bool((values.diff() > 0).all())
+        assert bool((values.diff() > 0).all()) and float(values[-1]) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("rate", FORMER_RATES)
+def test_former_rates_are_as_they_were(rate):
+    """For runs of ssdiff 0.1 and 0.2: N + 1 points, of which the first is not used."""
+    first, last, i = 0.01, 0.2, torch.arange(1, 51, dtype=torch.float64) / 50
+    powers = {"linear": 1, "quadratic": 2, "cubic": 3, "quartic": 4}
+    if rate in powers:
+        p = powers[rate]
+        wanted = (first ** (1 / p) + (last ** (1 / p) - first ** (1 / p)) * i) ** p
+    elif rate == "log":
+        wanted = first * (last / first) ** i
+    else:
+        wanted = last + (first - last) * (2 * i - 1).abs()
+    assert_close(FORMER_RATES[rate](first, last, 50), wanted)
+    spectrum = BlurNoise(SIZE, NU, rate, sigma_max=0.3, former_rates=True)
+    assert_close(spectrum._power[1:], FORMER_RATES[rate](0.0, 0.5625, T).cumsum(0))
+
+
+def test_a_triangle_of_one_step_is_refused():
+    with pytest.raises(ProcessError, match="sharpens instead of blurring with 1 timesteps"):
+        BlurNoise(SIZE, NU[:1], "triangular")
+
+
+def test_the_network_of_images_in_the_unit_range_sees_them():
+    p, signed = DiagonalProcess(BlurNoise(SIZE, NU, unit_range=True)), DiagonalProcess(BlurNoise(SIZE, NU))
+    u, eps, t = (draw(2, 3, *SIZE) + 3) / 6, draw(2, 3, *SIZE, seed=1), torch.tensor([1, T])
+    assert_close(p.network_input(p.marginal(2 * u - 1, t, eps), t), signed.marginal(u, t, eps))
+    assert_close(p.pure_noise(T, eps), 2 * signed.pure_noise(T, eps))
+    assert signed.network_input(u, T) is u
+
+
+@pytest.mark.parametrize("unit_range", [False, True])
+def test_unsharp_masking_turns_a_small_step_back(unit_range):
+    """With the true noise and no fresh one the mean of a small step is undone, to second order."""
+    nu = noise.linear(1000)
+    p = DiagonalProcess(BlurNoise(SIZE, nu, "quartic", unit_range=unit_range), checked=False)
+    x0 = draw(1, 3, *SIZE) / 3
+    zero = torch.zeros_like(x0)
+    x_t = p.marginal(x0, 200, zero)
+    assert_close(p.unsharp(x_t, zero, 200, 199, None), p.marginal(x0, 199, zero), atol=1e-4, rtol=0)
+    assert float((x_t - p.marginal(x0, 199, zero)).abs().max()) > 1e-3
+    with pytest.raises(ProcessError, match="cannot be sharpened"):
+        process("blurring").unsharp(x_t, zero, 2, 1, None)
+
+
+def test_coefficients_that_are_gone_have_posteriors():
+    p = DiagonalProcess(BlurNoise(SIZE, noise.linear(300), "linear", sigma_max=2.0), checked=False)
+    x = draw(1, 3, *SIZE)
+    assert float(p.spectrum.coefficients(torch.tensor([299])).signal.min()) == 0
+    for step in (p.posterior(x, x, 300, 299).mean, p.unsharp(x, x, 300, 299, x)):
+        assert step.isfinite().all()
 
 
 def test_snr_is_that_of_the_best_kept_coefficient():

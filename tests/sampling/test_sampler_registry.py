@@ -37,6 +37,7 @@ def forgetful():
     [
         ("ddpm-celeba64", ("ancestral", "ddim", "dpm++", "direct")),
         ("blurring-celeba64", ("ancestral", "ddim", "dpm++", "direct")),
+        ("blurdiff-church64", ("ancestral", "ddim", "dpm++", "unsharp", "direct")),
         ("ihdm-cifar10", ("ancestral", "ddim", "direct")),
         ("cold-noise-celeba128", ("alg1", "alg2", "ddim", "direct")),
         ("cold-mask-cifar10", ("alg1", "alg2", "direct")),
@@ -46,6 +47,15 @@ def test_each_process_knows_its_samplers(name, wanted):
     sets = {"process.T": 20, "sampling.sampler": "ancestral"} if name.startswith("ihdm") else {}
     found = process(name, **sets)
     assert found.samplers() == samplers(found) == ssdiff.samplers(found) == wanted
+
+
+def test_a_sampler_of_one_kind_of_process(forgetful):
+    assert load_preset("blurdiff-church64", {"sampling.sampler": "unsharp"}).sampling.sampler == "unsharp"
+    for name in ("ddpm-celeba64", "blurring-celeba64", "ihdm-cifar10", "cold-noise-celeba128"):
+        with pytest.raises(PresetError, match=r"sampling\.sampler: must be .* not 'unsharp'"):
+            load_preset(name, {"sampling.sampler": "unsharp"})
+    with pytest.raises(UsageError, match="unknown sampler 'unsharp' for this noisy process"):
+        bundled().plan(4, "unsharp")
 
 
 def test_all_samplers_have_help_and_no_alias_is_listed():
