@@ -1,4 +1,4 @@
-"""Preset keys by their former names: still read, under the names of today.
+"""Presets of former versions: keys by their former names, and settings whose absence meant something else.
 
 A preset that a user wrote gets one warning for each former key; one that ssdiff wrote into a run or a model
 gets none, because nobody could change it there.
@@ -87,13 +87,16 @@ def stored(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(process, Mapping):
         return dict(values)
     changed: dict[str, Any] = {}
+    degradation = _table(process, "degradation")
     match process.get("kind"):
         case "heat" if process.get("heat") is None:
             changed["heat"] = {"noise": 0.01, "sampling_noise": 0.0125}
         case "blur-noise":
             changed["blur_noise"] = _former_blur_noise(process.get("blur_noise") or {})
-        case "cold" if (degradation := _table(process, "degradation")).get("kind") == "blur-noise":
+        case "cold" if degradation.get("kind") == "blur-noise":
             changed["degradation"] = _former_blur_noise(degradation)
+        case "cold" if degradation.get("kind") == "snow" and "motion" not in degradation:
+            changed["degradation"] = {"motion": "slanted", "whiten": True, **degradation}
     return {**values, "process": {**process, **changed}}
 
 

@@ -46,6 +46,7 @@ _UNIONS: dict[tuple[str, ...], str] = {
     ("model",): FLEXI_UNET,
 }
 _KEPT: dict[tuple[str, ...], tuple[str, ...]] = {("model",): ("classes",)}  # fields that each kind has
+_OF_A_RUN = "preset.toml"  # the file that ssdiff writes into a run
 _STEPS = 250  # of sampling, unless the preset says otherwise or T is smaller
 
 
@@ -176,6 +177,7 @@ def _resolve(name_or_path: str | Path, seen: tuple[str, ...], base: Path | None 
     if key in seen:
         raise PresetError(f"presets extend each other: {' -> '.join((*seen, key))}", path=path)
     own = _found_from(base or Path(), today(_parse(source, str(path), path), where=str(path)))
+    own = stored(own) if base is not None and path.name == _OF_A_RUN else own
     return {"name": name, **_extend(own, base, (*seen, key))}
 
 
@@ -257,7 +259,8 @@ def _merge(old: dict[str, Any], new: dict[str, Any], path: tuple[str, ...] = ())
 
 def _other_kind(before: dict[str, Any], value: dict[str, Any], path: tuple[str, ...]) -> bool:
     kind = before.get("kind", _UNIONS.get(path))
-    return path in _UNIONS and value.get("kind", kind) != kind
+    by_kind = path in _UNIONS or path == ("process", "degradation")
+    return by_kind and value.get("kind", kind) != kind
 
 
 def _validate(values: dict[str, Any], where: str) -> Preset:

@@ -48,9 +48,10 @@ class Preset(Strict):
 
     @property
     def generates(self) -> bool:
-        """Whether a model draws images from nothing: its process ends in noise, or has a fitted start."""
+        """Whether a model draws images from nothing: it ends in noise or a colour, or has a fitted start."""
         cold = self.process.degradation
-        return cold is None or cold.kind == "noise" or self.sampling.terminal_prior is not None
+        drawn = cold is None or cold.kind == "noise" or cold.ends_in_colour
+        return drawn or self.sampling.terminal_prior is not None
 
     def to_toml(self) -> str:
         """Return every field as TOML; loading that text gives an equal preset."""
@@ -186,6 +187,12 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
     if sampling.steps > process.T:
         problems.append(f"sampling.steps: must be 1..{process.T} (process.T), not {sampling.steps}")
     problems += _sampler_problems(preset)
+    cold = process.degradation
+    if cold is not None and cold.fades_into_colour and sampling.terminal_prior is not None:
+        problems.append(
+            "sampling.terminal_prior: a mask with fill = 'colour' begins at the colour of each image; "
+            "leave it out"
+        )
     if sampling.renoise == "spectral" and process.levels == 1:
         problems.append("sampling.renoise: one level never changes resolution; leave it 'none'")
     if sampling.guidance != 1 and not preset.model.classes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Union, cast
@@ -163,8 +163,22 @@ class DegradationSettings(Strict):
         """Everything but the kind."""
         return dict(self.__pydantic_extra__)
 
+    @property
+    def fades_into_colour(self) -> bool:
+        """Whether images become one constant colour each, which is drawn by image number."""
+        return self.kind == "mask" and self.options.get("fill") == "colour"
+
+    @property
+    def ends_in_colour(self) -> bool:
+        """Whether that colour is all that is left at T, so that sampling can begin at one."""
+        return self.fades_into_colour and self.options.get("reverse") is True
+
 
 _OWN_TABLES = {"heat": "heat", "blur-noise": "blur_noise"}  # kind to the table that always exists
+_OWN_OPTIONS: Mapping[str, Mapping[str, object]] = {  # of a degradation, that are always told
+    "blur-noise": {"unit_range": True},
+    "snow": {"motion": "axis"},
+}
 
 
 class ProcessSettings(Strict):
@@ -206,8 +220,8 @@ class ProcessSettings(Strict):
         table = _OWN_TABLES.get(kind) if isinstance(kind, str) else None
         if table is not None and values.get(table) is None:
             return {**values, table: {}}
-        if kind == "cold" and isinstance(degradation, dict) and degradation.get("kind") == "blur-noise":
-            return {**values, "degradation": {"unit_range": True, **degradation}}
+        if kind == "cold" and isinstance(degradation, dict) and isinstance(degradation.get("kind"), str):
+            return {**values, "degradation": {**_OWN_OPTIONS.get(degradation["kind"], {}), **degradation}}
         return values
 
 

@@ -25,11 +25,34 @@ def resize(n_in: int, n_out: int) -> Tensor:
     return columns[0, 0].mT.contiguous()
 
 
-def bicubic(n_in: int, n_out: int) -> Tensor:
-    """Return the (n_out, n_in) bicubic resize without anti-aliasing, the one of PyTorch's ``interpolate``."""
-    eye = torch.eye(n_in, dtype=torch.float64)[None, None]
+def bicubic(n_in: int, n_out: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return the (n_out, n_in) bicubic resize without anti-aliasing, the one of PyTorch's ``interpolate``.
+
+    Args:
+        n_in: pixels in a row.
+        n_out: pixels in the result.
+        dtype: in which the weights are computed; the result is float64.
+    """
+    eye = torch.eye(n_in, dtype=dtype)[None, None]
     columns = F.interpolate(eye, size=(n_in, n_out), mode="bicubic", align_corners=False)
+    return columns[0, 0].mT.double().contiguous()
+
+
+def bilinear(n_in: int, n_out: int) -> Tensor:
+    """Return the (n_out, n_in) bilinear resize without anti-aliasing, that of PyTorch's ``interpolate``."""
+    eye = torch.eye(n_in, dtype=torch.float64)[None, None]
+    columns = F.interpolate(eye, size=(n_in, n_out), mode="bilinear", align_corners=False)
     return columns[0, 0].mT.contiguous()
+
+
+def window_mean(n_in: int, n_out: int) -> Tensor:
+    """Return the (n_out, n_in) mean over whole pixels: all that an interval touches count alike ('area' of
+    PyTorch's ``interpolate``)."""
+    first = torch.arange(n_out) * n_in // n_out
+    end = -(-(torch.arange(n_out) + 1) * n_in // n_out)
+    pixel = torch.arange(n_in)
+    inside = ((pixel >= first[:, None]) & (pixel < end[:, None])).double()
+    return inside / inside.sum(1, keepdim=True)
 
 
 def area(n_in: int, n_out: int) -> Tensor:

@@ -47,8 +47,8 @@ class ColdProcess(Process):
 
     @property
     def generates(self) -> bool:
-        """Whether what is mixed in is all that is left at T, or nearly."""
-        return self.mixes
+        """Whether all that is left at T, or nearly, is what is mixed in, or a colour that can be drawn."""
+        return self.mixes or bool(getattr(self.degradation, "generates", False))
 
     @property
     def has_posterior(self) -> bool:
@@ -101,13 +101,14 @@ class ColdProcess(Process):
         return Posterior(mean, torch.zeros_like)
 
     def start(self, images: Tensor, seed: int, *, channels: int, t: int | None = None) -> Tensor:
-        """Draw what is mixed into a grey image, as :meth:`ssdiff.process.base.Process.start`.
+        """Draw what is mixed into a grey image, or the colour that an image fades into, as
+        :meth:`ssdiff.process.base.Process.start`.
 
         Raises:
-            ProcessError: if nothing is mixed in.
+            ProcessError: if what is left at T cannot be drawn.
         """
         top = self.T if t is None else t
-        if not self.mixes:
+        if not self.generates:
             self._cannot("be sampled from nothing", "restore degraded images")
         grey = torch.zeros(len(images), channels, *self.states[top].size, device=images.device)
         return self.degrade(grey, top, degradation_streams(images, seed))

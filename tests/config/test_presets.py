@@ -483,3 +483,51 @@ def test_any_override_gives_a_preset_or_one_line(changes):
         assert re.fullmatch(r"[^\n\r]+", str(error))
     else:
         assert parse_preset(preset.to_toml()) == preset
+
+
+SNOW = """
+[process]
+kind = "cold"
+T = 9
+degradation = { kind = "snow", level = 3 }
+[sampling]
+sampler = "alg2"
+"""
+
+
+def test_stored_snow_means_what_it_meant(tmp_path):
+    """A run or model of ssdiff 0.2 says nothing of the motion; a preset that a user writes means today's."""
+    old = {"level": 3, "motion": "slanted", "whiten": True}
+    stored = parse_preset('name = "mine"\n' + SNOW)
+    assert stored.process.degradation.options == old
+    assert parse_preset(stored.to_toml()) == stored
+    of_run = load_preset(write(tmp_path, "preset.toml", 'name = "mine"\n' + SNOW))
+    assert of_run.process.degradation.options == old
+    mine = load_preset(write(tmp_path, "mine.toml", SNOW))
+    assert mine.process.degradation.options == {"level": 3, "motion": "axis"}
+    assert 'motion = "axis"' in mine.to_toml() and parse_preset(mine.to_toml()) == mine
+    assert override(stored, {"training.lr": 1e-3}).process == stored.process
+
+
+def test_a_degradation_of_another_kind_takes_no_options_along():
+    preset = load_preset("cold-snow-cifar10", {"process.degradation.kind": "blur"})
+    assert preset.process.degradation.options == {}
+
+
+def test_a_mask_that_fades_into_a_colour_generates_without_a_fit():
+    assert load_preset("cold-mask-celeba128-gen").generates
+    text = refusal("cold-mask-celeba128-gen", sampling__terminal_prior={"grid": 1})
+    assert "sampling.terminal_prior: a mask with fill = 'colour' begins at the colour of each image" in text
+    assert not load_preset("cold-mask-celeba128-gen", {"process.degradation.reverse": False}).generates
+    assert not load_preset("cold-mask-celeba128-gen", {"process.degradation.fill": "grey"}).generates
+
+
+def test_published_masks_and_snow():
+    mask = load_preset("cold-mask-celeba128-gen")
+    assert (mask.process.T, mask.sampling.steps, mask.sampling.terminal_prior) == (750, 750, None)
+    options = mask.process.degradation.options
+    assert options["kernel_std"] == 0.05 and options["initial"] == 1 and options["bumps"] == 750
+    for name, level in (("cold-snow-celeba128", 4), ("cold-snow-cifar10", 3)):
+        process = load_preset(name).process
+        assert process.T == 200 and process.degradation.options["level"] == level
+        assert not process.degradation.options["whiten"]

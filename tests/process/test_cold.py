@@ -12,6 +12,7 @@ from ssdiff import rng
 from ssdiff.errors import CheckpointError, ProcessError
 from ssdiff.operators.base import Scale
 from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit_mixture
+from ssdiff.process.base import degradation_streams
 from ssdiff.process.cold import ColdProcess
 from ssdiff.process.degradations.base import LinearDegradation, Mixture
 from ssdiff.process.degradations.registry import build_degradation
@@ -30,6 +31,7 @@ LINEAR = {
     "dct-blur": {},
 }
 FIXED = {"mask": {"centre": "random"}, "snow": {"level": 2}, "noise": {}}
+GENERATION = {"reverse": True, "fill": "colour", "bumps": T}
 
 
 def draw(*shape, seed=0):
@@ -122,6 +124,22 @@ def test_estimated_noise_is_ddim():
 def test_only_mixtures_can_be_estimated():
     with pytest.raises(ProcessError, match="use alg2"):
         walk(lambda x, t: x, process("mask"), draw(1, 3, *SIZE), [T, 0], "ddim")
+
+
+def test_generation_by_masks_begins_at_the_colour_that_the_walk_keeps():
+    """x_T is one colour, and Algorithm 2 fades its predictions into the same one."""
+    cold, x0, images = process("mask", **GENERATION), draw(3, 3, *SIZE), torch.tensor([5, 900, 2])
+    assert cold.generates and not cold.has_posterior
+    start = cold.start(images, 7, channels=3)
+    numbers = degradation_streams(images, 7)
+    assert_close(cold.degrade(x0.float(), T, numbers), start)
+    assert_close(start, start.mean((2, 3), keepdim=True).expand_as(start))
+    states = walk(lambda x_t, t: x0.float(), cold, start, [T, 6, 1, 0], "alg2", numbers)
+    for s in (6, 1):
+        assert_close(states[s], cold.degrade(x0.float(), s, numbers))
+    assert_close(states[0], x0.float())
+    with pytest.raises(ProcessError, match="cannot be sampled from nothing"):
+        process("mask", fill="colour").start(images, 7, channels=3)
 
 
 def test_a_cold_process_keeps_the_size():

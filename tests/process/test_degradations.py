@@ -17,6 +17,7 @@ from ssdiff.operators import matrices
 from ssdiff.operators.base import Scale
 from ssdiff.operators.fft import Blocks, Mirrored, gaussian_response, heat_response
 from ssdiff.operators.separable import Separable
+from ssdiff.process.degradations import snow
 from ssdiff.process.degradations.base import LinearDegradation
 from ssdiff.process.degradations.registry import build_degradation, degradations
 from ssdiff.process.degradations.resize import resize_process
@@ -236,6 +237,39 @@ def test_a_hole_grows_until_nothing_is_left():
     assert torch.equal(own, build("mask", T=50, centre="random").degrade(ones, 5))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"centre": "random"}, {"bumps": 7}, {"std": "constant", "kernel_std": 2.0}]
+)
+def test_reversed_masks_keep_what_the_others_take(options):
+    ones, images = torch.ones(3, 1, *SIZE, dtype=torch.float64), torch.tensor([4, 0, 77])
+    plain, turned = build("mask", T=20, **options), build("mask", T=20, reverse=True, **options)
+    for t in (1, 8, 19):
+        together = plain.degrade(ones, 20 - t, images) + turned.degrade(ones, t, images)
+        assert_close(together, ones, atol=1e-12, rtol=0)
+    assert float(turned.degrade(ones, 20, images).abs().max()) == 0
+    one, all_at_once = turned.degrade(ones, 8, images), turned.degrade(ones, torch.tensor([8, 8, 8]), images)
+    assert_close(one, all_at_once, atol=1e-15, rtol=0)
+
+
+@pytest.mark.parametrize("centre", ["middle", "random"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_fade_into_a_colour_of_their_own(centre, channels):
+    fade = build("mask", T=20, reverse=True, fill="colour", centre=centre, seed=3)
+    grey = build("mask", T=20, reverse=True, centre=centre, seed=3)
+    x, images = draw(300, channels, *SIZE), torch.arange(300) * 5
+    end = fade.degrade(x, 20, images)
+    colour = end.mean((2, 3), keepdim=True)
+    assert_close(end, colour.expand_as(end), atol=1e-15, rtol=0)
+    assert float(colour.abs().max()) <= 0.5 and float(colour.std()) == pytest.approx(1 / 12**0.5, abs=0.03)
+    assert len(colour[:, 0].unique()) == 300
+    assert_close(
+        fade.degrade(x[:4], 7, images[:4]), grey.degrade(x[:4] - colour[:4], 7, images[:4]) + colour[:4]
+    )
+    assert torch.equal(fade.degrade(x[2:3], 20, images[2:3]), end[2:3])
+    other = build("mask", T=20, reverse=True, fill="colour", centre=centre, seed=4)
+    assert not torch.equal(other.degrade(x, 20, images), end)
+
+
 def test_snow_gets_denser_with_severity_and_level_and_stays_in_range():
     x = 0.5 * photo(*SIZE).repeat(2, 1, 1, 1) - 0.4
     error = {}
@@ -246,6 +280,49 @@ def test_snow_gets_denser_with_severity_and_level_and_stays_in_range():
         error[level] = [float((y - x).square().mean()) for y in strip]
         assert error[level][0] < error[level][1] < error[level][2]
     assert error[1][2] < error[2][2] < error[4][2]
+
+
+def layers(t=200, count=64, **options):
+    """The snow of black images alone, (count, H, W) in [0, 1]."""
+    black = -torch.ones(count, 1, *SIZE, dtype=torch.float64)
+    return (build("snow", T=200, **options).degrade(black, t)[:, 0] + 1) / 2
+
+
+def test_snow_falls_along_an_axis_and_is_its_own_half_turn():
+    s = layers(t=120)
+    assert_close(s, s.flip(1, 2))
+    steeper = s.diff(dim=1).abs().mean((1, 2)) > s.diff(dim=2).abs().mean((1, 2))
+    assert 16 < int(steeper.sum()) < 48  # rows and columns with even odds
+    # Of a point the published blur makes a symmetric row: what lies beside it is equal on both sides.
+    level, point = snow.LEVELS[3], torch.zeros(2, 1, 21, 21, dtype=torch.float64)
+    point[..., 10, 10] = 1.0
+    one = snow.LEVELS[3]._replace(zoom=1.0, threshold=(0.5, 0.5))
+    row, column = snow.flakes(point, (21, 21), one, torch.tensor([0.1]), torch.tensor([False, True]))[:, 0]
+    assert_close(row, row.flip(1))
+    assert_close(row, column.mT)
+    assert int((row > 0).sum()) == level.taps and float(row.sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("share", "count"), [(1, 64), (16, 4), (0, 1)])
+def test_images_share_layers_of_snow(share, count):
+    s = layers(share=share)
+    assert len(s.unique(dim=0)) == count
+    assert share == 0 or torch.equal(s[0], s[share - 1])
+
+
+def test_whitening_and_the_snow_of_former_models():
+    x = 0.5 * photo(*SIZE) - 0.4
+    bare, whitened = (build("snow", T=20, whiten=whiten).degrade(x, 20) for whiten in (False, True))
+    assert bool((whitened >= bare).all()) and float((whitened - bare).mean()) > 0.2
+    ramp = torch.linspace(-1, 0.2, 30 * 43 * 3, dtype=torch.float64).reshape(1, 3, 30, 43)
+    # Written down from ssdiff 0.2, with its only motion.
+    for level, t, number, values in (
+        (3, 10, 7, (-0.5375870596093049, -0.11083541588261836, 0.12955227868783514, 0.3699399732582891)),
+        (1, 20, 8, (-0.5532620832256396, -0.1284546394417161, 0.26876828870921354, 0.3610672008270872)),
+    ):
+        old = build("snow", T=20, level=level, seed=5, motion="slanted", whiten=True)
+        found = old.degrade(ramp, t, torch.tensor([number])).flatten()[:: 3 * 397]
+        assert_close(found, torch.tensor(values, dtype=torch.float64))
 
 
 def test_animorphosis_ends_in_the_other_image():
@@ -268,6 +345,62 @@ def test_kernels_one_after_the_other():
         y = F.conv2d(padded, (taps[:, None] * taps)[None, None]).reshape_as(x)
         assert_close(degradation.degrade(x, i + 1), y)
     assert_close(degradation.degrade(x, 7), x.mean((2, 3), keepdim=True).expand_as(x))
+
+
+@pytest.mark.parametrize(
+    ("std", "taps", "stds"),
+    [
+        ("accumulated", None, [0.4, math.sqrt(1.0**2 - 0.4**2), math.sqrt(1.6**2 - 1.0**2)]),
+        ("falling", None, [1.6 / math.hypot(1, 0.7, 0.4) * share for share in (1, 0.7, 0.4)]),
+    ],
+)
+def test_kernels_with_taps_of_their_own(std, taps, stds):
+    degradation = build("blur", T=3, std=std, first=0.4, last=1.6, padding="circular")
+    x, together = draw(1, 1, *SIZE), Scale()
+    for t, value in enumerate(stds, start=1):
+        taps = 2 * int(2 * value) + 3
+        step = Separable(*(matrices.gaussian_blur(n, value, taps, "circular") for n in SIZE))
+        together = step @ together
+        assert_close(degradation.degrade(x, t), together.apply(x))
+    assert math.hypot(*stds) == pytest.approx(1.6)
+
+
+def test_individual_kernels_are_no_chain():
+    degradation, x = build("blur", T=6, std="individual", padding="circular"), draw(1, 1, *SIZE)
+    assert_close(degradation.degrade(x, 1), x)
+    once = Separable(*(matrices.gaussian_blur(n, 18.0, 9, "circular") for n in SIZE))
+    assert_close(degradation.degrade(x, 5), once.apply(x))
+
+
+@pytest.mark.parametrize("filter", ["bicubic", "bilinear", "area"])
+@pytest.mark.parametrize("by", ["half", "pixel"])
+@pytest.mark.parametrize("blur", [False, True])
+def test_down_and_up_step_by_step(filter, by, blur):
+    degradation = build("downsample", T=4, full_size=True, filter=filter, by=by, blur=blur)
+    y = x = draw(2, 3, *SIZE)
+    soft = Separable(*(matrices.gaussian_blur(n, 0.5, 3) for n in SIZE)) if blur else Scale()
+    for t in range(1, 5):
+        small = [n // 2**t if by == "half" else n - t + 1 for n in SIZE]
+        corners = {} if filter == "area" else {"align_corners": False}
+        less = F.interpolate(soft.apply(y), small, mode=filter, **corners)
+        y = soft.apply(F.interpolate(less, SIZE, mode="nearest-exact"))
+        assert_close(degradation.degrade(x, t), y, atol=1e-5 if by == "pixel" else 1e-12, rtol=0)
+
+
+def test_colours_fade_by_a_factor_and_through_lab():
+    x = draw(2, 3, *SIZE)
+    mean = x.mean(1, keepdim=True)
+    left = build("desaturate", T=20, rule="constant")
+    for t in (1, 7, 20):
+        assert_close(left.degrade(x, t), mean + 0.9**t * (x - mean))
+    last = build("desaturate", T=20, rule="constant", factor=0.5, grey_last=True)
+    assert_close(last.degrade(x, 19), mean + 0.5**19 * (x - mean))
+    assert_close(last.degrade(x, 20), mean.expand_as(x))
+    lab = build("desaturate", T=20, space="lab")
+    plain = build("desaturate", T=20)
+    assert_close(lab.degrade(x, 7), plain.degrade(x, 7), atol=1e-9, rtol=0)
+    assert_close(lab.degrade(1.5 * x, 7), plain.degrade((1.5 * x).clamp(-1, 1), 7), atol=1e-9, rtol=0)
+    assert torch.equal(lab.degrade(1.5 * x, 0), 1.5 * x)
 
 
 def test_coloured_noise_is_one_draw_an_image_and_blurs():
@@ -374,7 +507,30 @@ def test_images_of_another_size(name):
         ("xyz", 10, {}, "choose from animorph, blur, blur-noise, dct-blur, desaturate"),
         ("blur", 0, {}, "T >= 1"),
         ("pixelate", 10, {"max_std": 3.0}, "pixelate has no option 'max_std'; its options are: none"),
-        ("blur", 10, {"sd": 3.0}, "its options are: max_std, kernel, std, first, growth, padding, to_mean"),
+        ("blur", 10, {"sd": 3.0}, "options are: max_std, kernel, std, first, growth, padding, to_mean, last"),
+        ("blur", 10, {"std": "falling"}, "std = 'falling' needs last"),
+        ("blur", 10, {"std": "falling", "last": 2.0, "kernel": 3}, "chooses its own taps; leave kernel out"),
+        ("blur", 10, {"last": 2.0}, "std = 'constant' needs kernel"),
+        ("blur", 10, {"last": 2.0, "kernel": 3}, "std = 'constant' has no last"),
+        ("blur", 10, {"std": "accumulated", "first": 2.0, "last": 1.0}, "must stay positive"),
+        ("blur", 50, {"std": "individual"}, "taps is too wide"),
+        ("downsample", 5, {"by": "pixel"}, "set full_size = true"),
+        (
+            "downsample",
+            4,
+            {"full_size": True, "filter": "lanczos"},
+            "filter is 'bicubic', 'bilinear', 'area'",
+        ),
+        ("downsample", 31, {"full_size": True, "by": "pixel"}, "by none, 30 times, not 31"),
+        ("desaturate", 10, {"factor": 0.9}, "for rule = 'constant'"),
+        ("desaturate", 10, {"rule": "constant", "factor": 1.0}, "factor must be between 0 and 1"),
+        ("desaturate", 10, {"space": "hsv"}, "space is 'rgb' or 'lab'"),
+        ("mask", 10, {"std": "constant"}, "give kernel_std"),
+        ("mask", 10, {"fill": "noise"}, "fill is 'grey' or 'colour'"),
+        ("mask", 10, {"reverse": "yes"}, "reverse is true or false"),
+        ("snow", 10, {"share": -1}, "share is a number of images"),
+        ("snow", 10, {"motion": "diagonal"}, "motion is 'axis' or 'slanted'"),
+        ("snow", 10, {"whiten": 0.5}, "whiten is true or false"),
         ("blur", 10, {"kernel": 5, "max_std": 3.0}, "max_std does not go with kernel"),
         ("blur", 10, {"kernel": 5, "std": "square"}, "unknown std 'square'"),
         ("blur", 10, {"kernel": 5, "padding": "odd"}, "or padding 'odd'"),

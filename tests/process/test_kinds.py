@@ -26,6 +26,7 @@ KINDS = {
     "halved": 'kind = "cold"\ndegradation = { kind = "downsample", full_size = true }',
     "snow": 'kind = "cold"\ndegradation = { kind = "snow", level = 1 }',
     "mask": 'kind = "cold"\ndegradation = { kind = "mask", centre = "random" }',
+    "colour": 'kind = "cold"\ndegradation = { kind = "mask", reverse = true, fill = "colour", bumps = 6 }',
     "animorph": 'kind = "cold"\ndegradation = { kind = "animorph" }',
 }
 STARTS = {
@@ -80,7 +81,7 @@ def test_animorphosis_needs_its_second_set(ssdiff, preset, tmp_path):
 
 
 def test_image_i_is_the_same_in_any_batch(preset, result, tmp_path):
-    for kind in ("noise", "mean", "heat"):
+    for kind in ("noise", "mean", "heat", "colour"):
         run = tmp_path / kind
         result("train", "--preset", preset(kind), "--out", run, *CPU)
         pipe = load(run, device="cpu")

@@ -23,6 +23,8 @@ from ssdiff.process.base import Process, Timestep
 DENSE = 256
 """Pixels a side up to which dense matrices are as quick as an FFT, and stack in a batch."""
 
+_PRODUCTS_LIMIT = 1024  # pixels a side: the products of T matrices are computed and kept
+_PRODUCTS_HELD = 2**27  # numbers in the products that are kept, 1 GB in float64
 _HELD_VALUES = (
     2**25
 )  # numbers that the cached operators of one degradation may hold, about; 256 MB in float64
@@ -207,6 +209,23 @@ def check_size(x0: Tensor, size: Size) -> None:
     """Refuse images of another size."""
     if tuple(x0.shape[-2:]) != tuple(size):
         raise ProcessError(f"the degradation is for {size} pixels, the images have {tuple(x0.shape[-2:])}")
+
+
+def check_dense(size: Size, T: int, instead: str) -> None:
+    """Refuse T dense matrices for rows and columns, each the product of those before, where that is too much.
+
+    Args:
+        size: (H, W).
+        T: how many.
+        instead: what to do then.
+
+    Raises:
+        UsageError: then.
+    """
+    if max(size) > _PRODUCTS_LIMIT or T * (size[0] ** 2 + size[1] ** 2) > _PRODUCTS_HELD:
+        raise UsageError(
+            f"{T} steps one after the other at {size[0]} x {size[1]} pixels are too much", hint=instead
+        )
 
 
 def positive_pixels(name: str, value: float | None, default: float) -> float:

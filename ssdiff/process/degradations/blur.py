@@ -6,7 +6,8 @@ Each severity is one operator, also where kernels follow one another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 import torch
@@ -18,7 +19,7 @@ from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.fft import Mirrored, gaussian_response, heat_response
 from ssdiff.operators.matrices import PADDINGS, Padding
 from ssdiff.operators.separable import Separable
-from ssdiff.process.degradations.base import DENSE, LinearDegradation, positive_pixels
+from ssdiff.process.degradations.base import DENSE, LinearDegradation, check_dense, positive_pixels
 from ssdiff.process.degradations.registry import register_degradation
 
 STDS: Mapping[str, Callable[[int, float, float], float]] = MappingProxyType(
@@ -31,8 +32,8 @@ STDS: Mapping[str, Callable[[int, float, float], float]] = MappingProxyType(
 )
 """How the std of kernel i = 0, 1, ... depends on its number, in pixels [docs/math.md, equation (52)]."""
 
-_KERNELS_LIMIT = 1024  # pixels a side: the products of T matrices are computed and kept
-_KEPT = 2**27  # numbers in the products that are kept, 1 GB in float64
+OWN_TAPS = ("individual", "accumulated", "falling")
+"""Rules by which kernels have as many taps as their std asks for."""
 
 
 @register_degradation("blur")
@@ -47,29 +48,42 @@ def blur(
     growth: float = 0.01,
     padding: str = "reflect",
     to_mean: bool = False,
+    last: float | None = None,
 ) -> LinearDegradation:
     """Blur by a Gaussian: one of a size, or kernels applied one after the other as cold diffusion does.
 
-    Without ``kernel``: reflect padding, and a std that rises geometrically from 0.3 px at t = 1; the kernel
-    reaches 4 standard deviations, at most the image's side less one each way.
+    With neither ``kernel`` nor a rule that chooses the taps: reflect padding, and a std that rises
+    geometrically from 0.3 px at t = 1; the kernel reaches 4 standard deviations, at most the image's side
+    less one each way.
 
     Args:
         size: (H, W).
         T: the highest severity.
         max_std: std at T in pixels; a quarter of the shorter side where omitted.
-        kernel: taps of the kernels applied in sequence, odd; see
-            :func:`kernel_blur` for it and the options that go with
-            it.
-        std: how the std of kernel i = 0, 1, ... grows: constant, incremental, exponential or affine.
-        first: std of the first kernel (times i + 1 for incremental, no part in exponential), pixels.
+        kernel: taps of the kernels applied in sequence, odd; see :func:`kernel_blur` for it and the options
+            that go with it.
+        std: how the std of kernel i = 0, 1, ... grows: constant, incremental, exponential or affine, all with
+            ``kernel``. Without it: accumulated (all kernels up to t together have a std on a line from
+            ``first`` to ``last``), falling (that of one kernel falls on a line, the last one ``first`` times
+            the first one, all together have ``last``), both of 2 floor(2 std) + 3 taps; or individual, one
+            kernel of 2 t - 1 taps and a std of twice that, not applied in sequence. These three are published
+            with ``padding = "circular"``.
+        first: std of the first kernel (times i + 1 for incremental, no part in exponential and individual),
+            pixels.
         growth: of exponential (std = exp(growth i)) and affine (std = first + growth i).
         padding: circular, reflect or zero.
         to_mean: the last severity is the mean colour.
+        last: std of all kernels together, pixels; of accumulated and falling.
     """
-    if kernel is not None:
+    if kernel is not None or std in OWN_TAPS or last is not None:
         if max_std is not None:
             raise UsageError("max_std does not go with kernel", hint="leave one of them out")
-        return kernel_blur(size, T, kernel, std, first, growth, padding, to_mean)
+        if (kernel is None) != (std in OWN_TAPS):
+            needed = (
+                "chooses its own taps; leave kernel out" if kernel else "needs kernel, an odd number of taps"
+            )
+            raise UsageError(f"std = {std!r} {needed}")
+        return kernel_blur(size, T, kernel, std, first, growth, padding, to_mean, last)
     stds = _geometric(0.3, positive_pixels("max_std", max_std, min(size) / 4), T)
 
     def operator(t: int) -> Operator:
@@ -104,57 +118,91 @@ def dct_blur(size: Size, T: int, *, max_std: float | None = None) -> LinearDegra
 
 
 def kernel_blur(
-    size: Size, T: int, kernel: int, std: str, first: float, growth: float, padding: str, to_mean: bool
+    size: Size,
+    T: int,
+    kernel: int | None,
+    std: str,
+    first: float,
+    growth: float,
+    padding: str,
+    to_mean: bool,
+    last: float | None = None,
 ) -> LinearDegradation:
     """Blur by t kernels of a few taps, one after the other; constant time, because their product is kept.
 
     Args:
         size: (H, W), at most 1024 pixels a side.
         T: the highest severity.
-        kernel: taps, odd.
-        std: name of a rule in :data:`STDS`.
+        kernel: taps, odd; None for the rules of :data:`OWN_TAPS`.
+        std: name of a rule in :data:`STDS` or :data:`OWN_TAPS`.
         first: std of the first kernel, pixels.
         growth: of the rules that grow.
         padding: circular, reflect or zero.
         to_mean: the last severity is the mean colour instead.
+        last: std of all kernels together, pixels; of accumulated and falling alone.
 
     Raises:
         UsageError: an option that is out of range, or an image that is too large for dense products.
         ProcessError: a kernel wider than the image.
     """
-    if std not in STDS or padding not in PADDINGS:
-        rules, paddings = ", ".join(STDS), ", ".join(PADDINGS)
+    if std not in (*STDS, *OWN_TAPS) or padding not in PADDINGS:
+        rules, paddings = ", ".join((*STDS, *OWN_TAPS)), ", ".join(PADDINGS)
         raise UsageError(
             f"unknown std {std!r} or padding {padding!r}", hint=f"choose from {rules} and from {paddings}"
         )
-    if kernel < 1 or kernel % 2 == 0:
+    if kernel is not None and (kernel < 1 or kernel % 2 == 0):
         raise UsageError(f"kernel must be an odd number of taps, not {kernel}")
-    if max(size) > _KERNELS_LIMIT or T * (size[0] ** 2 + size[1] ** 2) > _KEPT:
+    if (last is None) == (std in ("accumulated", "falling")):
+        raise UsageError(f"std = {std!r} {'needs last' if last is None else 'has no last'}, in pixels")
+    check_dense(size, T, "leave out kernel and std for one blur of any size")
+    kernels = _kernels(T, kernel, std, first, growth, last or 0.0)
+    if not all(0 < value < math.inf for value, _ in kernels):
         raise UsageError(
-            f"{T} kernels one after the other at {size[0]} x {size[1]} pixels are too much",
-            hint="leave out kernel for one blur of any size",
+            f"std must stay positive and finite, not {kernels[0][0]:g} to {kernels[-1][0]:g} pixels"
         )
-    stds = [STDS[std](i, first, growth) for i in range(T)]
-    if not all(0 < value < math.inf for value in stds):
-        raise UsageError(f"std must stay positive and finite, not {stds[0]:g} to {stds[-1]:g} pixels")
-    beyond = PADDINGS[padding]
-    products = {n: _products(n, stds, kernel, beyond) for n in set(size)}
+    together = _blurs if std == "individual" else _products
+    matrices_of = {n: together(n, kernels, PADDINGS[padding]) for n in set(size)}
 
     def operator(t: int) -> Separable:
         if to_mean and t == T:
             return Separable(*(torch.full((n, n), 1 / n, dtype=torch.float64) for n in size))
-        return Separable(products[size[0]][t - 1], products[size[1]][t - 1])
+        return Separable(matrices_of[size[0]][t - 1], matrices_of[size[1]][t - 1])
 
     return LinearDegradation(size, T, operator)
 
 
-def _products(n: int, stds: list[float], kernel: int, padding: Padding) -> list[Tensor]:
+def _kernels(
+    T: int, kernel: int | None, std: str, first: float, growth: float, last: float
+) -> list[tuple[float, int]]:
+    """Std and taps of kernels 0..T-1."""
+    if std in STDS:
+        assert kernel is not None, "checked"
+        return [(STDS[std](i, first, growth), kernel) for i in range(T)]
+    if std == "individual":
+        return [(2.0 * taps, taps) for taps in range(1, 2 * T, 2)]
+    steps = [i / max(T - 1, 1) for i in range(T)]
+    if std == "accumulated":
+        totals = [0.0, *(first + (last - first) * step for step in steps)]
+        squares = [b * b - a * a for a, b in pairwise(totals)]
+        stds = [math.sqrt(square) if square > 0 else math.nan for square in squares]
+    else:
+        shares = [1 + (first - 1) * step for step in steps]
+        ratio = last / math.hypot(*shares)
+        stds = [ratio * share for share in shares]
+    return [(value, 2 * int(2 * value) + 3 if 0 < value < math.inf else 1) for value in stds]
+
+
+def _products(n: int, kernels: Sequence[tuple[float, int]], padding: Padding) -> list[Tensor]:
     """The (n, n) matrices of the first 1, 2, ... kernels together."""
     result: list[Tensor] = []
-    for std in stds:
-        step = matrices.gaussian_blur(n, std, kernel, padding)
+    for step in _blurs(n, kernels, padding):
         result.append(step @ result[-1] if result else step)
     return result
+
+
+def _blurs(n: int, kernels: Sequence[tuple[float, int]], padding: Padding) -> list[Tensor]:
+    """The (n, n) matrix of each kernel alone."""
+    return [matrices.gaussian_blur(n, std, taps, padding) for std, taps in kernels]
 
 
 def _geometric(first: float, last: float, T: int) -> list[float]:

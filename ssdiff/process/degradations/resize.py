@@ -4,9 +4,12 @@ the chain of a preset."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
-from ssdiff.errors import ProcessError
+import torch
+from torch import Tensor
+
+from ssdiff.errors import ProcessError, UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Scale, Size
 from ssdiff.operators.fft import Blocks
@@ -16,27 +19,45 @@ from ssdiff.process.degradations.base import (
     Degradation,
     LinearDegradation,
     Mixture,
+    check_dense,
     random_noise,
 )
 from ssdiff.process.degradations.registry import register_degradation
 from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix
 from ssdiff.schedules import resolution
 
+_REDUCTIONS = {"bicubic": matrices.bicubic, "bilinear": matrices.bilinear, "area": matrices.window_mean}
 _COARSEST = 8  # pixels of the shorter side below which the published models do not go
 
 
 @register_degradation("downsample")
-def downsample(size: Size, T: int, *, full_size: bool = False) -> LinearDegradation:
+def downsample(
+    size: Size,
+    T: int,
+    *,
+    full_size: bool = False,
+    filter: str | None = None,
+    by: str | None = None,
+    blur: bool = False,
+) -> LinearDegradation:
     """Shrink the image more and more.
 
     Args:
         size: (H, W).
         T: the highest severity.
         full_size: False: halvings at the published times [SSD, section 4], and the result has its true size.
-            True: severity t halves t times (bicubic) and returns to the full size each time (nearest)
-            [CD, section 5.2]; T is at most the number of halvings that there are.
+            True: severity t shrinks t times and returns to the full size each time (nearest), see
+            :func:`down_up_sample` for it and the options that go with it.
+        filter: that shrinks: bicubic, where omitted, bilinear or area; none of them is anti-aliased.
+        by: ``half``, where omitted: step t shrinks to 1 / 2^t of the size; or ``pixel``: to t - 1 pixels a
+            side less than the full size.
+        blur: blur by 3 x 3 taps, std 0.5 px, before and after each step.
     """
-    return down_up_sample(size, T) if full_size else progressive_downsample(size, T)
+    if full_size:
+        return down_up_sample(size, T, filter or "bicubic", by or "half", blur=blur)
+    if filter is not None or by is not None or blur:
+        raise UsageError("filter, by and blur are for results of the full size", hint="set full_size = true")
+    return progressive_downsample(size, T)
 
 
 @register_degradation("pixelate")
@@ -68,31 +89,65 @@ def progressive_downsample(size: Size, T: int) -> LinearDegradation:
     return _pyramid(sizes, [0, *resolution.convex_decay(T, len(sizes)).tolist()], matrices.resize)
 
 
-def down_up_sample(size: Size, T: int) -> LinearDegradation:
-    """Step i resizes to 1 / 2^i of the size (bicubic) and back (nearest); severity t is steps 1..t
-    [CD, section 5.2].
+def down_up_sample(
+    size: Size, T: int, filter: str = "bicubic", by: str = "half", *, blur: bool = False
+) -> LinearDegradation:
+    """Shrink and enlarge again, by the nearest pixel, in steps that follow one another [CD, section 5.2].
+
+    Step i resizes to 1 / 2^i of the size, or to i - 1 pixels a side less than it; severity t is steps 1..t.
+    Of the published routines, those by a pixel have T up to the side of the image, and their first step
+    leaves it as it is.
+
+    Args:
+        size: (H, W); by a pixel, at most 1024 pixels a side.
+        T: the highest severity.
+        filter: bicubic, bilinear or area, the one of PyTorch's ``interpolate`` without anti-aliasing.
+        by: half or pixel.
+        blur: blur by 3 x 3 taps, std 0.5 px, borders reflected, before and after each step.
 
     Raises:
-        ProcessError: if T halvings leave no pixel.
+        UsageError: an unknown filter or step, or an image that is too large for dense products.
+        ProcessError: if T steps leave no pixel, or there are too few to be blurred.
     """
-    most = min(size).bit_length() - 1
+    if filter not in _REDUCTIONS or by not in ("half", "pixel"):
+        raise UsageError(
+            f"downsample has no filter {filter!r} or no step by {by!r}",
+            hint=f"filter is {', '.join(map(repr, _REDUCTIONS))}, by is 'half' or 'pixel'",
+        )
+    most = min(size).bit_length() - 1 if by == "half" else min(size)
     if most < T:
+        what = "halved" if by == "half" else "made smaller by a pixel, at first by none,"
         raise ProcessError(
-            f"images of {size[0]} x {size[1]} pixels can be halved {most} times, not {T}",
+            f"images of {size[0]} x {size[1]} pixels can be {what} {most} times, not {T}",
             hint=f"choose T of at most {most}",
         )
+    if by == "pixel":
+        check_dense(size, T, "by = 'half' takes a few steps for any size")
+    products = {n: _Steps(n, filter, by, blur) for n in set(size)}
+    return LinearDegradation(size, T, lambda t: Separable(*(products[n].first(t) for n in size)))
 
-    @cache
-    def composed(t: int) -> Separable:
-        rows, columns = (matrices.nearest(n // 2**t, n) @ matrices.bicubic(n, n // 2**t) for n in size)
-        step = Separable(rows, columns)
-        if t == 1:
-            return step
-        result = step @ composed(t - 1)
-        assert isinstance(result, Separable)
-        return result
 
-    return LinearDegradation(size, T, composed)
+class _Steps:
+    """The (n, n) matrices of steps 1..t together; made up to the highest t that was asked for."""
+
+    def __init__(self, n: int, filter: str, by: str, blur: bool) -> None:
+        self._n, self._reduce, self._by = n, _REDUCTIONS[filter], by
+        if by == "pixel" and filter == "bicubic":
+            # Dozens of these in a row overshoot so much that the rounding of published weights shows.
+            self._reduce = partial(matrices.bicubic, dtype=torch.float32)
+        self._soften = matrices.gaussian_blur(n, 0.5, 3) if blur else None
+        self._products: list[Tensor] = []
+
+    def first(self, t: int) -> Tensor:
+        while len(self._products) < t:
+            step = self._step(len(self._products) + 1)
+            self._products.append(step @ self._products[-1] if self._products else step)
+        return self._products[t - 1]
+
+    def _step(self, t: int) -> Tensor:
+        small = self._n // 2**t if self._by == "half" else self._n - (t - 1)
+        step = matrices.nearest(small, self._n) @ self._reduce(self._n, small)
+        return step if self._soften is None else self._soften @ step @ self._soften
 
 
 def resize_process(

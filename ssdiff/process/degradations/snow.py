@@ -1,4 +1,5 @@
-"""Snowfall: brighter, whiter, with one fixed layer of flakes for each image [CD, section 5.4; ImageNet-C].
+"""Snowfall: a fixed layer of flakes for each image, denser and more blurred with t [CD, section 5.4;
+ImageNet-C].
 
 Not linear: it needs the clean image.
 """
@@ -6,7 +7,7 @@ Not linear: it needs the clean image.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from ssdiff.process.degradations.registry import register_degradation
 
 
 class SnowLevel(NamedTuple):
-    """How hard it snows; pairs run from t = 1 to T."""
+    """How hard it snows; pairs run linearly from t = 1 to T."""
 
     mean: float  # of the Gaussian field
     std: float
@@ -40,34 +41,82 @@ LEVELS = {
     3: SnowLevel(0.55, 0.3, 2.5, (1.15, 0.7), (0.05, 16.0), 11, (0.95, 0.4)),
     4: SnowLevel(0.55, 0.3, 2.5, (1.15, 0.55), (0.05, 20.0), 11, (0.95, 0.3)),
 }
-"""The official levels [docs/math.md, equation (55)]."""
+"""The published levels [docs/math.md, equation (55)]."""
 
-_STEEPEST, _FLATTEST = math.radians(-135), math.radians(-45)  # direction of falling flakes [ImageNet-C]
+_STEEPEST, _FLATTEST = math.radians(-135), math.radians(-45)  # of flakes that are blurred aslant [ImageNet-C]
 
 
 @register_degradation("snow")
-def snowfall(size: Size, T: int, *, level: int = 3, seed: int = 0) -> Snow:
-    """Let it snow, one layer of flakes an image [CD, section 5.4]; level 1 to 4."""
+def snowfall(
+    size: Size,
+    T: int,
+    *,
+    level: int = 3,
+    whiten: bool = False,
+    share: int = 1,
+    motion: str = "axis",
+    seed: int = 0,
+) -> Snow:
+    """Let it snow [CD, section 5.4], as the published runs do where options are omitted.
+
+    Args:
+        size: (H, W).
+        T: the highest severity.
+        level: 1 to 4; CIFAR-10 has 3, CelebA 4.
+        whiten: brighten the image towards white as well, a step that the published runs switch off (their
+            ``fix_brightness``).
+        share: images with consecutive numbers that share one layer of flakes: 1, a layer for each image; the
+            batch size, for a layer a batch of training (the published ``random_snow``); 0, one layer for all.
+        motion: ``axis``: flakes are blurred along a row or a column, with even odds; ``slanted``: half a blur
+            in a direction between, as ssdiff 0.2 had it, for models that were trained with it.
+        seed: decides the layers, with the image numbers.
+    """
     if level not in LEVELS:
         raise UsageError(f"snow has no level {level}", hint=f"choose one of {', '.join(map(str, LEVELS))}")
-    return Snow(size, T, LEVELS[level], seed)
+    if motion not in _FLAKES or not isinstance(whiten, bool):
+        raise UsageError(
+            f"snow has no motion {motion!r} or whiten {whiten!r}",
+            hint="motion is 'axis' or 'slanted', whiten is true or false",
+        )
+    if type(share) is not int or share < 0:
+        raise UsageError(
+            f"share is a number of images, not {share!r}", hint="1 is a layer an image, 0 one for all"
+        )
+    return Snow(size, T, LEVELS[level], _FLAKES[motion](size, LEVELS[level], seed), share, whiten=whiten)
+
+
+class Flakes(Protocol):
+    """Layers of flakes, a pure function of a number."""
+
+    def draw(self, numbers: Tensor, progress: Tensor, like: Tensor) -> Tensor:
+        """Return (B, 1, H, W) flakes in [0, 1].
+
+        Args:
+            numbers: (B,) of the layers.
+            progress: (B or 1,) from 0 at t = 1 to 1 at T.
+            like: gives device and type.
+        """
 
 
 class Snow:
-    """D(x, t) = x whitened, plus a layer of flakes and its half-turn, clipped to [-1, 1].
+    """D(x, t) = x plus a layer of flakes and its half-turn, clipped to [-1, 1].
 
-    The layer is a pure function of (seed, image number, size); with t more of it shows.
+    See docs/math.md, equation (55). With t more of the layer shows, and it is blurred more.
 
     Args:
         size: (H, W).
         T: the highest severity.
         level: of :data:`LEVELS`.
-        seed: decides the layers, with the image numbers.
+        flakes: draws layers.
+        share: images with consecutive numbers that have one layer; 0 for one layer for all.
+        whiten: brighten the image as well.
     """
 
-    def __init__(self, size: Size, T: int, level: SnowLevel, seed: int) -> None:
+    def __init__(
+        self, size: Size, T: int, level: SnowLevel, flakes: Flakes, share: int = 1, *, whiten: bool = False
+    ) -> None:
         self.size, self._top, self._level = size, T, level
-        self._field, self._angle = rng.derive(seed, "degrade/snow"), rng.derive(seed, "degrade/snow/angle")
+        self._flakes, self._share, self._whiten = flakes, share, whiten
 
     @property
     def T(self) -> int:
@@ -85,26 +134,131 @@ class Snow:
         progress = (severity - 1) / max(self.T - 1, 1) if self.T > 1 else severity.float()
         progress = to_device(progress.to(x0.dtype), x0.device)
         numbers = image_numbers(x0, images)
-        layer = self._layer(numbers, progress, x0)
-        grey = luma(x0) * 0.5 + 0.5
-        brightness = _along(self._level.brightness, progress)
-        pixels = x0 * 0.5 + 0.5
-        whitened = torch.lerp(torch.maximum(pixels, grey * 1.5 + 0.5), pixels, brightness)
-        return (whitened + layer + layer.flip(-1, -2)).clamp(0, 1) * 2 - 1
+        layers = numbers // self._share if self._share else torch.zeros_like(numbers)
+        layer = self._flakes.draw(layers, progress, x0)
+        return fall(x0, layer, _along(self._level.brightness, progress) if self._whiten else None)
 
-    def _layer(self, numbers: Tensor, progress: Tensor, like: Tensor) -> Tensor:
-        """(B, 1, H, W) flakes in [0, 1]."""
+
+def fall(x0: Tensor, layer: Tensor, brightness: Tensor | None = None) -> Tensor:
+    """Add a layer of flakes and its half-turn to images [docs/math.md, equation (55)].
+
+    Args:
+        x0: (B, C, H, W) in [-1, 1]; 1 or 3 channels.
+        layer: (B or 1, 1, H, W) in [0, 1].
+        brightness: (B or 1, 1, 1, 1) share that is not whitened; None for all of it.
+
+    Returns:
+        (B, C, H, W), clipped to [-1, 1].
+    """
+    pixels = x0 * 0.5 + 0.5
+    if brightness is not None:
+        grey = luma(x0) * 0.5 + 0.5
+        pixels = torch.lerp(torch.maximum(pixels, grey * 1.5 + 0.5), pixels, brightness)
+    return (pixels + layer + layer.flip(-1, -2)).clamp(0, 1) * 2 - 1
+
+
+class AxisFlakes:
+    """Layers that are blurred along a row or a column, with even odds, as published.
+
+    Args:
+        size: (H, W).
+        level: of :data:`LEVELS`.
+        seed: decides the layers, with their numbers.
+    """
+
+    def __init__(self, size: Size, level: SnowLevel, seed: int) -> None:
+        self._size, self._level = size, level
+        self._field, self._axis = rng.derive(seed, "degrade/snow"), rng.derive(seed, "degrade/snow/axis")
+
+    def draw(self, numbers: Tensor, progress: Tensor, like: Tensor) -> Tensor:
+        """Draw (B, 1, H, W) flakes in [0, 1], as :meth:`Flakes.draw`."""
         level = self._level
-        small = [math.ceil(n / level.zoom) for n in self.size]
+        small = [math.ceil(n / level.zoom) for n in self._size]
         field = level.mean + level.std * rng.normal(self._field, numbers, 0, (1, *small))
-        flakes = F.interpolate(field.to(like), self.size, mode="bilinear", align_corners=False)
-        flakes = torch.where(flakes < _along(level.threshold, progress), 0, flakes).clamp(0, 1)
+        vertical = rng.integers(self._axis, numbers, 0, 0, 2).bool()
+        return flakes(field.to(like), self._size, level, progress, vertical)
+
+
+def flakes(field: Tensor, size: Size, level: SnowLevel, progress: Tensor, vertical: Tensor) -> Tensor:
+    """Return the layer of flakes that a field gives [docs/math.md, equation (55)].
+
+    Args:
+        field: (B, 1, h, w) random numbers, one for every ``level.zoom`` pixels; of a larger field the middle
+            counts.
+        size: (H, W) of the layer.
+        level: of :data:`LEVELS`.
+        progress: (B or 1,) from 0 at t = 1 to 1 at T.
+        vertical: (B or 1,) bool, whether a layer is blurred along columns, not along rows.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    zoomed = zoom_field(field, size, level.zoom)
+    clipped = torch.where(zoomed < _along(level.threshold, progress), 0, zoomed).clamp(0, 1)
+    return _axis_blur(clipped, vertical, _along(level.blur, progress), level.taps)
+
+
+def zoom_field(field: Tensor, size: Size, zoom: float) -> Tensor:
+    """Resize the middle of a field, linearly and with its corners kept, and cut (H, W) from its middle.
+
+    Args:
+        field: (B, 1, h, w) with at least ceil(H / zoom) rows and ceil(W / zoom) columns.
+        size: (H, W).
+        zoom: of the field.
+    """
+    small = [math.ceil(n / zoom) for n in size]
+    large = [round(n * zoom) for n in small]
+    enlarged = F.interpolate(_middle(field, small), large, mode="bilinear", align_corners=True)
+    return _middle(enlarged, size)
+
+
+def _middle(x: Tensor, size: Size | list[int]) -> Tensor:
+    top, left = ((found - n) // 2 for found, n in zip(x.shape[-2:], size, strict=True))
+    return x[..., top : top + size[0], left : left + size[1]]
+
+
+def _axis_blur(x: Tensor, vertical: Tensor, std: Tensor, taps: int) -> Tensor:
+    """A Gaussian of some taps along columns or rows, (B,) and (B, 1, 1, 1) stds; zeros beyond the border."""
+    reach, (height, width) = taps // 2, x.shape[-2:]
+    offset = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+    weights = torch.exp(-0.5 * (offset / std.flatten()[:, None]).square())  # (B or 1, taps)
+    weights = weights / weights.sum(1, keepdim=True)
+    padded = F.pad(x, (reach, reach, reach, reach))
+    along_columns = vertical[:, None, None, None]
+    result = torch.zeros_like(x)
+    for k in range(taps):
+        down = padded[..., k : k + height, reach : reach + width]
+        across = padded[..., reach : reach + height, k : k + width]
+        result += weights[:, k, None, None, None] * torch.where(along_columns, down, across)
+    return result
+
+
+class SlantedFlakes:
+    """Layers that are blurred by half a Gaussian in a direction of their own, as ssdiff 0.2 drew them.
+
+    Args:
+        size: (H, W).
+        level: of :data:`LEVELS`.
+        seed: decides the layers, with their numbers.
+    """
+
+    def __init__(self, size: Size, level: SnowLevel, seed: int) -> None:
+        self._size, self._level = size, level
+        self._field, self._angle = rng.derive(seed, "degrade/snow"), rng.derive(seed, "degrade/snow/angle")
+
+    def draw(self, numbers: Tensor, progress: Tensor, like: Tensor) -> Tensor:
+        """Draw (B, 1, H, W) flakes in [0, 1], as :meth:`Flakes.draw`."""
+        level = self._level
+        small = [math.ceil(n / level.zoom) for n in self._size]
+        field = level.mean + level.std * rng.normal(self._field, numbers, 0, (1, *small))
+        layer = F.interpolate(field.to(like), self._size, mode="bilinear", align_corners=False)
+        layer = torch.where(layer < _along(level.threshold, progress), 0, layer).clamp(0, 1)
         turn = rng.uniform(self._angle, numbers, 0, ()).to(like)
         angle = _STEEPEST + (_FLATTEST - _STEEPEST) * turn
-        return _motion_blur(flakes, angle, _along(level.blur, progress), level.taps)
+        return _slanted_blur(layer, angle, _along(level.blur, progress), level.taps)
 
 
-def _motion_blur(x: Tensor, angle: Tensor, std: Tensor, taps: int) -> Tensor:
+def _slanted_blur(x: Tensor, angle: Tensor, std: Tensor, taps: int) -> Tensor:
     """Half a Gaussian laid along a direction, (B,) angles and (B, 1, 1, 1) stds; edge pixels repeated."""
     height, width = x.shape[-2:]
     rows = torch.linspace(-1 + 1 / height, 1 - 1 / height, height, device=x.device, dtype=x.dtype)
@@ -122,6 +276,9 @@ def _motion_blur(x: Tensor, angle: Tensor, std: Tensor, taps: int) -> Tensor:
         moved = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
         result += weights[:, k, None, None, None] * moved
     return result
+
+
+_FLAKES: dict[str, type[AxisFlakes | SlantedFlakes]] = {"axis": AxisFlakes, "slanted": SlantedFlakes}
 
 
 def _along(ends: tuple[float, float], progress: Tensor) -> Tensor:
