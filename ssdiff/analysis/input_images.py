@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ssdiff.arguments import require_whole
-from ssdiff.data import evenly, open_data
-from ssdiff.data.cache import Corrupt
+from ssdiff.config import DataSettings
+from ssdiff.data import evenly
 from ssdiff.errors import DataError, UsageError
 from ssdiff.images import from_uint8
 from ssdiff.progress import Progress, stage
+from ssdiff.training.dataset import open_as
 
 _PART = 500  # images at once
 _BEYOND = 1e-3  # what a pixel may lie outside [-1, 1], as after resampling
@@ -52,8 +53,7 @@ def choose_images(
     size: int,
     channels: int,
     *,
-    background: float = 1.0,
-    corrupt: Corrupt = "error",
+    settings: DataSettings | None = None,
     progress: Progress | None = None,
 ) -> InputImages:
     """Choose images spread evenly over a data set.
@@ -64,8 +64,7 @@ def choose_images(
         count: how many, at least 2; a smaller set is used whole.
         size: R, pixels a side.
         channels: of images that are read; a tensor keeps its own.
-        background: as for :func:`ssdiff.data.open_data`.
-        corrupt: likewise.
+        settings: how images are cut and read and which of the files count, but for size and channels.
         progress: told of a set that is prepared.
 
     Raises:
@@ -81,14 +80,8 @@ def choose_images(
             f"data cannot be {type(data).__name__}",
             hint="give a folder, zip file or name, or a tensor (N, C, R, R) of images in [-1, 1]",
         )
-    prepared = open_data(
-        data,
-        size=size,
-        channels=channels,
-        background=background,
-        corrupt=corrupt,
-        progress=stage(progress, "preparing"),
-    )
+    wanted = (settings or DataSettings()).model_copy(update={"size": size, "channels": channels})
+    prepared = open_as(wanted, data, stage(progress, "preparing"))
     return InputImages(
         prepared.source,
         evenly(len(prepared), count),

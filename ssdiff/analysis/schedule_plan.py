@@ -345,15 +345,8 @@ def plan_schedule(
             f"the preset {chosen.name!r} names no data set", hint="give a folder or name as data"
         )
     with memory_for(f"{images} images of {side} px", "use fewer images, or not the exact distance"):
-        settled = chosen.data
         found = choose_images(
-            source,
-            images,
-            side,
-            settled.channels,
-            background=settled.background,
-            corrupt=settled.corrupt,
-            progress=progress,
+            source, images, side, chosen.data.channels, settings=chosen.data, progress=progress
         )
         models = _measure(found, chosen, side <= EXACT_SIDE if exact is None else exact, progress)
         return _compare(chosen, models, settings, budget, began, progress)

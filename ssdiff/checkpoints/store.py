@@ -170,6 +170,15 @@ def load(path: Path, names: Iterable[str] | None = None, device: str | torch.dev
     return Loaded(path, manifest.step, meta, tensors)
 
 
+def read_meta(path: Path) -> dict[str, Any]:
+    """Read what was said about a checkpoint, quickly and unverified; nothing if it cannot be read."""
+    try:
+        meta = json.loads((path / META).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
 def require_groups(loaded: Loaded, *names: str) -> Loaded:
     """Return the same checkpoint, if it has these groups of tensors.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ssdiff.cli.common import Terminal, positive
-from ssdiff.cli.options import INPUT, Json, MaxPixels, Quiet, Size, option
+from ssdiff.cli.options import INPUT, DataList, DataPart, Json, MaxPixels, Quiet, Size, option
 from ssdiff.errors import UsageError
 
 app = typer.Typer(help="Training sets.", no_args_is_help=True)
@@ -18,6 +18,15 @@ _Background = Annotated[
     float, option(INPUT, min=0, max=1, help="Grey behind transparent pixels, 1 is white.")
 ]
 _Corrupt = Annotated[str, option(INPUT, help="error or skip: what to do with an unreadable file.")]
+_Resize = Annotated[
+    str, option(INPUT, help="How images are scaled: antialias, official, bilinear, stretch or none.")
+]
+_Margin = Annotated[
+    float, option(INPUT, min=1, max=4, help="Keep images this much larger, for crops at random; 1.12.")
+]
+_ClassesFrom = Annotated[
+    str, option(INPUT, help="folder or prefix: what of a name is its class; before the first underscore.")
+]
 
 
 @app.callback()
@@ -28,7 +37,12 @@ def _data() -> None:
 @app.command("prepare")
 def prepare(
     source: _Source,
+    data_list: DataList = None,
+    data_part: DataPart = None,
+    classes_from: _ClassesFrom = "folder",
     size: Size = 64,
+    resize: _Resize = "antialias",
+    margin: _Margin = 1.0,
     channels: _Channels = 3,
     background: _Background = 1.0,
     corrupt: _Corrupt = "error",
@@ -53,6 +67,11 @@ def prepare(
             background=background,
             corrupt="skip" if corrupt == "skip" else "error",
             max_pixels=limit,
+            resize=resize,
+            margin=margin,
+            names=data_list,
+            part=data_part,
+            classes_from=classes_from,
             progress=stage(progress, "preparing"),
         )
     terminal.result(str(images), images.to_dict())

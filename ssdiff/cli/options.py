@@ -48,6 +48,26 @@ _TIMESTEP = {"help": "Timestep, or severity of a cold degradation: 0 is the clea
 
 # Input
 Data = Annotated[str | None, option(INPUT, **_SET, **_AS_PRESET)]
+DataList = Annotated[
+    Path | None,
+    option(
+        INPUT,
+        "--data-list",
+        metavar="FILE",
+        help="Names of the images that count, one a line, for a folder or .zip.",
+        show_default="all",
+    ),
+]
+DataPart = Annotated[
+    int | None,
+    option(
+        INPUT,
+        "--data-part",
+        min=0,
+        help="Of a list whose lines end in a number, as CelebA's partition: the lines with this one.",
+        show_default="every line is a name",
+    ),
+]
 DataName = Annotated[str, option(INPUT, **_SET)]
 Size = Annotated[int, option(INPUT, help="Pixels a side.")]
 Images = Annotated[int, option(INPUT, help="Images to look at, evenly from the set.")]

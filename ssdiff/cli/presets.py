@@ -21,7 +21,7 @@ def list_presets(json: Json = False) -> None:
     """List the names, with one line about each."""
     from ssdiff.config.load import load_preset, presets
 
-    summaries = {name: load_preset(name).summary for name in presets()}
+    summaries = {name: load_preset(name).about for name in presets()}
     width = max(map(len, summaries))
     lines = [f"{name:{width}}  {summary}" for name, summary in summaries.items()]
     Terminal(as_json=json).result("\n".join(lines), {"presets": summaries})

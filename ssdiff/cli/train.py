@@ -13,6 +13,8 @@ from ssdiff.cli.options import (
     OUTPUT,
     TRAINING,
     Data,
+    DataList,
+    DataPart,
     Device,
     Json,
     Plugins,
@@ -59,6 +61,8 @@ _DryRun = Annotated[
 
 def train(
     data: Data = None,
+    data_list: DataList = None,
+    data_part: DataPart = None,
     with_: _With = None,
     preset: Preset = None,
     set_: Sets = None,
@@ -87,6 +91,8 @@ def train(
     overrides = with_options(
         parse_sets(set_),
         {
+            "--data-list": ("data.list", None if data_list is None else str(data_list.expanduser())),
+            "--data-part": ("data.part", data_part),
             "--seed": ("training.seed", seed),
             "--steps": ("training.steps", steps),
             "--batch": ("training.batch", batch),
@@ -94,11 +100,12 @@ def train(
         },
     )
     if dry_run:
-        from ssdiff.config.load import load_preset
+        from ssdiff.config.load import for_data_set, load_preset
         from ssdiff.evaluation.cost import dry_run as measure
 
         with terminal.progress_callback("path") as progress:
-            expected = measure(load_preset(preset or "shapes32", overrides), device, progress)
+            settings = for_data_set(load_preset(preset or "shapes32", overrides), data)
+            expected = measure(settings, device, progress)
         terminal.result(f"{expected}\nnothing was written", expected.to_dict())
         return
     from ssdiff.training.run import train as run

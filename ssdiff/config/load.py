@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping
-from functools import reduce
+from functools import lru_cache, reduce
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -24,6 +24,7 @@ from ssdiff.arguments import require_type
 from ssdiff.config import Preset
 from ssdiff.config.aliases import stored, today
 from ssdiff.config.process import NoiseSettings, noise_kinds
+from ssdiff.config.provenance import settle, with_data_set
 from ssdiff.errors import PresetError, did_you_mean, nearest_names
 from ssdiff.models.registry import FLEXI_UNET
 from ssdiff.registry import source_of
@@ -31,6 +32,7 @@ from ssdiff.registry import source_of
 __all__ = [
     "Preset",
     "differences",
+    "for_data_set",
     "load_preset",
     "override",
     "parse_override",
@@ -47,6 +49,7 @@ _UNIONS: dict[tuple[str, ...], str] = {
 }
 _KEPT: dict[tuple[str, ...], tuple[str, ...]] = {("model",): ("classes",)}  # fields that each kind has
 _OF_A_RUN = "preset.toml"  # the file that ssdiff writes into a run
+_ITS_OWN = ("name", "summary", "published", "trained_on")
 _STEPS = 250  # of sampling, unless the preset says otherwise or T is smaller
 
 
@@ -63,8 +66,12 @@ def load_preset(name_or_path: str | Path, overrides: Mapping[str, object] | None
         UsageError: overrides that are no dictionary by field.
     """
     values = _resolve(name_or_path, ())
+    where = f"preset {values['name']!r}"
     new = _found_from(Path(), today(_nest(overrides or {})))
-    return _validate(_merge(values, new), f"preset {values['name']!r}")
+    changed = _validate(_merge(values, new), where)
+    if not new or changed.base or not changed.published:
+        return changed
+    return settle(changed, _validate(values, where), inherits=False)
 
 
 def parse_preset(text: str, where: str = "preset", *, run_plugins: bool = False) -> Preset:
@@ -96,7 +103,21 @@ def override(preset: Preset, overrides: Mapping[str, object]) -> Preset:
     """
     values = preset.model_dump(exclude_none=True)
     new = _found_from(Path(), today(_nest(overrides)))
-    return _validate(_merge(values, new), f"preset {preset.name!r}")
+    changed = _validate(_merge(values, new), f"preset {preset.name!r}")
+    return settle(changed, preset, inherits=False) if preset.published and not preset.base else changed
+
+
+def for_data_set(preset: Preset, source: str | Path | None) -> Preset:
+    """Return the preset as that of a run on a data set; without published figures if it is not its own.
+
+    Args:
+        preset: of the run.
+        source: folder, zip file or name; None is the preset's own.
+    """
+    placed = with_data_set(preset, source)
+    if (origin := _origin(placed.base)) is not None:
+        return settle(placed, origin, inherits=True)
+    return placed.model_copy(update={"published": ""}) if placed.trained_on else placed
 
 
 def parse_override(text: str) -> tuple[str, object]:
@@ -178,11 +199,18 @@ def _resolve(name_or_path: str | Path, seen: tuple[str, ...], base: Path | None 
         raise PresetError(f"presets extend each other: {' -> '.join((*seen, key))}", path=path)
     own = _found_from(base or Path(), today(_parse(source, str(path), path), where=str(path)))
     own = stored(own) if base is not None and path.name == _OF_A_RUN else own
+    if base is None:
+        own["base"] = name
+    elif not own.keys() & {"extends", "base", "name"}:
+        own["base"] = ""  # a file that is only called like a preset
     return {"name": name, **_extend(own, base, (*seen, key))}
 
 
 def _found_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The values with plugin files as absolute paths, relative ones seen from a folder."""
+    """The values with absolute paths of plugins and of a list of images, relative ones seen from a folder."""
+    data = values.get("data")
+    if isinstance(data, dict) and isinstance(listed := data.get("list"), str | Path) and str(listed):
+        values = {**values, "data": {**data, "list": str((folder / Path(listed).expanduser()).absolute())}}
     given = values.get("plugins")
     if isinstance(given, str | Path):
         given = [given]
@@ -202,8 +230,8 @@ def _extend(values: dict[str, Any], base: Path | None, seen: tuple[str, ...]) ->
     if not isinstance(parent, str) or not parent:
         raise PresetError(f"extends: must be the name or file of a preset, not {parent!r}")
     inherited = _resolve(parent, seen, base)
-    # A name or summary says what this file is, so they are not handed on.
-    return _merge({key: value for key, value in inherited.items() if key not in ("name", "summary")}, values)
+    # What says of a file what it is, or of a run what it did, is not handed on.
+    return _merge({key: value for key, value in inherited.items() if key not in _ITS_OWN}, values)
 
 
 def _read(path: Path) -> str:
@@ -264,6 +292,21 @@ def _other_kind(before: dict[str, Any], value: dict[str, Any], path: tuple[str, 
 
 
 def _validate(values: dict[str, Any], where: str) -> Preset:
+    """The preset of values, with a summary and published figures that are true of it."""
+    if "base" not in values and isinstance(name := values.get("name"), str) and name in presets():
+        values = {**values, "base": name}  # stored before presets said what they are made of
+    preset = _check(values, where)
+    origin = _origin(preset.base)
+    return preset if origin is None else settle(preset, origin, inherits=True)
+
+
+@lru_cache
+def _origin(name: str) -> Preset | None:
+    """A preset as it ships, with its claims; None if there is none of the name."""
+    return _check(_resolve(name, ()), f"preset {name!r}") if name in presets() else None
+
+
+def _check(values: dict[str, Any], where: str) -> Preset:
     values, gone = _with_plugins(values, where)
     try:
         preset = Preset.model_validate(_complete(values))

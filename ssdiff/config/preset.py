@@ -18,15 +18,29 @@ from ssdiff.sampling.registry import SAMPLERS, samplers_of_kind
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
+SUMMARY_LENGTH = 300
+_LINE: Any = {
+    "max_length": SUMMARY_LENGTH,
+    "pattern": r"^[^\x00-\x1f\x7f]*$",
+    "description": f"one line of at most {SUMMARY_LENGTH} letters",
+}
+
+
 class Preset(Strict):
-    """A whole run: data, process, model, training and sampling."""
+    """A whole run: data, process, model, training and sampling.
+
+    ``published`` are figures of a paper for exactly these settings and ``data.source``, ``base`` the shipped
+    preset that the settings come from, ``trained_on`` the data set that a run was given instead of
+    ``data.source``. :mod:`ssdiff.config.provenance` says what becomes of the first when settings change.
+    """
 
     name: str = Field(
         max_length=100, pattern=r"^\w[\w .+-]*$", description="up to 100 letters, digits, spaces, . + - _"
     )
-    summary: str = Field(
-        "", max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$", description="one line of at most 300 letters"
-    )
+    summary: str = Field("", **_LINE)
+    published: str = Field("", **_LINE)
+    base: str = Field("", **_LINE)
+    trained_on: str = Field("", **_LINE)
     plugins: tuple[str, ...] = Field(
         (), strict=False, description="Python files with parts of one's own; reading the preset runs them"
     )
@@ -37,9 +51,14 @@ class Preset(Strict):
     sampling: SamplingSettings = SamplingSettings()
 
     @property
+    def about(self) -> str:
+        """The summary, and published figures if these settings have some."""
+        return " ".join(filter(None, (self.summary, f"(published: {self.published})" * bool(self.published))))
+
+    @property
     def title(self) -> str:
-        """What people read above figures: the name, and the summary if there is one."""
-        return f"{self.name}: {self.summary}" if self.summary else self.name
+        """What people read above figures: the name, and what there is about it."""
+        return f"{self.name}: {self.about}" if self.about else self.name
 
     @property
     def model_resolutions(self) -> tuple[int, ...]:
@@ -56,8 +75,9 @@ class Preset(Strict):
     def to_toml(self) -> str:
         """Return every field as TOML; loading that text gives an equal preset."""
         values = self.model_dump(exclude_none=True)
-        if not self.plugins:
-            del values["plugins"]
+        for name in ("plugins", "published", "trained_on"):
+            if not values[name]:
+                del values[name]
         if self.model.kind != FLEXI_UNET:  # most fields are not its own
             values["model"] = self.model.model_dump(exclude_none=True, exclude_defaults=True)
         lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
@@ -69,7 +89,7 @@ class Preset(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         problems = _kind_problems(self) or (
-            process_problems(self.process) + _sampling_and_training_problems(self)
+            _data_problems(self.data) + process_problems(self.process) + _sampling_and_training_problems(self)
         )
         if problems:
             raise ValueError("; ".join(problems))
@@ -121,6 +141,20 @@ def model_arguments(preset: Preset) -> dict[str, Any]:
     defaults = {name: ModelSettings.model_fields[name].default for name in fields}
     given = {"size": preset.data.size, "channels": preset.data.channels, **fields}
     return arguments(kind, given, options.values if options else {}, defaults)
+
+
+def _data_problems(data: DataSettings) -> list[str]:
+    """Crops without room, and what chooses among nothing."""
+    problems = []
+    if data.part is not None and data.list is None:
+        problems.append("data.part: is for a list of images; give data.list (--data-list FILE), too")
+    if data.crop == "random" and int(data.margin * data.size) == data.size and not data.padding:
+        problems.append(
+            "data.crop: 'random' needs room around the crop; set data.margin, e.g. 1.12, or data.padding"
+        )
+    if data.crop == "middle" and data.padding:
+        problems.append("data.padding: is for data.crop = 'random'; the middle never reaches it")
+    return problems
 
 
 def _size_problems(preset: Preset) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
@@ -22,9 +22,33 @@ class DataSettings(Strict):
     channels: Literal[1, 3] = Field(3, description="1 is grey, 3 is RGB")
     source: Source = Field(None, description="data set used when --data is not given, empty for none")
     other: Source = Field(None, description="second data set, that animorphosis turns images into")
+    list: Source = Field(None, description="file of the names of the images in source that count, one a line")
+    part: int | None = Field(
+        None, ge=0, description="of a list whose lines end in a number: the lines with this one count"
+    )
+    classes_from: Literal["folder", "prefix"] = Field(
+        "folder", description="what of a file's name is its class; prefix: before the first underscore"
+    )
+    resize: Literal["antialias", "official", "bilinear", "stretch", "none"] = Field(
+        "antialias",
+        description="antialias: the central square by Lanczos; official: box halvings, then bicubic [SSD]; "
+        "bilinear; stretch: bilinear to a square of any shape [CD]; none: cut from the middle as it is",
+    )
+    margin: float = Field(
+        1.0, ge=1, le=4, description="images are kept this much larger than size, for crops"
+    )
+    padding: int = Field(0, ge=0, le=4096, description="black pixels around an image, for random crops")
+    crop: Literal["middle", "random"] = Field(
+        "middle", description="which size pixels a side of the larger image training sees"
+    )
     flip: bool = Field(True, description="mirror half of the training images, left to right")
     background: float = Field(1.0, ge=0, le=1, description="grey behind transparent pixels, 1 is white")
     corrupt: Literal["error", "skip"] = Field("error", description="what to do with an unreadable file")
+
+    @property
+    def unlisted(self) -> Self:
+        """The same for another set than ``source``, of whose files neither list nor classes speak."""
+        return self.model_copy(update={"list": None, "part": None, "classes_from": "folder"})
 
 
 class ModelOptions(Strict):
@@ -86,7 +110,7 @@ class TrainingSettings(Strict):
     )
     lr: float = Field(1e-4, gt=0, le=10, description="learning rate of AdamW")
     betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), strict=False, description="moments of AdamW")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW, which without it is Adam")
     warmup: int = Field(0, ge=0, description="steps in which lr rises from 0")
     lr_schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="lr after the warm-up"
@@ -96,7 +120,15 @@ class TrainingSettings(Strict):
     )
     grad_clip_norm: float = Field(1.0, ge=0, description="largest norm of the gradient, 0 is off")
     ema: float = Field(
-        0.9999, ge=0, lt=1, description="decay of the averaged weights; step / (step + 9) while that is less"
+        0.9999,
+        ge=0,
+        lt=1,
+        description="decay of the averaged weights; n / (n + 9) at the n-th average while that is less and "
+        "ema_start is 0",
+    )
+    ema_every: int = Field(1, ge=1, description="steps from one average of the weights to the next")
+    ema_start: int = Field(
+        0, ge=0, description="first steps, in which the averaged weights are the weights themselves"
     )
     loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")
     min_snr_gamma: float = Field(5.0, gt=0, description="cap of the loss weight a^2 / sigma^2")

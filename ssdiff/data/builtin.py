@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from ssdiff.data.lists import read_list
 from ssdiff.data.shapes import SHAPES, draw
 from ssdiff.data.sources import FileSource, Fit, FolderSource, Labels, Pixels, Source, stamp
 from ssdiff.errors import DataError, ResourceError, one_line
@@ -57,7 +58,7 @@ class ShapesSource(Source):
 
     def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
         """Draw images start..stop-1."""
-        return list(draw(stop - start, fit.size, fit.channels, start=start)[0].numpy())
+        return list(draw(stop - start, fit.side, fit.channels, start=start)[0].numpy())
 
 
 class ArraySource(Source):
@@ -247,8 +248,7 @@ def _celeba(root: Path) -> Source:
     if not folder.is_dir() or not splits.is_file():
         require_package("celeba", root)
         _torchvision("CelebA", root, split="train", download=True)
-    rows = (line.split() for line in splits.read_text("ascii").splitlines())
-    source = FolderSource(folder, frozenset(row[0] for row in rows if len(row) == 2 and row[1] == "0"))
+    source = FolderSource(folder, read_list(splits, part=0))
     source.name = "celeba"
     return source
 

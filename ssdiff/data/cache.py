@@ -1,6 +1,6 @@
 """The prepared array: every image decoded once, kept as bytes in one memory-mapped file.
 
-A prepared set is a folder in the cache: `images.npy` (N, C, size, size) uint8, `labels.npy` (N,) int64 if
+A prepared set is a folder in the cache: `images.npy` (N, C, side, side) uint8, `labels.npy` (N,) int64 if
 there are classes, and `manifest.json`, which is written last. The folder is named by a hash of the source's
 listing and of the settings; it is staged beside its place and renamed, so that it is complete or absent.
 """
@@ -30,6 +30,7 @@ from torch import Tensor
 from ssdiff.data.sources import Fit, Labels, Pixels, Source
 from ssdiff.errors import DataError, ResourceError
 from ssdiff.files import sync
+from ssdiff.images.resize import middle
 
 FORMAT = 1
 """Version of the layout and of what decoding does; another number prepares everything anew."""
@@ -46,7 +47,9 @@ class ImageSet:
     """Images ready for training.
 
     Attributes:
-        images: (N, C, size, size) uint8, memory-mapped, read-only.
+        whole: (N, C, side, side) uint8, memory-mapped, read-only; side is above size where there is room for
+            crops at random.
+        size: pixels a side that a model sees.
         labels: (N,) int64 positions in class_names, or None.
         class_names: names of the classes, empty if there are none.
         fingerprint: SHA-256 of images and labels; equal for equal content, wherever it came from.
@@ -54,19 +57,27 @@ class ImageSet:
         skipped: (name, reason) of every file left out.
     """
 
-    images: NDArray[np.uint8]
+    whole: NDArray[np.uint8]
+    size: int
     labels: Labels | None
     class_names: tuple[str, ...]
     fingerprint: str
     source: str
     skipped: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """(N, C, size, size) uint8, the middle of each; the same memory as :attr:`whole`."""
+        start = middle(self.whole.shape[-1], self.size)
+        return self.whole[..., start : start + self.size, start : start + self.size]
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.whole)
 
     def __str__(self) -> str:
-        channels, size = self.images.shape[1:3]
-        lines = [f"{len(self)} images of {self.source}, {size} px, {channels} channels"]
+        channels, side = self.whole.shape[1:3]
+        room = f" in {side} px for crops" if side > self.size else ""
+        lines = [f"{len(self)} images of {self.source}, {self.size} px{room}, {channels} channels"]
         if names := self.class_names:
             lines.append(f"{len(names)} classes: {', '.join(names[:12])}")
         lines += [f"left out {name}: {reason}" for name, reason in self.skipped]
@@ -76,7 +87,7 @@ class ImageSet:
     @property
     def folder(self) -> Path:
         """Where its array lies, which a user may want to know or delete."""
-        return Path(str(getattr(self.images, "filename", None) or cache_root())).parent
+        return Path(str(getattr(self.whole, "filename", None) or cache_root())).parent
 
     def to_dict(self) -> dict[str, object]:
         """Return what ``ssdiff data prepare --json`` prints."""
@@ -84,6 +95,8 @@ class ImageSet:
             "source": self.source,
             "path": str(self.folder),
             "images": len(self),
+            "size": self.size,
+            "side": self.whole.shape[-1],
             "classes": list(self.class_names),
             "fingerprint": self.fingerprint,
             "skipped": [list(entry) for entry in self.skipped],
@@ -167,7 +180,11 @@ def prepare(
 
 
 def _key(source: Source, fit: Fit) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {fit.size} {fit.channels} {fit.background!r}\n".encode())
+    # What a new setting adds is left out where it has its default, so that sets prepared before it serve on.
+    scaled = "" if fit.resize == "antialias" and fit.side == fit.size else f" {fit.resize} {fit.side}"
+    rule = "" if source.classes_from == "folder" else f" {source.classes_from}"
+    settings = f"{FORMAT} {fit.size} {fit.channels} {fit.background!r}{scaled}{rule}\n"
+    digest = hashlib.sha256(settings.encode())
     for line in source.identity():
         digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()
@@ -182,7 +199,7 @@ def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet 
         skipped = tuple((str(name), str(reason)) for name, reason in manifest["skipped"])
         fingerprint, max_pixels = str(manifest["fingerprint"]), int(manifest["max_pixels"])
         class_names = tuple(map(str, manifest["classes"]))
-        shape = (manifest["count"], fit.channels, fit.size, fit.size)
+        shape = (manifest["count"], fit.channels, fit.side, fit.side)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     sound = images.shape == shape and images.dtype == np.uint8 and (labels is None or len(labels) == shape[0])
@@ -191,7 +208,7 @@ def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet 
     if skipped and corrupt == "error":
         name, reason = skipped[0]
         raise _corrupt(DataError(reason, path=name))
-    return ImageSet(images, labels, class_names, fingerprint, source.name, skipped)
+    return ImageSet(images, fit.size, labels, class_names, fingerprint, source.name, skipped)
 
 
 @contextmanager
@@ -217,7 +234,7 @@ def _build(
     if alone:
         for leftover in folder.parent.glob(f"{staging_prefix}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-    needed = len(source) * fit.channels * fit.size**2
+    needed = len(source) * fit.channels * fit.side**2
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise ResourceError(
@@ -241,7 +258,8 @@ def _build(
 
 def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Progress | None) -> None:
     """Decode everything into a staging folder, the manifest last."""
-    digest = hashlib.sha256(repr((fit.channels, fit.size, fit.size)).encode())
+    room = () if fit.side == fit.size else (fit.size,)
+    digest = hashlib.sha256(repr((fit.channels, fit.side, fit.side, *room)).encode())
     with (folder / "images.npy").open("wb") as stream:
         kept, skipped = _write_images(stream, digest, source, fit, corrupt, progress)
         sync(stream)
@@ -278,7 +296,7 @@ def _write_images(
     Returns:
         The numbers of the images in it, and (name, reason) of those left out.
     """
-    total, shape = len(source), (fit.channels, fit.size, fit.size)
+    total, shape = len(source), (fit.channels, fit.side, fit.side)
     kept: list[int] = []
     skipped: list[tuple[str, str]] = []
     body = _write_header(stream, (total, *shape))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 
 from ssdiff.arguments import as_path
 from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source, require_package
 from ssdiff.data.cache import Corrupt, ImageSet, Progress, cache_root, prepare
-from ssdiff.data.sources import FileSource, Fit, FolderSource, Source, ZipSource
+from ssdiff.data.lists import NameList, read_list
+from ssdiff.data.sources import ClassesFrom, FileSource, Fit, FolderSource, Source, ZipSource
 from ssdiff.errors import DataError, UsageError, did_you_mean
 from ssdiff.images.read import MAX_PIXELS, image_size
+from ssdiff.images.resize import SCALINGS
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -27,6 +30,11 @@ def open_data(
     max_pixels: int = MAX_PIXELS,
     cache: Path | None = None,
     progress: Progress | None = None,
+    resize: str = "antialias",
+    margin: float = 1.0,
+    names: str | Path | None = None,
+    part: int | None = None,
+    classes_from: str = "folder",
 ) -> ImageSet:
     """Open a training set, preparing it on first use.
 
@@ -43,6 +51,13 @@ def open_data(
         max_pixels: an image with more is not decoded and counts as unreadable.
         cache: root of the cache; by default `cache_root()`.
         progress: called with (done, total) while the set is prepared.
+        resize: how images are scaled, see :func:`ssdiff.images.resize.scale`.
+        margin: at least 1; images are prepared with int(margin * size) pixels a side, for crops at random;
+            `.images` is the middle.
+        names: text file with the names of the images that count, one a line, see
+            :func:`ssdiff.data.lists.read_list`; for a folder or a zip file.
+        part: lines of that file end in a number, and those with this one count.
+        classes_from: what of a name is the class, see :func:`ssdiff.data.sources.classes`.
 
     Returns:
         The set; `.images` is memory-mapped.
@@ -57,9 +72,18 @@ def open_data(
             "data need size >= 1, channels 1 or 3, background 0..1 and corrupt 'error' or 'skip', "
             f"not {size}, {channels}, {background} and {corrupt!r}"
         )
+    if resize not in SCALINGS or not 1 <= margin < math.inf or classes_from not in ("folder", "prefix"):
+        raise UsageError(
+            f"data need resize {' or '.join(SCALINGS)}, margin >= 1 and classes_from folder or prefix, "
+            f"not {resize!r}, {margin} and {classes_from!r}"
+        )
+    if part is not None and names is None:
+        raise UsageError("a part is chosen by a list of images", hint="give the list, too: --data-list FILE")
     root = cache_root() if cache is None else cache
-    images = _find(source, root, max_pixels)
-    fit = Fit(size, channels, background, max_pixels)
+    only = None if names is None else read_list(as_path("names", names).expanduser(), part)
+    rule: ClassesFrom = "prefix" if classes_from == "prefix" else "folder"
+    images = _find(source, root, max_pixels, only, rule)
+    fit = Fit(size, channels, background, max_pixels, resize, margin)
     return prepare(images, fit, corrupt=corrupt, cache=root, progress=progress)
 
 
@@ -73,15 +97,25 @@ def require_packages(source: str | Path | None) -> None:
         require_package(source, cache_root() / "torchvision")
 
 
-def _find(source: str | Path, root: Path, max_pixels: int) -> Source:
+def _find(
+    source: str | Path,
+    root: Path,
+    max_pixels: int,
+    only: NameList | None = None,
+    classes_from: ClassesFrom = "folder",
+) -> Source:
     if isinstance(source, str) and source in DATA_NAMES:
+        _require_names(source, only, classes_from)
         return named_source(source, root / "torchvision")
     path = as_path("data", source).expanduser()
     if path.is_dir():
-        return find_idx(path, str(path)) or FolderSource(path)
+        if (arrays := find_idx(path, str(path))) is not None:
+            _require_names(str(path), only, classes_from)
+            return arrays
+        return FolderSource(path, only, classes_from)
     if path.is_file():
         if zipfile.is_zipfile(path):
-            return ZipSource(path, max_pixels)
+            return ZipSource(path, max_pixels, only, classes_from)
         raise DataError(f"{path} is a file but no zip", path=path, hint="pass a folder, a zip file or a name")
     raise DataError(
         f"there is no data set, folder or zip file {str(source)!r}",
@@ -90,11 +124,25 @@ def _find(source: str | Path, root: Path, max_pixels: int) -> Source:
     )
 
 
-def native_sizes(source: str | Path) -> set[tuple[int, int]]:
+def _require_names(source: str, only: NameList | None, classes_from: ClassesFrom) -> None:
+    """Refuse a list of names, or classes by name, for a set whose images have no names of the user's."""
+    what = "data.list (--data-list)" if only is not None else 'data.classes_from = "prefix"'
+    if only is not None or classes_from != "folder":
+        raise UsageError(
+            f"{what} goes by the names of files, {source} has none",
+            hint="give --data a folder or a zip file of images, or leave it out",
+        )
+
+
+def native_sizes(
+    source: str | Path, names: str | Path | None = None, part: int | None = None
+) -> set[tuple[int, int]]:
     """Return the (width, height) of the images of a source as they are, unprepared.
 
     Args:
         source: as for :func:`open_data`.
+        names: likewise.
+        part: likewise.
 
     Returns:
         One size if all images agree, the first two met if they do not, none for images that are drawn at any
@@ -104,7 +152,8 @@ def native_sizes(source: str | Path) -> set[tuple[int, int]]:
         DataError: the source or the header of an image cannot be used.
         ResourceError: a download or a package is not available.
     """
-    found, sizes = _find(source, cache_root(), MAX_PIXELS), set[tuple[int, int]]()
+    only = None if names is None else read_list(Path(names), part)
+    found, sizes = _find(source, cache_root(), MAX_PIXELS, only), set[tuple[int, int]]()
     try:
         if isinstance(found, ArraySource):
             height, width = found.arrays[0].shape[1:3]

@@ -15,17 +15,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssdiff.data.lists import NameList
 from ssdiff.errors import DataError
-from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, fit, open_image, pixels
+from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, open_image, pixels
+from ssdiff.images.resize import square
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+ClassesFrom = Literal["folder", "prefix"]
 
 # No honest image needs more bytes a pixel (16 bits, 4 channels), apart from a header.
 _BYTES_A_PIXEL, _HEADER = 8, 2**20
@@ -35,12 +38,28 @@ _BOMB_RATIO, _BOMB_SIZE = 200, 2**25
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How any image becomes (channels, size, size) bytes: see `ssdiff.images.read`."""
+    """How any image becomes (channels, side, side) bytes: see `ssdiff.images.read`.
+
+    Attributes:
+        size: pixels a side that training sees.
+        channels: 1 or 3.
+        background: grey behind transparent pixels.
+        max_pixels: an image with more is not decoded.
+        resize: how it is scaled, see :func:`ssdiff.images.resize.scale`.
+        margin: how much larger it is kept, for crops.
+    """
 
     size: int
     channels: int
     background: float = 1.0
     max_pixels: int = MAX_PIXELS
+    resize: str = "antialias"
+    margin: float = 1.0
+
+    @property
+    def side(self) -> int:
+        """Pixels a side that are kept: the whole part of margin times size."""
+        return int(self.margin * self.size)
 
     def decode(self, stream: BinaryIO, name: str) -> Pixels:
         """Decode the image in a file; `name` is for messages."""
@@ -50,14 +69,15 @@ class Fit:
             channels=self.channels,
             background=self.background,
             max_pixels=self.max_pixels,
-            at_least=self.size,
+            # Published code never decodes a JPEG at a fraction of its size.
+            at_least=self.side if self.resize == "antialias" else None,
         )
-        return pixels(fit(image, (self.size, self.size)))
+        return pixels(square(image, self.side, self.resize, name))
 
     def convert(self, array: Pixels) -> Pixels:
         """Convert an image already decoded, (H, W) grey or (H, W, 3) RGB."""
         image = Image.fromarray(array).convert("L" if self.channels == 1 else "RGB")
-        return pixels(fit(image, (self.size, self.size)))
+        return pixels(square(image, self.side, self.resize))
 
 
 class Source(ABC):
@@ -66,10 +86,12 @@ class Source(ABC):
     Attributes:
         name: what to call it in messages.
         class_names: names of the classes, empty if there are none.
+        classes_from: what of a file's name is its class, see :func:`classes`.
     """
 
     name: str
     class_names: tuple[str, ...] = ()
+    classes_from: ClassesFrom = "folder"
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -93,12 +115,13 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """Encoded images with names; folders in the names are the classes."""
+    """Encoded images with names, which also say their classes."""
 
-    def __init__(self, name: str, members: Sequence[str]) -> None:
+    def __init__(self, name: str, members: Sequence[str], classes_from: ClassesFrom = "folder") -> None:
         self.name = name
         self.members = members
-        self.class_names, self._labels = classes(members)
+        self.classes_from = classes_from
+        self.class_names, self._labels = classes(members, classes_from)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -133,22 +156,28 @@ class FolderSource(FileSource):
     Args:
         folder: searched with all its sub-folders.
         only: names relative to the folder; other files are left out. None takes every image file.
+        classes_from: see :func:`classes`.
 
     Raises:
-        DataError: the folder cannot be read or holds no image file.
+        DataError: the folder cannot be read, holds no image file, or lacks one that is listed.
     """
 
-    def __init__(self, folder: Path, only: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, only: NameList | None = None, classes_from: ClassesFrom = "folder"
+    ) -> None:
         self.folder = folder.resolve()
         try:
             found = sorted(_walk(self.folder))
         except OSError as error:
             raise DataError(f"cannot read {folder}: {error.strerror or error}", path=folder) from error
-        files = [f for f in found if _is_image(f[0]) and (only is None or f[0] in only)]
+        files = [file for file in found if _is_image(file[0])]
         if not files:
             raise no_images(folder, len(found), "file")
+        if only is not None:
+            only.check(name for name, _ in files)
+            files = [file for file in files if file[0] in only.names]
         self._stamps = [stamp for _, stamp in files]
-        super().__init__(str(folder), [name for name, _ in files])
+        super().__init__(str(folder), [name for name, _ in files], classes_from)
 
     def identity(self) -> Iterator[str]:
         """Return the path of the folder; name, size and time of every file."""
@@ -166,13 +195,21 @@ class ZipSource(FileSource):
     Args:
         path: the zip file.
         max_pixels: limit for an image, which also bounds the declared size of a member.
+        only: names of members; others are left out. None takes every image.
+        classes_from: see :func:`classes`.
 
     Raises:
-        DataError: the file is no zip, has no image, or has a member that is encrypted, leads outside, or
-            claims to be far larger than an image can be.
+        DataError: the file is no zip, has no image or lacks a listed one, or has a member that is encrypted,
+            leads outside, or claims to be far larger than an image can be.
     """
 
-    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_pixels: int = MAX_PIXELS,
+        only: NameList | None = None,
+        classes_from: ClassesFrom = "folder",
+    ) -> None:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
@@ -185,9 +222,12 @@ class ZipSource(FileSource):
         self._infos = sorted((i for i in members if _is_image(i.filename)), key=lambda i: i.filename)
         if not self._infos:
             raise no_images(path, len(members), "member")
+        if only is not None:
+            only.check(info.filename for info in self._infos)
+            self._infos = [info for info in self._infos if info.filename in only.names]
         self._local = threading.local()
         self._handles: list[zipfile.ZipFile] = []
-        super().__init__(str(path), [info.filename for info in self._infos])
+        super().__init__(str(path), [info.filename for info in self._infos], classes_from)
 
     def identity(self) -> Iterator[str]:
         """Name, size and checksum of every member."""
@@ -210,11 +250,25 @@ class ZipSource(FileSource):
         self._local, self._handles = threading.local(), []
 
 
-def classes(members: Sequence[str]) -> tuple[tuple[str, ...], Labels | None]:
-    """Return class names and labels, if all images lie in two or more folders side by side.
+def classes(
+    members: Sequence[str], classes_from: ClassesFrom = "folder"
+) -> tuple[tuple[str, ...], Labels | None]:
+    """Return class names and labels that the names of files say.
 
-    A folder around all of them does not count, and sub-folders of a class belong to the class.
+    Args:
+        members: names with their folders.
+        classes_from: ``folder``: all images lie in two or more folders side by side, which are the classes,
+            or there are none; a folder around all of them does not count, and sub-folders of a class belong
+            to the class. ``prefix``: the part of a file's name before its first underscore, in whatever
+            folder, as guided-diffusion has it.
+
+    Raises:
+        DataError: a prefix is asked for, and a name has no underscore, or nothing before it.
     """
+    if classes_from == "prefix":
+        prefixes = [_prefix(member) for member in members]
+        names, labels = np.unique(prefixes, return_inverse=True)
+        return tuple(names.tolist()), labels.astype(np.int64)
     folders = [member.split("/")[:-1] for member in members]
     ends = zip(min(folders), max(folders), strict=False)
     depth = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
@@ -222,6 +276,17 @@ def classes(members: Sequence[str]) -> tuple[tuple[str, ...], Labels | None]:
         return (), None
     names, labels = np.unique([folder[depth] for folder in folders], return_inverse=True)
     return tuple(names.tolist()), labels.astype(np.int64)
+
+
+def _prefix(member: str) -> str:
+    prefix, underscore, _ = member.rpartition("/")[2].partition("_")
+    if not prefix or not underscore:
+        raise DataError(
+            f"{member} has no class before an underscore in its name",
+            path=member,
+            hint='name files CLASS_NUMBER.png, or leave data.classes_from = "folder"',
+        )
+    return prefix
 
 
 def stamp(path: Path | os.DirEntry[str]) -> str:

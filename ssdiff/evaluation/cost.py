@@ -102,6 +102,7 @@ class Cost:
         values: dict[str, Any] = {
             "preset": self.preset.name,
             "summary": self.preset.summary,
+            "published": self.preset.published,
             "parameters": self.parameters,
             "T": self.preset.process.T,
             "paths": [self._path(path) for path in self.paths],
@@ -281,6 +282,7 @@ class DryRun:
         return {
             "preset": self.preset.name,
             "summary": self.preset.summary,
+            "published": self.preset.published,
             "parameters": self.parameters,
             "T": self.preset.process.T,
             "mean_gflops": flops.mean_flops(self.paths) / 1e9,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssdiff import runs
 from ssdiff.arguments import as_path, require_type, require_whole
+from ssdiff.config import DataSettings
 from ssdiff.devices import pick_device
 from ssdiff.display import html_table
 from ssdiff.distributed import World, join_world
@@ -59,6 +60,8 @@ class EvaluationConfig:
     subset_size: int | None = None
     batch: int | None = None
     seed: int = 0
+    names: Path | None = None
+    part: int | None = None
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -183,6 +186,8 @@ def evaluate(
     subset_size: int | None = None,
     batch: int | None = None,
     seed: int = 0,
+    names: str | os.PathLike[str] | None = None,
+    part: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -208,6 +213,9 @@ def evaluate(
         subset_size: images in a subset of ``kid``; 1000 where omitted.
         batch: images drawn at once; changes the memory, not the images.
         seed: of the images that are drawn.
+        names: text file with the names of those images of the reference that count, one a line, for a folder
+            or a zip file; ``part`` chooses the lines that end in this number, as in CelebA's partition.
+        part: see there.
         device: see :func:`ssdiff.devices.pick_device`; a pipeline draws where it is.
         progress: is told of preparing, generating and features.
 
@@ -230,6 +238,8 @@ def evaluate(
         subset_size=subset_size,
         batch=batch,
         seed=seed,
+        names=None if names is None else as_path("names", names),
+        part=part,
     )
     with join_world(device) as world:
         return run(generated, reference, config, world, device, progress)
@@ -387,7 +397,10 @@ def _side(
     if isinstance(images, Tensor):
         return _in_memory(images, role, config)
     if isinstance(images, str | os.PathLike) and not _is_model(images):
-        return _Kept(ImageSource(os.fspath(images)))
+        listed = DataSettings()
+        if role == "reference" and config.names is not None:
+            listed = DataSettings(list=str(config.names), part=config.part)
+        return _Kept(ImageSource(os.fspath(images), settings=listed))
     pipeline = images if isinstance(images, Pipeline) else load(_path(images), device=device)
     count = sets.ENOUGH if config.n is None else config.n
     config.require(count)
@@ -454,6 +467,13 @@ def _check(generated: ModelOrImages, reference: ModelOrImages | None, config: Ev
         for name in ("n", "steps", "sampler", "eta"):
             if getattr(config, name) is not None:
                 raise UsageError(f"{name} is for a model's images, not for {what}", hint="leave it out")
+    if config.part is not None and config.names is None:
+        raise UsageError("a part is chosen by a list of images", hint="give the list, too: --data-list FILE")
+    if config.names is not None and (
+        reference is None or isinstance(reference, Tensor) or _is_model(reference)
+    ):
+        message = "a list of images is for a reference that is a folder or a zip file"
+        raise UsageError(message, hint="give one (--reference PATH), or leave the list out")
     if reference is None and config.compares and not _is_model(generated):
         hint = "give a reference (--reference FOLDER or NAME)"
         raise UsageError("there is nothing to compare with", hint=hint)
@@ -469,7 +489,7 @@ def _size(sides: list[_Side]) -> int:
             known["the reference model's" if drawing.first else "the model's"] = (width, height)
         elif isinstance(side, _InMemory):
             known[side.name] = (side.images.shape[-1], side.images.shape[-2])
-    return sets.common_size([side.source.source for side in sides if isinstance(side, _Kept)], known)
+    return sets.common_size([side.source for side in sides if isinstance(side, _Kept)], known)
 
 
 def _few(metrics: tuple[str, ...], found: Features, true: Features | None) -> list[str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ssdiff.config import Preset
+from ssdiff.config import DataSettings, Preset
 from ssdiff.data import ImageSet, image_sizes
 from ssdiff.distributed import World
-from ssdiff.errors import DataError
+from ssdiff.errors import DataError, UsageError
 from ssdiff.evaluation.sets import ImageSource
 from ssdiff.images import from_uint8
 from ssdiff.operators.base import Size
@@ -90,12 +90,16 @@ def open_images(
     method: Trained,
     world: World,
     progress: Progress | None,
+    names: Path | None = None,
+    part: int | None = None,
 ) -> Simulated | Paired:
     """Return the images to restore.
 
     Args:
         source: clean images, or degraded ones if there is a truth.
         truth: folder or zip of the clean partners.
+        names: list of those images of ``source`` that count, see :func:`ssdiff.data.open_data`.
+        part: likewise.
         preset: of the model.
         method: knows the size of degraded images.
         world: this process's place.
@@ -103,20 +107,31 @@ def open_images(
 
     Raises:
         DataError: they cannot be used or do not go together; said before any is prepared.
+        UsageError: a list for pairs.
     """
+    if part is not None and names is None:
+        raise UsageError("a part is chosen by a list of images", hint="give the list, too: --data-list FILE")
+    if truth is not None and names is not None:
+        raise UsageError("a list chooses among clean images", hint="leave it out, or leave the truth out")
     settings = preset.data
     side, (height, width) = settings.size, method.size
     partners = None if truth is None else _partners(source, truth, (width, height), (side, side))
 
+    # Pairs are used as they are; and a file left out would shift the numbers of all after it.
+    reading = DataSettings(background=settings.background) if truth else _held_out(settings, names, part)
+
     def read(name: str, size: int) -> PreparedImages:
-        # A file left out would shift the numbers of all after it.
-        corrupt = settings.corrupt if partners is None else "error"
-        images = ImageSource(name, None, settings.background, corrupt)
+        images = ImageSource(name, None, reading)
         return PreparedImages(images, images.open(size, world, progress, settings.channels))
 
     if truth is None or partners is None:
         return Simulated(read(source, side))
     return Paired(read(source, width), read(truth, side), torch.tensor(partners))
+
+
+def _held_out(settings: DataSettings, names: Path | None, part: int | None) -> DataSettings:
+    """How a model's training cut and read images, for others than those that it saw."""
+    return settings.unlisted.model_copy(update={"list": None if names is None else str(names), "part": part})
 
 
 def _partners(source: str, truth: str, size: Size, full: Size) -> list[int]:

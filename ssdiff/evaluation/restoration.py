@@ -90,6 +90,8 @@ class _Config:
     weights_file: Path | None
     batch: int | None
     seed: int
+    names: Path | None
+    part: int | None
 
 
 def evaluate_restoration(
@@ -104,6 +106,8 @@ def evaluate_restoration(
     weights_file: str | os.PathLike[str] | None = None,
     batch: int | None = None,
     seed: int = 0,
+    names: str | os.PathLike[str] | None = None,
+    part: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> RestorationEvaluation:
@@ -123,6 +127,9 @@ def evaluate_restoration(
         weights_file: Inception's weights, for work offline.
         batch: images at once; the preset's where omitted.
         seed: of noise, and of a random degradation.
+        names: text file with the names of those clean images that count, one a line, for a folder or a zip
+            file; ``part`` chooses the lines that end in this number, as in CelebA's partition.
+        part: see there.
         device: see :func:`ssdiff.devices.pick_device`; a pipeline restores where it is.
         progress: is told of preparing and restoring.
 
@@ -136,7 +143,8 @@ def evaluate_restoration(
         if value is not None:
             require_whole(name, value, 1)
     weights = None if weights_file is None else as_path("weights_file", weights_file)
-    config = _Config(n, t, steps, extractor, weights, batch, seed)
+    listed = None if names is None else as_path("names", names)
+    config = _Config(n, t, steps, extractor, weights, batch, seed, listed, part)
     clean = None if truth is None else str(as_path("truth", truth))
     given = str(as_path("images", images))
     with join_world(device) as world:
@@ -159,7 +167,8 @@ def _run(
     method = Trained(pipeline, config.t, Options(steps=config.steps, seed=config.seed))
     # A wrong number of steps is found before any image is read.
     plans = {name: pipeline.plan(config.steps, name, t=config.t) for name in method.samplers}
-    data = open_images(images, truth, pipeline.required_preset(), method, world, progress)
+    preset = pipeline.required_preset()
+    data = open_images(images, truth, preset, method, world, progress, config.names, config.part)
     count = min(config.n or len(data), len(data))
     if count < world.size:
         raise DataError(f"{count} images for {world.size} processes", hint="start fewer processes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from platform import python_version
 from typing import Any
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from ssdiff import __version__, checkpoints, runs
-from ssdiff.data import ImageSet, cache_root, holds_jpeg, native_sizes, open_data
-from ssdiff.data.cache import Corrupt
+from ssdiff.config import DataSettings
+from ssdiff.data import ImageSet, cache_root, holds_jpeg, native_sizes
 from ssdiff.distributed import World
 from ssdiff.errors import DataError, UsageError
 from ssdiff.evaluation.distances import Cache, collect
 from ssdiff.evaluation.features import Extractor, Features
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress, stage
+from ssdiff.training.dataset import open_as
 from ssdiff.weights import single_file
 
 ENOUGH = 10_000
@@ -36,29 +37,23 @@ class ImageSource:
     Attributes:
         source: folder, archive or name.
         fingerprint: SHA-256 that the set had when a model was trained on it.
-        background: grey behind transparent pixels, 0..1.
-        corrupt: what to do with unreadable files.
+        settings: how they are cut and read, and which of the files count.
     """
 
     source: str
     fingerprint: str | None = None
-    background: float = 1.0
-    corrupt: Corrupt = "error"
+    settings: DataSettings = field(default_factory=DataSettings)
 
     def open(self, size: int, world: World, progress: Progress | None, channels: int = 3) -> ImageSet:
         """Return the set at a size: process 0 prepares it, the others then find it."""
 
-        def read() -> ImageSet:
-            return open_data(
-                self.source,
-                size=size,
-                channels=channels,
-                background=self.background,
-                corrupt=self.corrupt,
-                progress=stage(progress, "preparing"),
-            )
+        wanted = self.settings.model_copy(update={"size": size, "channels": channels})
+        return world.rank0_first(lambda: open_as(wanted, self.source, stage(progress, "preparing")))
 
-        return world.rank0_first(read)
+    @property
+    def sizes(self) -> set[tuple[int, int]]:
+        """(width, height) of the images as they are; see :func:`ssdiff.data.native_sizes`."""
+        return native_sizes(self.source, self.settings.list, self.settings.part)
 
     def describe(self, data: ImageSet, resized: bool, cached: bool, warnings: list[str]) -> dict[str, Any]:
         """Return what a result says about the set; add warnings of what makes numbers not comparable."""
@@ -93,10 +88,10 @@ def training_data(pipeline: Pipeline) -> ImageSource:
     if source is None:
         hint = "give a reference (--reference PATH or NAME)"
         raise UsageError("the model does not say what it was trained on", hint=hint)
-    return ImageSource(source, fingerprint, settings.background, settings.corrupt)
+    return ImageSource(source, fingerprint, settings)
 
 
-def common_size(sources: Iterable[str], known: dict[str, tuple[int, int]]) -> int:
+def common_size(sources: Iterable[ImageSource], known: dict[str, tuple[int, int]]) -> int:
     """Return the pixels a side of all images.
 
     Args:
@@ -108,7 +103,7 @@ def common_size(sources: Iterable[str], known: dict[str, tuple[int, int]]) -> in
         UsageError: nothing has a size of its own.
     """
     sizes = {name: {size} for name, size in known.items()}
-    sizes |= {source: found for source in sources if (found := native_sizes(source))}
+    sizes |= {source.source: found for source in sources if (found := source.sizes)}
     every = set().union(*sizes.values())
     if len(every) > 1 or any(width != height for width, height in every):
         shown = "; ".join(

@@ -171,7 +171,7 @@ def write_report(
         sections.distances(results, unread),
         sections.settings(preset),
     ]
-    content = page(f"{folder.path.resolve().name}: {preset.name}", preset.summary, parts)
+    content = page(f"{folder.path.resolve().name}: {preset.name}", preset.about, parts)
     write_atomic(path, content, overwrite)
     seconds = time.perf_counter() - began
     return RunReport(

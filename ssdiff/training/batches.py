@@ -106,6 +106,8 @@ class Batches:
         batch: images of one process in a micro-batch.
         seed: of the run.
         flip: mirror half of the images.
+        crop: pixels a side of a square that is cut at random from each image; None takes all of it.
+        padding: black pixels around an image before it is cut.
         classes: number of classes of the model; 0 leaves labels out.
         label_dropout: share of labels replaced by the unconditional class.
 
@@ -125,6 +127,8 @@ class Batches:
         seed: int,
         *,
         flip: bool,
+        crop: int | None = None,
+        padding: int = 0,
         classes: int = 0,
         label_dropout: float = 0.0,
     ) -> None:
@@ -133,17 +137,30 @@ class Batches:
         self.positions = world.rank * batch + torch.arange(batch)
         self.global_batch = world.size * batch
         self._flip, self._classes, self._dropout = flip, classes, label_dropout
+        self._crop, self._padding = crop, padding
+        self._crop_keys = [rng.derive(seed, f"train/crop/{axis}") for axis in ("top", "left")]
         self._flip_key, self._label_key = rng.derive(seed, "train/flip"), rng.derive(seed, "train/label")
         self._host = images
         self._resident = _on_device(images, device) if self._fits() else None
         self._labels = None if labels is None or not classes else torch.from_numpy(labels.astype(np.int64))
 
     def __call__(self, counter: int) -> tuple[Tensor, Tensor | None]:
-        """Return images (B, C, S, S) in [-1, 1] and (B,) labels of one micro-batch, counted from the start of
-        the run."""
+        """Return images (B, C, S, S) in [-1, 1], cropped and mirrored, and (B,) labels of one micro-batch.
+
+        Args:
+            counter: of micro-batches, from the start of the run.
+        """
         positions = self.positions
         numbers = self._order(positions + counter * self.global_batch)
-        images = from_uint8(self._bytes(numbers))
+        images = self._bytes(numbers)
+        if self._crop is not None:
+            places = images.shape[-1] + 2 * self._padding - self._crop + 1
+            top, left = (
+                to_device(rng.integers(key, positions, counter % COUNTERS, 0, places), self._device)
+                for key in self._crop_keys
+            )
+            images = cut(images, top, left, self._crop, self._padding)
+        images = from_uint8(images)
         if self._flip:
             mirrored = rng.uniform(self._flip_key, positions, counter % COUNTERS, (1, 1, 1)) < 0.5
             images = torch.where(to_device(mirrored, self._device), images.flip(-1), images)
@@ -167,6 +184,27 @@ class Batches:
             return False
         free, _ = torch.cuda.mem_get_info(self._device)
         return bool(self._host.nbytes < _RESIDENT_SHARE * free)
+
+
+def cut(images: Tensor, top: Tensor, left: Tensor, size: int, padding: int = 0) -> Tensor:
+    """Cut a square out of each image.
+
+    Args:
+        images: (B, C, H, W).
+        top: (B,) first row of each square, counted with the padding; the device of the images.
+        left: (B,) first column.
+        size: S, pixels a side.
+        padding: black pixels (zeros) around each image.
+
+    Returns:
+        (B, C, S, S).
+    """
+    if padding:
+        images = torch.nn.functional.pad(images, (padding,) * 4)
+    along = torch.arange(size, device=images.device)
+    rows, columns = top[:, None, None] + along[:, None], left[:, None, None] + along  # (B, S, 1), (B, 1, S)
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[which, :, rows, columns].permute(0, 3, 1, 2)
 
 
 def _on_device(images: np.ndarray, device: torch.device) -> Tensor:

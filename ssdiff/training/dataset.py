@@ -48,10 +48,13 @@ def prepare_on_rank0(
     if source is None:
         message = f"the preset {preset.name!r} names no data set for {option}"
         raise UsageError(message, hint=f"give {option} FOLDER or NAME")
-    return world.rank0_first(lambda: open_as(preset.data, source, progress))
+    settings = preset.data if option == "--data" else preset.data.unlisted
+    return world.rank0_first(lambda: open_as(settings, source, progress))
 
 
-def open_as(settings: DataSettings, source: str | Path, progress: Callable[[int, int], None]) -> ImageSet:
+def open_as(
+    settings: DataSettings, source: str | Path, progress: Callable[[int, int], None] | None
+) -> ImageSet:
     """Return the prepared set of a source as a preset wants it; see :func:`ssdiff.data.open_data`."""
     return open_data(
         source,
@@ -60,6 +63,11 @@ def open_as(settings: DataSettings, source: str | Path, progress: Callable[[int,
         background=settings.background,
         corrupt=settings.corrupt,
         progress=progress,
+        resize=settings.resize,
+        margin=settings.margin,
+        names=settings.list,
+        part=settings.part,
+        classes_from=settings.classes_from,
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ssdiff import checkpoints, runs
 from ssdiff.config import Preset
-from ssdiff.config.load import differences, override, parse_preset
+from ssdiff.config.load import differences, for_data_set, override, parse_preset
 from ssdiff.errors import CheckpointError, UsageError
 
 _MODEL_SECTIONS = ("data", "process", "model")
+# Where the list of images lies may change; that the images have not is seen by their fingerprint.
+_PLACES = ("data.list:", "data.part:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ def resolve_resume(request: Request) -> Start:
     preset, changed = _settle(request, loaded)
     if changed:
         notes.append(f"going on with other settings (then != now): {'; '.join(changed)}")
-    return Start(request, preset, folder or runs.new_run_path(preset.name), loaded, tuple(notes))
+    start = Start(request, preset, folder or runs.new_run_path(preset.name), loaded, tuple(notes))
+    return replace(start, preset=for_data_set(preset, start.source))
 
 
 def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
@@ -131,7 +134,9 @@ def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset
     text = str(loaded.meta.get("preset", ""))
     stored = parse_preset(text, "the checkpoint's preset", run_plugins=True)
     wanted = request.preset or (override(stored, request.overrides) if request.overrides else stored)
-    differing = differences(stored, wanted, _MODEL_SECTIONS)
+    differing = [
+        line for line in differences(stored, wanted, _MODEL_SECTIONS) if not line.startswith(_PLACES)
+    ]
     if stored.training.seed != wanted.training.seed:
         differing.append(f"training.seed: {stored.training.seed} != {wanted.training.seed}")
     if differing:

@@ -292,14 +292,17 @@ class _Run:
             torch.manual_seed(rng.derive(settings.seed, "train/weights") >> 1)
             model = build_model(preset)
         place_model(model, self._device)
+        crops = preset.data.crop == "random"
         batches = Batches(
-            data.images,
+            data.whole if crops else data.images,
             data.labels,
             self._device,
             self.world,
             settings.batch,
             settings.seed,
             flip=preset.data.flip,
+            crop=preset.data.size if crops else None,
+            padding=preset.data.padding,
             classes=preset.model.classes,
             label_dropout=settings.label_dropout,
         )

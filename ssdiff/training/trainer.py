@@ -124,9 +124,9 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        # A young average follows quickly, so that short runs do not end near their random start.
-        decay = min(settings.ema, self.step / (self.step + 9))
-        get_ema_multi_avg_fn(decay)(self._averaged, self._weights, self.step)
+        decay = averaging(settings, self.step)
+        if decay is not None:
+            get_ema_multi_avg_fn(decay)(self._averaged, self._weights, self.step)
         for averaged, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             if self._batches.world.size > 1:  # statistics of its own batches; a checkpoint holds one's
                 dist.broadcast(buffer, src=0)
@@ -255,6 +255,28 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
     remaining = min(max(settings.steps - step, 0) / max(falling, 1.0), 1.0)
     factor = {"constant": 1.0, "linear": remaining, "cosine": 0.5 - 0.5 * math.cos(math.pi * remaining)}
     return settings.lr * factor[settings.lr_schedule]
+
+
+def averaging(settings: TrainingSettings, step: int) -> float | None:
+    """Return the share that the averaged weights keep at a step; None where they are left alone.
+
+    In the first ``ema_start`` steps the average is the weights themselves. Then the first step of every
+    ``ema_every`` averages, as Cold Diffusion does with 2,000 and 10 [CD]. An average from the first step on
+    follows quickly while it is young, so that short runs do not end near their random start.
+
+    Args:
+        settings: give decay, interval and start.
+        step: counted from 1.
+    """
+    done = step - 1
+    if done < settings.ema_start:
+        return 0.0
+    if done % settings.ema_every:
+        return None
+    if settings.ema_start:
+        return settings.ema
+    count = done // settings.ema_every + 1
+    return min(settings.ema, count / (count + 9))
 
 
 def _average(gradients: list[Tensor], world: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ssdiff import checkpoints, runs
 from ssdiff.build import build_process, outline_model
 from ssdiff.config import Preset
-from ssdiff.config.load import parse_preset
+from ssdiff.config.load import for_data_set, parse_preset
 from ssdiff.display import human_bytes
 from ssdiff.errors import SsdiffError
 from ssdiff.process.base import ResolutionLevel
@@ -106,6 +106,7 @@ class Description:
             **self.state.to_dict(),
             "preset": self.preset.name,
             "summary": self.preset.summary,
+            "published": self.preset.published,
             "parameters": self.parameters,
             "levels": [level.to_dict() for level in self.levels],
         }
@@ -143,6 +144,7 @@ def describe_model(source: str | Path | None = None) -> Description:
         preset = parse_preset(folder.preset.read_text("utf-8"), f"the preset of {path}", run_plugins=True)
         found = tuple(map(_checkpoint, checkpoints.list_steps(folder.checkpoints)))
         state = RunState(folder.read_status() or {}, folder.was_killed(), found)
+        preset = for_data_set(preset, single_file.data_set_of_run(path))
     else:
         stored = single_file.read(path)
         preset, state = stored.preset, ModelFile(stored.step, stored.class_names, stored.origin)

@@ -14,7 +14,7 @@ from ssdiff import runs
 from ssdiff.arguments import as_path
 from ssdiff.build import build_model, build_process, outline_model, place_model
 from ssdiff.config import Preset
-from ssdiff.config.load import load_preset, override
+from ssdiff.config.load import for_data_set, load_preset, override
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.errors import CheckpointError
 from ssdiff.models import infer_config, official
@@ -80,7 +80,8 @@ def find_preset(source: str | Path, overrides: Mapping[str, object] | None = Non
             raise CheckpointError(f"no run or model at {source}", path=source, hint="check the path")
         return load_preset(str(source), changes)
     if runs.is_run(path):
-        return load_preset(path / "preset.toml", changes)
+        preset = load_preset(path / "preset.toml", changes)
+        return for_data_set(preset, single_file.data_set_of_run(path))
     return override(single_file.read(path).preset, changes)
 
 

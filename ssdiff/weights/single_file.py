@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ssdiff import checkpoints
 from ssdiff.config import Preset
-from ssdiff.config.load import parse_preset
+from ssdiff.config.load import for_data_set, parse_preset
 from ssdiff.errors import CheckpointError, PresetError, UsageError
 from ssdiff.files import write_atomic
 from ssdiff.runs import RunFolder, is_run
@@ -78,11 +78,24 @@ def read(path: Path, weights: str = "ema") -> Stored:
     folder = newest_checkpoint(path) if is_run(path) else path
     loaded = checkpoints.load(folder, [_FILES[weights]])
     preset = _preset(str(loaded.meta.get("preset", "")), folder, run_plugins=True)
+    preset = for_data_set(preset, data_set(folder))
     names = loaded.meta.get("class_names")
     class_names = tuple(str(name) for name in names) if isinstance(names, list) else ()
     origin = f"{path}, step {loaded.step}"
     start, details = loaded.meta.get("start"), loaded.meta.get("details")
     return Stored(preset, loaded.tensors[_FILES[weights]], class_names, origin, loaded.step, start, details)
+
+
+def data_set(checkpoint: Path) -> str | None:
+    """Return what a model was trained on, as a checkpoint says; None if it does not."""
+    source = checkpoints.read_meta(checkpoint).get("source")
+    return str(source) if source else None
+
+
+def data_set_of_run(run: Path) -> str | None:
+    """Return what a run was trained on, as its newest checkpoint says; None if none does."""
+    steps = checkpoints.list_steps(RunFolder(run).checkpoints)
+    return data_set(steps[-1]) if steps else None
 
 
 def newest_checkpoint(run: Path) -> Path:

@@ -72,6 +72,8 @@ def test_matched_twin_differs_from_its_published_preset_only_in_noise_and_shares
     assert changed == {
         "name",
         "summary",
+        "base",
+        *(["published"] if published.published else []),
         "process.snr_preserving",
         "process.resize",
         "process.resolution.kind",
@@ -107,7 +109,8 @@ def test_official_settings(name, levels, multipliers, steps):
 
 def test_name_and_summary_are_not_inherited(tmp_path):
     preset = load_preset(write(tmp_path, "mine.toml", 'extends = "celeba64"\n[training]\nlr = 2e-4\n'))
-    assert (preset.name, preset.summary, preset.training.lr) == ("mine", "", 2e-4)
+    assert (preset.name, preset.training.lr) == ("mine", 2e-4)
+    assert preset.summary == "changed from celeba64: training.lr"
     assert preset.data.source == "celeba"
 
 
@@ -531,3 +534,30 @@ def test_published_masks_and_snow():
         process = load_preset(name).process
         assert process.T == 200 and process.degradation.options["level"] == level
         assert not process.degradation.options["whiten"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data__crop": "random"}, "data.crop: 'random' needs room"),
+        ({"data__crop": "random", "data__margin": 1.001}, "data.crop: 'random' needs room"),
+        ({"data__padding": 4}, "data.padding: is for data.crop = 'random'"),
+        ({"data__part": 1}, "data.part: is for a list of images"),
+        ({"data__margin": 0.5}, "data.margin: must be a finite number >= 1"),
+        ({"data__resize": "offical"}, "did you mean 'official'"),
+        ({"training__ema_every": 0}, "training.ema_every: must be a whole number >= 1"),
+    ],
+)
+def test_crops_lists_and_averages_that_make_no_sense(overrides, message):
+    assert message in refusal(**overrides)
+
+
+def test_a_list_is_found_from_where_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    path = write(tmp_path / "sub", "mine.toml", 'extends = "celeba64"\n[data]\nlist = "train.txt"\n')
+    assert load_preset(path).data.list == str(tmp_path / "sub" / "train.txt")
+    preset = load_preset("celeba64", {"data.list": "train.txt", "data.part": 0})
+    assert (preset.data.list, preset.data.part) == (str(tmp_path / "train.txt"), 0)
+    assert parse_preset(preset.to_toml()) == preset
+    assert load_preset(path, {"data.list": ""}).data.list is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import itertools
 import json
@@ -14,16 +15,19 @@ import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ssdiff.config import DataSettings
 from ssdiff.data import DATA_NAMES, cache_root, evenly, open_data, sources
 from ssdiff.data import cache as data_cache
 from ssdiff.data.shapes import draw
 from ssdiff.errors import DataError, ResourceError, UsageError
+from ssdiff.images.resize import SCALINGS
 
 
 def png(seed, size=8, mode="RGB"):
@@ -67,6 +71,46 @@ def no_decoding(monkeypatch):
         raise AssertionError("a file was decoded")
 
     return lambda: monkeypatch.setattr(sources.Fit, "decode", refuse)
+
+
+# Room for crops
+
+
+def test_images_with_room_for_crops_show_their_middle(tmp_path, load, no_decoding):
+    folder = fill(tmp_path / "set", {f"{k}.png": png(k, 20) for k in range(3)})
+    data = load(folder, resize="stretch", margin=1.12, size=10)
+    assert data.whole.shape == (3, 3, 11, 11) and data.images.shape == (3, 3, 10, 10)
+    assert (data.images == data.whole[:, :, :10, :10]).all()  # a half goes to the even number
+    assert data.folder.parent.name == "prepared" and not data.images.flags.writeable
+    assert data.to_dict()["side"] == 11 and "10 px in 11 px for crops" in str(data)
+    wider = load(folder, resize="stretch", margin=1.3, size=10)
+    assert (wider.images == wider.whole[:, :, 2:12, 2:12]).all() and wider.whole.shape[-1] == 13
+    no_decoding()
+    assert load(folder, resize="stretch", margin=1.12, size=10).fingerprint == data.fingerprint
+
+
+def test_every_way_of_scaling_has_a_set_of_its_own(tmp_path, load):
+    folder = fill(tmp_path / "set", {f"{k}.png": png(k, 33) for k in range(2)})
+    sets = [load(folder, **options) for options in ({}, *({"resize": way} for way in SCALINGS[1:]))]
+    sets += [load(folder, margin=1.5), load(folder, size=12)]
+    assert len({data.folder for data in sets}) == len(sets)
+    assert (sets[-2].whole == sets[-1].whole).all() and sets[-2].fingerprint != sets[-1].fingerprint
+
+
+def test_sets_prepared_before_serve_on(tmp_path, load):
+    """The key and the fingerprint of version 0.2.0."""
+    data = load(fill(tmp_path / "set", {"a.png": png(0)}))
+    source = sources.FolderSource(tmp_path / "set")
+    digest = hashlib.sha256(f"{data_cache.FORMAT} 8 3 1.0\n".encode())
+    for line in source.identity():
+        digest.update(line.encode() + b"\n")
+    assert data.folder.name == digest.hexdigest()
+    assert data.fingerprint == hashlib.sha256(b"(3, 8, 8)" + data.images.tobytes()).hexdigest()
+
+
+def test_the_ways_of_scaling_are_those_of_presets():
+    [ways] = [get_args(DataSettings.model_fields["resize"].annotation)]
+    assert ways == SCALINGS
 
 
 # Folders

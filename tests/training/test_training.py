@@ -1,7 +1,9 @@
 """Batches, losses and the optimiser's step."""
 
+import itertools
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -13,11 +15,12 @@ from ssdiff.build import build_model, build_process
 from ssdiff.config.load import load_preset
 from ssdiff.distributed import World
 from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError
+from ssdiff.images import to_uint8
 from ssdiff.schedules.resolution import batch_shares
 from ssdiff.training import batches as batches_module
 from ssdiff.training.batches import Batches, ImageOrder, TimestepSampler
 from ssdiff.training.losses import gaussian_loss
-from ssdiff.training.trainer import Trainer, learning_rate
+from ssdiff.training.trainer import Trainer, averaging, learning_rate
 
 
 @settings(max_examples=30, deadline=None)
@@ -348,3 +351,108 @@ def test_runs_are_alike_until_the_rate_falls():
         alike.append(all(torch.equal(one, other) for one, other in pairs))
     # Step 6, counted from 0, is the first whose rate differs.
     assert alike == [True] * 6 + [False]
+
+
+# The averaged weights
+
+
+def steps_of(**settings):
+    """Numbers that stand for the weights, and what is kept of them, over a few steps."""
+    chosen = load_preset(TINY, {f"training.{key}": value for key, value in settings.items()}).training
+    weights = torch.randn(60, generator=torch.Generator().manual_seed(0)).double().tolist()
+    kept, seen = weights[0], []
+    for step, weight in enumerate(weights, 1):
+        share = averaging(chosen, step)
+        kept = kept if share is None else share * kept + (1 - share) * weight
+        seen.append(kept)
+    return weights, seen
+
+
+def test_by_default_every_step_is_averaged_and_a_young_average_follows():
+    chosen = load_preset(TINY, {"training.ema": 0.9999}).training
+    for step in (1, 2, 50, 10**6):
+        assert averaging(chosen, step) == min(0.9999, step / (step + 9))
+
+
+def test_an_average_as_cold_diffusion_has_it():
+    weights, seen = steps_of(ema=0.9, ema_every=10, ema_start=20)
+    assert seen[:20] == weights[:20]
+    expected = 0.9 * weights[19] + 0.1 * weights[20]  # step 21, whose number from 0 is 20
+    assert seen[20] == pytest.approx(expected) and seen[20:30] == [seen[20]] * 10
+    expected = 0.9 * expected + 0.1 * weights[30]
+    assert seen[30] == pytest.approx(expected) and seen[39] == seen[30] != seen[40]
+
+
+def test_a_young_average_of_every_tenth_step_follows_too():
+    weights, seen = steps_of(ema=0.9999, ema_every=10)
+    assert seen[0] == weights[0] and seen[10] == pytest.approx((2 * weights[0] + 9 * weights[10]) / 11)
+
+
+def test_a_trainer_averages_by_this_rule_and_resumes_bit_for_bit():
+    run = trainer(ema=0.5, ema_every=3, ema_start=4)
+    states = []
+    for step in range(1, 11):
+        run.advance()
+        states.append({name: value.clone() for name, value in run.state()["ema"].items()})
+        weights = run.state()["weights"]
+        assert all(weights[name].equal(states[-1][name]) for name in weights) == (step <= 4)
+        if step == 6:
+            middle = {kind: {k: v.clone() for k, v in part.items()} for kind, part in run.state().items()}
+    name = max(states[0], key=lambda key: states[0][key].numel())
+    same = [a[name].equal(b[name]) for a, b in itertools.pairwise(states)]
+    assert same == [False, False, False, True, True, False, True, True, False]  # steps 7 and 10 average
+    again = trainer(ema=0.5, ema_every=3, ema_start=4)
+    again.restore(6, middle)
+    for _ in range(4):
+        again.advance()
+    assert all(value.equal(states[-1][key]) for key, value in again.state()["ema"].items())
+
+
+# Crops at random
+
+
+def crops(**options):
+    settings = {"flip": False, "crop": 12, "padding": 0, **options}
+    return Batches(
+        IMAGES,
+        None,
+        torch.device("cpu"),
+        options.pop("world", World()),
+        5,
+        7,
+        **{key: value for key, value in settings.items() if key != "world"},
+    )
+
+
+def place_of(crop, image, padding=0):
+    """Where in the padded image, or its mirror image, a crop lies: every place that fits."""
+    wide = np.pad(image, ((0, 0), (padding,) * 2, (padding,) * 2))
+    size, places = crop.shape[-1], range(wide.shape[-1] - crop.shape[-1] + 1)
+    return [(y, x) for y in places for x in places if (wide[:, y : y + size, x : x + size] == crop).all()]
+
+
+@pytest.mark.parametrize(("size", "padding"), [(12, 0), (16, 4), (16, 2)])
+def test_a_random_crop_is_a_part_of_its_image_and_reaches_every_place(size, padding):
+    batches, seen = crops(crop=size, padding=padding), set()
+    for counter in range(40):
+        images, _ = batches(counter)
+        numbers = batches._order(torch.arange(5) + 5 * counter)
+        for x, number in zip(to_uint8(images).numpy(), numbers.tolist(), strict=True):
+            [place] = place_of(x, IMAGES[number], padding)
+            seen.add(place)
+    span = 16 + 2 * padding - size + 1
+    assert {y for y, _ in seen} == {x for _, x in seen} == set(range(span))
+
+
+def test_crops_depend_on_seed_and_place_alone():
+    first = crops()(3)[0]
+    assert first.equal(crops()(3)[0]) and not first.equal(crops()(4)[0])
+    halves = [crops(world=World(rank, 2))(3)[0] for rank in range(2)]
+    doubled = Batches(IMAGES, None, torch.device("cpu"), World(), 10, 7, flip=False, crop=12)(3)[0]
+    assert torch.cat(halves).equal(doubled)
+
+
+def test_a_crop_is_cut_before_it_is_mirrored():
+    plain, mirrored = crops()(0)[0], crops(flip=True)(0)[0]
+    alike = [(a.equal(b), a.flip(-1).equal(b)) for a, b in zip(mirrored, plain, strict=True)]
+    assert all(any(pair) for pair in alike) and any(flipped for _, flipped in alike)

@@ -11,6 +11,8 @@ from ssdiff.cli.options import (
     INPUT,
     Batch,
     Checkpoint,
+    DataList,
+    DataPart,
     Device,
     Json,
     LastTimestep,
@@ -47,6 +49,8 @@ _Count = Annotated[int | None, option(INPUT, "-n", "--count", help="The first im
 def restore(
     images: _Images,
     truth: _Truth = None,
+    data_list: DataList = None,
+    data_part: DataPart = None,
     n: _Count = None,
     ckpt: Checkpoint = None,
     plugin: Plugins = None,
@@ -87,6 +91,8 @@ def restore(
             weights_file=weights_file,
             batch=batch,
             seed=seed,
+            names=data_list,
+            part=data_part,
             device=device,
             progress=progress,
         )

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from ssdiff.cli.common import Terminal, parse_sets
+from ssdiff.cli.common import Terminal, parse_sets, with_options
 from ssdiff.cli.options import (
     MEASUREMENT,
     OUTPUT,
     SAMPLING,
     Data,
+    DataList,
+    DataPart,
     Images,
     Json,
     Overwrite,
@@ -45,6 +47,8 @@ _Out = Annotated[Path, option(OUTPUT, metavar="DIR/", help="Folder for the table
 
 def schedule(
     data: Data = None,
+    data_list: DataList = None,
+    data_part: DataPart = None,
     images: Images = 5000,
     preset: PresetName = "celeba64-matched",
     sets: Sets = None,
@@ -67,12 +71,14 @@ def schedule(
     from ssdiff.analysis.schedule_plan import check_plan_files, plan_schedule
     from ssdiff.config.load import load_preset
 
+    listed = None if data_list is None else str(data_list.expanduser())
+    chosen = {"--data-list": ("data.list", listed), "--data-part": ("data.part", data_part)}
     terminal = Terminal(quiet, json)
     check_plan_files(out, overwrite)
     with terminal.progress_callback("schedule", preparing="img", statistics="batch") as progress:
         plan = plan_schedule(
             data,
-            load_preset(preset, parse_sets(sets)),
+            load_preset(preset, with_options(parse_sets(sets), chosen)),
             steps=_numbers("--steps", steps, int),
             eta=_numbers("--eta", eta, float),
             budget=budget,
