@@ -19,7 +19,8 @@ _Background = Annotated[
 ]
 _Corrupt = Annotated[str, option(INPUT, help="error or skip: what to do with an unreadable file.")]
 _Resize = Annotated[
-    str, option(INPUT, help="How images are scaled: antialias, official, bilinear, stretch or none.")
+    str,
+    option(INPUT, "--scaling", help="How images are scaled: antialias, official, bilinear, stretch or none."),
 ]
 _Margin = Annotated[
     float, option(INPUT, min=1, max=4, help="Keep images this much larger, for crops at random; 1.12.")

@@ -26,7 +26,7 @@ _INCIDENTAL = frozenset(
 )
 
 
-def changes(origin: Preset, preset: Preset) -> list[str]:
+def changed_fields(origin: Preset, preset: Preset) -> list[str]:
     """List the fields, as ``section.field``, in which presets differ and on which results depend.
 
     The data set that a run was given is no field: it is ``trained_on``.
@@ -47,7 +47,7 @@ def settle(preset: Preset, origin: Preset, *, inherits: bool) -> Preset:
         origin: the preset that its settings come from, as it ships, or as it was before the change.
         inherits: whether the claims of ``origin`` are those of the preset as long as nothing is changed.
     """
-    changed, other = changes(origin, preset), preset.trained_on
+    changed, other = changed_fields(origin, preset), preset.trained_on
     if changed or other:
         told = _told(origin.name, changed, other)
         own = preset.summary if _is_own(preset, origin) else told

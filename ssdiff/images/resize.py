@@ -23,7 +23,7 @@ def scale(image: Image.Image, side: int, resize: str) -> Image.Image:
         it grows.
     ``official``
         Halved by box averages while the shorter side is at least twice the wanted one, then bicubic until the
-        shorter side is the wanted one [SSD; guided-diffusion].
+        shorter side is the wanted one [SSD].
     ``bilinear``
         Bilinear until the shorter side is the wanted one.
     ``stretch``
