@@ -25,6 +25,7 @@ from ssdiff.files import check_output, write_atomic
 from ssdiff.pipeline import Pipeline, check_counts
 from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.plan import Plan
+from ssdiff.schedules.respacing import Steps
 
 Advance = Callable[[int], None]  # told of so many images a step further
 
@@ -176,6 +177,7 @@ class GenerationResult:
             "network_evaluations": plan.evaluations * (1 if plan.guidance == 1 else 2),
             "sampler": self.sampler,
             "eta": plan.eta,
+            "variance": plan.variance,
             "guidance": plan.guidance,
             "seed": made.seed,
             "seconds": round(self.seconds, 3),
@@ -190,7 +192,7 @@ def generate(
     n: int,
     out: str | Path | Destination,
     *,
-    steps: int | None = None,
+    steps: Steps | None = None,
     sampler: str | None = None,
     eta: float | None = None,
     guidance: float | None = None,

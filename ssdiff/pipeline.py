@@ -24,6 +24,7 @@ from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.plan import Plan, plan_for
 from ssdiff.sampling.registry import SAMPLERS
 from ssdiff.sampling.walk import Noise, Predict, Renoise, Walk
+from ssdiff.schedules.respacing import Steps
 
 
 class Pipeline:
@@ -219,7 +220,7 @@ class Pipeline:
 
     def plan(
         self,
-        steps: int | None = None,
+        steps: Steps | None = None,
         sampler: str | None = None,
         eta: float | None = None,
         guidance: float | None = None,
@@ -282,6 +283,7 @@ class Pipeline:
                 degradation_streams(images, seed),
                 None if refine else self._renoise(plan, images, seed),
                 None if refine else predict_noise,
+                plan.variance,
             )
         )
         for s in plan.timesteps[1:]:
@@ -356,7 +358,7 @@ class Pipeline:
         t: int | None = None,
         sampler: str | None = None,
         *,
-        steps: int | None = None,
+        steps: Steps | None = None,
         eta: float | None = None,
         seed: int = 0,
         images: Tensor | None = None,
@@ -381,7 +383,7 @@ class Pipeline:
         Raises:
             UsageError: for options out of range, or images of another shape or range.
         """
-        plan = self.plan(steps, sampler, eta, t=t)
+        plan = self.plan(steps, sampler, eta, t=self.process.T if t is None else t)
         top = plan.timesteps[0]
         given = self._images("x_t", x_t, top)
         check_range(given, "x_t", clean=False)
@@ -395,7 +397,7 @@ class Pipeline:
     def sample(
         self,
         n: int,
-        steps: int | None = None,
+        steps: Steps | None = None,
         sampler: str | None = None,
         eta: float | None = None,
         seed: int = 0,

@@ -36,6 +36,7 @@ from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
 from ssdiff.sampling.registry import SAMPLERS
+from ssdiff.schedules.respacing import Steps
 
 TASKS = ("super-resolve", "deblur", "inpaint", "colourise")
 _SHOWN = 8  # rows of a notebook's picture
@@ -51,7 +52,7 @@ class Options:
             in the mean square, and the smoother.
     """
 
-    steps: int | None = None
+    steps: Steps | None = None
     eta: float | None = None
     seed: int = 0
     draws: int = 1
@@ -106,7 +107,7 @@ class Trained:
 
     def __init__(self, pipeline: Pipeline, t: int | None, options: Options) -> None:
         self._pipeline, self._options = pipeline, options
-        self._t = pipeline.plan(t=t).timesteps[0]
+        self._t = pipeline.plan(t=pipeline.process.T if t is None else t).timesteps[0]
         self.size, self.channels = pipeline.process.states[self._t].size, pipeline.channels
         if not pipeline.process.noisy:
             if options.draws > 1:
@@ -413,7 +414,7 @@ def restore(
     op: str | None = None,
     t: int | None = None,
     sampler: str | None = None,
-    steps: int | None = None,
+    steps: Steps | None = None,
     eta: float | None = None,
     draws: int = 1,
     seed: int = 0,

@@ -41,7 +41,7 @@ def test_every_preset_builds(name):
 @pytest.mark.parametrize(
     ("name", "gflops"),
     [
-        ("ddpm-celeba64", 56.7),
+        ("ddpm-celeba64", 60.6),  # the paper's 56.7 leave out the last block
         ("celeba64-2l", 51.2),
         ("celeba64", 39.0),
         ("celeba256-3l", 318.1),

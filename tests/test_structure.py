@@ -28,12 +28,13 @@ MAY_IMPORT: dict[str, str] = {
     "sampling.registry": "errors registry",
     "models.registry": "errors registry",
     "schedules.noise": "errors registry",
+    "schedules.respacing": "errors",
     "plugins": "errors registry",
     "files": "errors arguments",
     "devices": "errors",
     "distributed": "errors",
     "images": "errors files",
-    "schedules": "errors registry schedules.noise",
+    "schedules": "errors registry schedules.noise schedules.respacing",
     "models": "errors registry models.registry",
     "evaluation.image_quality": "errors",
     "operators": "errors devices",
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, str] = {
     "process": "errors rng registry devices operators schedules sampling.registry",
     "process.prediction": "errors registry process",
     "config": "errors arguments registry plugins "
-    "sampling.registry process.prediction models.registry schedules.noise",
+    "sampling.registry process.prediction models.registry schedules.noise schedules.respacing",
     "priors": "errors rng operators data process",
     "sampling": "errors rng registry config operators schedules process",
 }

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ssdiff.sampling.registry import sampler_help
+from ssdiff.schedules.respacing import parse_steps
 
 INPUT, MODEL, DEGRADATION, TRAINING = "Input", "Model", "Degradation", "Training"
 SAMPLING, MEASUREMENT, OUTPUT, MACHINE = "Sampling", "Measurement", "Output", "Machine"
@@ -109,10 +110,13 @@ LastTimestep = Annotated[int | None, option(DEGRADATION, **_TIMESTEP, show_defau
 Count = Annotated[int, option(SAMPLING, "-n", "--count", **_COUNT)]
 EvaluatedCount = Annotated[int | None, option(SAMPLING, "-n", "--count", **_COUNT, show_default="10000")]
 Steps = Annotated[
-    int | None,
+    str | None,
     option(
         SAMPLING,
-        help="Sampling steps, 1..T; every resolution transition is kept besides.",
+        metavar="N|A,B,...|ddimN",
+        parser=parse_steps,
+        help="Sampling steps, 1..T, evenly in t; or a list, e.g. 10,15,20 timesteps of each third from the "
+        "clean end on; or ddim50, a whole stride. Every resolution transition is kept besides.",
         show_default="the preset's, at most T",
     ),
 ]

@@ -11,9 +11,10 @@ from pydantic import Field, model_validator
 from ssdiff.config.base import Strict
 from ssdiff.config.process import ProcessSettings, process_problems
 from ssdiff.config.sections import DataSettings, ModelSettings, SamplingSettings, TrainingSettings
-from ssdiff.errors import PresetError, did_you_mean
+from ssdiff.errors import PresetError, ProcessError, did_you_mean
 from ssdiff.models.registry import FLEXI_UNET, NETWORKS, arguments
 from ssdiff.sampling.registry import SAMPLERS, samplers_of_kind
+from ssdiff.schedules.respacing import Steps, kept_timesteps
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -216,11 +217,28 @@ def _sampler_problems(preset: Preset) -> list[str]:
     return [f"sampling.eta: sampler {rule.name!r} has {rule.eta:g}; {only}"]
 
 
+def _steps_problems(total: int, steps: Steps) -> list[str]:
+    if isinstance(steps, int):
+        wrong = steps > total
+        return [f"sampling.steps: must be 1..{total} (process.T), not {steps}"] if wrong else []
+    try:
+        kept_timesteps(total, steps)
+    except ProcessError as error:
+        return [f"sampling.steps: {str(error).removeprefix('steps ')}"]
+    return []
+
+
 def _sampling_and_training_problems(preset: Preset) -> list[str]:
     process, sampling, problems = preset.process, preset.sampling, []
-    if sampling.steps > process.T:
-        problems.append(f"sampling.steps: must be 1..{process.T} (process.T), not {sampling.steps}")
-    problems += _sampler_problems(preset)
+    problems += _steps_problems(process.T, sampling.steps) + _sampler_problems(preset)
+    ancestral = sampling.sampler in SAMPLERS.names() and SAMPLERS.get(sampling.sampler).name == "ancestral"
+    if sampling.variance != "posterior" and (
+        process.kind not in ("ddpm", "ssd") or process.levels > 1 or not ancestral
+    ):
+        problems.append(
+            f"sampling.variance: {sampling.variance!r} is for one level of kind 'ddpm' or 'ssd' and sampler "
+            "'ancestral'; leave it 'posterior'"
+        )
     cold = process.degradation
     if cold is not None and cold.fades_into_colour and sampling.terminal_prior is not None:
         problems.append(

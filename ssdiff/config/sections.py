@@ -7,10 +7,26 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from ssdiff.config.base import Positive, Strict
+from ssdiff.errors import UsageError
 from ssdiff.models.registry import FLEXI_UNET
+from ssdiff.schedules.respacing import Steps, parse_steps
 
 # TOML has no null, so an empty string is how a preset undoes a source that it inherits.
 Source = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
+
+
+def _steps(value: object) -> Steps:
+    """Sampling steps, in one of their forms."""
+    try:
+        steps = parse_steps(value)
+    except UsageError as error:
+        raise ValueError(f"sampling.steps: {str(error).removeprefix('steps ')}") from None
+    if isinstance(steps, int) and steps < 1:
+        raise ValueError(f"sampling.steps: must be a whole number >= 1, not {steps}")
+    return steps
+
+
+SamplingSteps = Annotated[Steps, BeforeValidator(_steps)]
 Scalar = bool | int | float | str
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -171,9 +187,18 @@ class TerminalPriorSettings(Strict):
 class SamplingSettings(Strict):
     """How images are drawn."""
 
-    steps: int = Field(250, ge=1, description="at most T; every resolution transition is kept")
+    steps: SamplingSteps = Field(
+        250,
+        description="a number, at most T, or '10,15,20' timesteps of equal sections, or 'ddim50'; "
+        "every resolution transition is kept besides",
+    )
     sampler: str = Field("ancestral", description="the rule of a step; alg1, alg2 and direct for kind cold")
     eta: float | None = Field(None, ge=0, le=1, description="share of fresh noise of ddim; unset is 0")
+    variance: Literal["posterior", "fixed_large"] = Field(
+        "posterior",
+        description="of an ancestral step's noise: the posterior's, or the transition's, which is larger; "
+        "for one level of kind ddpm or ssd",
+    )
     batch: int = Field(64, ge=1, description="images drawn at once")
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance, 1 is off")
     clip_denoised: bool = Field(True, description="keep predicted images within [-1, 1]")

@@ -23,6 +23,7 @@ from ssdiff.evaluation.timing import Measured, Timing
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.plan import Plan, make_plan
+from ssdiff.schedules.respacing import Steps
 from ssdiff.weights.load import find_preset
 
 _GUIDED = 2  # evaluations of a step with guidance
@@ -346,7 +347,7 @@ class DryRun:
 def cost(
     preset_or_pipeline: Preset | Pipeline | str | FilePath,
     *,
-    steps: int | None = None,
+    steps: Steps | None = None,
     batch: int | None = None,
     measure: bool = False,
     seconds: float = 20.0,
@@ -394,7 +395,7 @@ def cost(
     )
 
 
-def count(preset: Preset, steps: int | None = None) -> Cost:
+def count(preset: Preset, steps: Steps | None = None) -> Cost:
     """Count without measuring: nothing is computed, for the network is made on the meta device.
 
     Args:

@@ -30,6 +30,7 @@ from ssdiff.images.convert import given
 from ssdiff.images.read import pixels
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
+from ssdiff.schedules.respacing import Steps
 from ssdiff.weights.load import Found, load
 
 ModelOrImages: TypeAlias = "Pipeline | Found | Tensor | str | os.PathLike[str]"
@@ -53,7 +54,7 @@ class EvaluationConfig:
     extractor: str = INCEPTION
     weights_file: Path | None = None
     n: int | None = None
-    steps: int | None = None
+    steps: Steps | None = None
     sampler: str | None = None
     eta: float | None = None
     resize: int | None = None
@@ -179,7 +180,7 @@ def evaluate(
     extractor: str = INCEPTION,
     weights_file: str | os.PathLike[str] | None = None,
     n: int | None = None,
-    steps: int | None = None,
+    steps: Steps | None = None,
     sampler: str | None = None,
     eta: float | None = None,
     resize: int | None = None,
@@ -343,6 +344,7 @@ class _Drawn:
             "steps": plan.evaluations,
             "sampler": plan.sampler,
             "eta": plan.eta,
+            "variance": plan.variance,
             "guidance": plan.guidance,
             "seed": drawing.seed,
         }

@@ -27,6 +27,7 @@ from ssdiff.images import to_uint8
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.restoration import Options, Trained
+from ssdiff.schedules.respacing import Steps
 from ssdiff.weights.load import Found, find_model, load
 
 
@@ -85,7 +86,7 @@ class _Config:
 
     n: int | None
     t: int | None
-    steps: int | None
+    steps: Steps | None
     extractor: str | None
     weights_file: Path | None
     batch: int | None
@@ -101,7 +102,7 @@ def evaluate_restoration(
     truth: str | os.PathLike[str] | None = None,
     n: int | None = None,
     t: int | None = None,
-    steps: int | None = None,
+    steps: Steps | None = None,
     extractor: str | None = None,
     weights_file: str | os.PathLike[str] | None = None,
     batch: int | None = None,
@@ -166,7 +167,8 @@ def _run(
     pipeline = model if isinstance(model, Pipeline) else load(_path(model), device=str(place))
     method = Trained(pipeline, config.t, Options(steps=config.steps, seed=config.seed))
     # A wrong number of steps is found before any image is read.
-    plans = {name: pipeline.plan(config.steps, name, t=config.t) for name in method.samplers}
+    top = pipeline.process.T if config.t is None else config.t
+    plans = {name: pipeline.plan(config.steps, name, t=top) for name in method.samplers}
     preset = pipeline.required_preset()
     data = open_images(images, truth, preset, method, world, progress, config.names, config.part)
     count = min(config.n or len(data), len(data))
@@ -186,7 +188,7 @@ def _run(
             else None,
             "checkpoint": pipeline.origin,
             "step": pipeline.step,
-            "t": plans[method.samplers[0]].timesteps[0],
+            "t": top,
             "steps": {name: plan.evaluations for name, plan in plans.items()},
             "seed": config.seed,
             "count": count,

@@ -245,6 +245,14 @@ class Process(ABC):
         """
         self._cannot("be sharpened", "use ancestral, or a process of kind blur-noise")
 
+    def transition_deviation(self, t: int, s: int) -> float:
+        """Return the standard deviation of x_t given x_s, s < t, of one size; the same for all pixels.
+
+        Raises:
+            ProcessError: if it is no single number.
+        """
+        self._cannot("say the noise of a transition in one number", "take the variance of the posterior")
+
     def start(self, images: Tensor, seed: int, *, channels: int, t: int | None = None) -> Tensor:
         """Draw the terminal prior p(x_T), where sampling from nothing begins, by image number.
 

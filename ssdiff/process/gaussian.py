@@ -201,6 +201,18 @@ class GaussianProcess(Process):
             lambda noise: sigma * noise + resize.from_right(step["excess"] * resize.to_right(noise)),
         )
 
+    def transition_deviation(self, t: int, s: int) -> float:
+        """Return sqrt(sigma_t^2 - (a_t / a_s)^2 sigma_s^2), the noise of x_t given x_s, s < t, of one size.
+
+        Raises:
+            ProcessError: if the sizes differ, or s and t are out of range.
+        """
+        self._check_step(t, s, 1.0)
+        if self._resize(s, t) is not None:
+            self._cannot("say the noise of a transition in one number", "take the variance of the posterior")
+        signal, variance = self._tables["signal"], self._tables["sigma"].square()
+        return float((variance[t] - (signal[t] / signal[s]).square() * variance[s]).clamp_min(0).sqrt())
+
     def log_noise(self) -> Tensor:
         """Return (T,) log(sigma_t / a_t) - log ||R_t||: how noisy the content is that every size has.
 

@@ -22,6 +22,7 @@ from ssdiff.progress import Counter, Progress
 from ssdiff.reporting import sections
 from ssdiff.reporting.html import Block, Section, Strip, Text, magnified, page
 from ssdiff.sampling.plan import Plan
+from ssdiff.schedules.respacing import Steps
 from ssdiff.weights.load import load
 from ssdiff.weights.single_file import newest_checkpoint
 
@@ -78,7 +79,7 @@ def report(
     out: str | Path,
     *,
     samples: int = 16,
-    steps: int | None = None,
+    steps: Steps | None = None,
     timing: bool = False,
     weights: str = "ema",
     precision: str = "auto",
@@ -133,7 +134,7 @@ def write_report(
     out: str | Path,
     *,
     samples: int = 16,
-    steps: int | None = None,
+    steps: Steps | None = None,
     timing: bool = False,
     weights: str = "ema",
     precision: str = "auto",

@@ -11,7 +11,9 @@ from ssdiff.config import Preset, SamplingSettings
 from ssdiff.errors import UsageError, did_you_mean
 from ssdiff.process.base import Process
 from ssdiff.sampling.registry import SAMPLERS, Sampler, samplers
-from ssdiff.schedules.resolution import respace
+from ssdiff.sampling.walk import Variance
+from ssdiff.schedules.resolution import respace, with_transitions
+from ssdiff.schedules.respacing import Steps, kept_timesteps, parse_steps
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,15 @@ class Plan:
         sampler: its own name, never an alias.
         eta: share of fresh noise, 0..1.
         guidance: weight of the class, 1 is off.
+        variance: of the fresh noise, ``posterior`` or ``fixed_large``, see
+            :meth:`ssdiff.sampling.walk.Walk.step`.
     """
 
     timesteps: list[int]
     sampler: str
     eta: float
     guidance: float
+    variance: Variance = "posterior"
 
     @property
     def severities(self) -> list[int]:
@@ -49,7 +54,7 @@ class Plan:
 def make_plan(
     preset: Preset,
     process: Process,
-    steps: int | None = None,
+    steps: Steps | None = None,
     sampler: str | None = None,
     eta: float | None = None,
     guidance: float | None = None,
@@ -62,7 +67,7 @@ def make_plan(
 def plan_for(
     process: Process,
     defaults: SamplingSettings,
-    steps: int | None = None,
+    steps: Steps | None = None,
     sampler: str | None = None,
     eta: float | None = None,
     guidance: float | None = None,
@@ -75,7 +80,9 @@ def plan_for(
     Args:
         process: to walk down.
         defaults: of a preset.
-        steps: 1..t; every resolution transition is kept besides.
+        steps: a number, 1..t, or timesteps of the whole chain as a text, ``"10,15,20"`` or ``"ddim50"``
+            [docs/math.md, section 5]; every resolution transition is kept besides. Without ``t`` a
+            process that ends in noise begins where they do.
         sampler: a name of :func:`ssdiff.samplers`.
         eta: share of fresh noise, 0..1, where the sampler takes it.
         guidance: weight of the class, 1 is off.
@@ -94,11 +101,14 @@ def plan_for(
         raise UsageError(f"guidance must be finite, at least 0, not {guidance}")
     if guidance != 1 and not classes:
         raise UsageError("guidance needs a class-conditional model", hint="leave --guidance out")
-    wanted = min(defaults.steps, top) if steps is None else steps
-    if not _whole(wanted):
-        raise UsageError(f"steps must be a whole number, 1..{top}, not {wanted!r}")
-    chain = _chain(process, rule, top, wanted)
-    return Plan(chain, rule.name, _eta(process, defaults, rule, eta), guidance)
+    wanted = parse_steps(defaults.steps if steps is None else steps)
+    if steps is None and isinstance(wanted, int):
+        wanted = min(wanted, top)
+    from_top = t is not None or not process.noisy or defaults.terminal_prior is not None
+    chain = _chain(process, rule, top, wanted, from_top)
+    return Plan(
+        chain, rule.name, _eta(process, defaults, rule, eta), guidance, _variance(process, defaults, rule)
+    )
 
 
 def _whole(value: object) -> bool:
@@ -122,11 +132,16 @@ def _rule(process: Process, name: str) -> Sampler:
     return found
 
 
-def _chain(process: Process, rule: Sampler, top: int, steps: int) -> list[int]:
+def _chain(process: Process, rule: Sampler, top: int, steps: Steps, from_top: bool) -> list[int]:
     """Timesteps from ``top`` down to 0, as a sampler wants them spaced."""
     sizes = torch.tensor([state.resolution for state in process.states[1 : top + 1]])
+    if rule.spacing == "log-noise":
+        return respace(sizes, steps, process.log_noise()[:top])
+    if rule.spacing != "once" and isinstance(steps, int):
+        return respace(sizes, steps)
     if rule.spacing != "once":
-        return respace(sizes, steps, process.log_noise()[:top] if rule.spacing == "log-noise" else None)
+        kept = {t for t in kept_timesteps(process.T, steps) if t <= top}
+        return with_transitions(sizes, kept | {top} if from_top or not kept else kept)
     if process.states[top - 1].size != process.states[0].size:
         others = [name for name in samplers(process) if name != rule.name]
         raise UsageError(
@@ -151,3 +166,15 @@ def _eta(process: Process, defaults: SamplingSettings, rule: Sampler, eta: float
     if not _number(eta) or not 0 <= eta <= 1:
         raise UsageError(f"eta must be in [0, 1], not {eta}")
     return eta
+
+
+def _variance(process: Process, defaults: SamplingSettings, rule: Sampler) -> Variance:
+    """That of the settings for the sampler that they name; another has its own."""
+    if defaults.variance == "posterior" or rule.name != SAMPLERS.get(defaults.sampler).name:
+        return "posterior"
+    if rule.name != "ancestral" or process.changes_resolution or not process.isotropic:
+        raise UsageError(
+            f"sampling.variance = {defaults.variance!r} is for the ancestral sampler of plain diffusion",
+            hint="set it to 'posterior'",
+        )
+    return defaults.variance

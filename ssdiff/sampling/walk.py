@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,8 @@ Noise: TypeAlias = "Callable[[int, tuple[int, ...]], Tensor]"
 """Timestep and (C, h, w) to (B, C, h, w) standard normal noise."""
 Renoise: TypeAlias = "Callable[[int, int], Tensor]"
 """t and s of a resolution transition to (B, C, h_s, w_s) high frequencies that x_s gains."""
+Variance: TypeAlias = Literal["posterior", "fixed_large"]
+"""Of the fresh noise of an ancestral step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,7 @@ class Walk:
         renoise: high-frequency renoising, or None.
         noise_prediction: the network, (x_t, t) to the noise that it sees in x_t; None to take it from
             ``predict``.
+        variance: of the fresh noise; ``fixed_large`` needs a process of one size and eta = 1.
     """
 
     process: Process
@@ -47,6 +50,7 @@ class Walk:
     images: Tensor | None = None
     renoise: Renoise | None = None
     noise_prediction: Predict | None = None
+    variance: Variance = "posterior"
 
     @property
     def steps(self) -> Iterator[tuple[int, int]]:
@@ -72,7 +76,8 @@ class Walk:
         """Return x_s = mu_s + B (x_t - M mu_s) + C^{1/2} eps [docs/math.md, equation (12)].
 
         At a resolution transition high frequencies are added, if the walk has any [docs/math.md, equation
-        (29)]. The step to 0 returns ``clean``.
+        (29)]. The step to 0 returns ``clean``. With the variance ``fixed_large`` the noise has that of the
+        transition from s to t [docs/math.md, section 4].
 
         Args:
             x: (B, C, h_t, w_t), x_t.
@@ -86,6 +91,9 @@ class Walk:
         posterior = self.process.posterior(x, clean, t, s, eta)
         # Where nothing is random no noise is drawn; a larger grid's new dimensions always are.
         random = s > 0 and (eta > 0 or not same_size)
+        if random and self.variance == "fixed_large":
+            large = self.process.transition_deviation(t, s)
+            return posterior.mean + large * self.noise(s, tuple(clean.shape[1:]))
         x = posterior.sample(self.noise(s, tuple(clean.shape[1:]))) if random else posterior.mean
         if self.renoise and s > 0 and not same_size:
             x = x + self.renoise(t, s)

@@ -7,13 +7,14 @@ Facts of the decays: the official code of [SSD]; golden tables in the tests.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ssdiff.errors import ProcessError
+from ssdiff.schedules.respacing import Steps, kept_timesteps
 
 Pair = TypeVar("Pair", bound=tuple[Hashable, Hashable])
 
@@ -154,32 +155,49 @@ def batch_shares(counts: Mapping[Pair, int], transition_share: float = 0.0) -> d
     return {pair: raised.get(pair, left * count / max(rest, 1)) for pair, count in counts.items()}
 
 
-def respace(levels: Tensor, steps: int, coordinate: Tensor | None = None) -> list[int]:
-    """Return the timesteps of a chain of ``steps`` steps, T down to 0, evenly spaced, every transition kept.
+def respace(levels: Tensor, steps: Steps, coordinate: Tensor | None = None) -> list[int]:
+    """Return the timesteps of a chain of ``steps`` steps, T down to 0, every transition kept.
 
     Args:
         levels: (T,) level of each timestep.
-        steps: wanted number of steps, 1..T; a change of level that falls between two of them adds one, so
-            250 of 1000 with three changes gives up to 253.
+        steps: wanted steps, as :func:`ssdiff.schedules.respacing.kept_timesteps` takes them; a change of
+            level that falls between two of them adds one, so 250 of 1000 with three changes gives up to 253.
         coordinate: (T,) non-decreasing, along which the steps are even between one change of level and the
-            next; even in t itself, changes in between, where omitted.
+            next; even in t itself, changes in between, where omitted. With it steps are a number.
 
     Returns:
-        Decreasing timesteps; the first is T, the last is 0. The first timestep of each coarser level is
-        among them, so two neighbours t > s satisfy level(s) == level(t - 1).
+        Decreasing timesteps; the last is 0. The first is T, but where a list or a stride ends before it.
 
     Raises:
-        ProcessError: if ``steps`` is outside 1..T.
+        ProcessError: if there are not so many timesteps.
     """
-    total = len(levels)
-    if not 1 <= steps <= total:
-        raise ProcessError(f"steps must be between 1 and {total} (the process's T), not {steps}")
-    changes = (levels[1:] != levels[:-1]).nonzero().flatten() + 2
     if coordinate is None:
-        chain = torch.linspace(total, 1, steps, dtype=torch.float64).round().long()
-    else:
-        chain = _even_between(coordinate, steps, changes)
-    return [*torch.cat([chain, changes]).unique().flip(0).tolist(), 0]
+        return with_transitions(levels, kept_timesteps(len(levels), steps))
+    if not isinstance(steps, int):
+        raise ProcessError(
+            f"steps {steps} are even in t, this sampler's in the logarithm of the noise",
+            hint="give their number, or another sampler",
+        )
+    if not 1 <= steps <= len(levels):
+        raise ProcessError(f"steps must be between 1 and {len(levels)}, not {steps}")
+    return with_transitions(levels, _even_between(coordinate, steps, _transitions(levels)).tolist())
+
+
+def with_transitions(levels: Tensor, kept: Iterable[int]) -> list[int]:
+    """Return a chain down to 0 of timesteps and the first timestep of each coarser level.
+
+    So two neighbours t > s satisfy level(s) == level(t - 1).
+
+    Args:
+        levels: (T,) level of each timestep.
+        kept: timesteps within 1..T.
+    """
+    return [*sorted({*kept, *_transitions(levels).tolist()}, reverse=True), 0]
+
+
+def _transitions(levels: Tensor) -> Tensor:
+    """The first timestep of each coarser level."""
+    return (levels[1:] != levels[:-1]).nonzero().flatten() + 2
 
 
 def _even_between(coordinate: Tensor, steps: int, changes: Tensor) -> Tensor:
