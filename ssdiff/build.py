@@ -25,8 +25,10 @@ from ssdiff.config import (
 from ssdiff.config.preset import model_arguments
 from ssdiff.errors import PresetError, ProcessError, SsdiffError, UsageError
 from ssdiff.models.adapter import adapt
+from ssdiff.models.convnext_unet import ConvNextUNet
+from ssdiff.models.ddpm_unet import DdpmUNet
 from ssdiff.models.flexi_unet import FlexiUNet
-from ssdiff.models.registry import FLEXI_UNET, NETWORKS
+from ssdiff.models.registry import BUILTIN, FLEXI_UNET, NETWORKS
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
 from ssdiff.process.base import Process, State
@@ -72,7 +74,7 @@ def outline_model(preset: Preset) -> nn.Module:
     Raises:
         UsageError: as :func:`build_model`.
     """
-    if preset.model.kind == FLEXI_UNET:
+    if preset.model.kind in BUILTIN:
         with torch.device("meta"):
             return build_model(preset)
     with torch.random.fork_rng(devices=[]):
@@ -119,9 +121,9 @@ def _run_small(
 
 
 def place_model(network: nn.Module, device: torch.device) -> nn.Module:
-    """Move a network to a device, the Flexi-UNet in the memory layout that suits its convolutions."""
+    """Move a network to a device, those of ssdiff in the memory layout that suits their convolutions."""
     network.to(device)
-    if device.type != "mps" and isinstance(network, FlexiUNet):
+    if device.type != "mps" and isinstance(network, FlexiUNet | ConvNextUNet | DdpmUNet):
         network.to(memory_format=torch.channels_last)
     return network
 

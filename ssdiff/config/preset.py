@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -12,10 +13,11 @@ from ssdiff.config.base import Strict
 from ssdiff.config.process import ProcessSettings, process_problems
 from ssdiff.config.sections import DataSettings, ModelSettings, SamplingSettings, TrainingSettings
 from ssdiff.errors import PresetError, ProcessError, did_you_mean
-from ssdiff.models.registry import FLEXI_UNET, NETWORKS, arguments
+from ssdiff.models.registry import COLD_UNETS, FLEXI_UNET, NETWORKS, arguments
 from ssdiff.sampling.registry import SAMPLERS, samplers_of_kind
 from ssdiff.schedules.respacing import Steps, kept_timesteps
 
+_LEAST_WIDTH = 4  # of an embedding of timesteps that has two frequencies
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -79,7 +81,10 @@ class Preset(Strict):
         for name in ("plugins", "published", "trained_on"):
             if not values[name]:
                 del values[name]
-        if self.model.kind != FLEXI_UNET:  # most fields are not its own
+        if (kind := self.model.kind) in COLD_UNETS:  # most fields are not its own
+            taken = ("kind", "options", *COLD_UNETS[kind])
+            values["model"] = {name: value for name, value in values["model"].items() if name in taken}
+        elif kind != FLEXI_UNET:
             values["model"] = self.model.model_dump(exclude_none=True, exclude_defaults=True)
         lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
         for section, fields in values.items():
@@ -123,12 +128,21 @@ def _kind_problems(preset: Preset) -> list[str]:
         options = (
             [] if model.options is None else ["model.options: network 'flexi-unet' has none; leave them out"]
         )
-        return _size_problems(preset) or options + _flexi_unet_problems(preset)
+        return _size_problems(preset) or options + _unet_problems(preset)
     try:
-        model_arguments(preset)
+        given = model_arguments(preset)
     except PresetError as error:
         return [str(error)]
-    return []
+    if model.kind not in COLD_UNETS:
+        return []
+    return _size_problems(preset) or _option_problems(given) + _unet_problems(preset)
+
+
+def _option_problems(given: Mapping[str, Any]) -> list[str]:
+    known = given.get("time_embedding", True)
+    if isinstance(known, bool):
+        return []
+    return [f"model.options.time_embedding: must be true or false, not {known!r}"]
 
 
 def model_arguments(preset: Preset) -> dict[str, Any]:
@@ -160,27 +174,31 @@ def _data_problems(data: DataSettings) -> list[str]:
 
 def _size_problems(preset: Preset) -> list[str]:
     size, levels, depth = preset.data.size, preset.process.levels, len(preset.model.multipliers)
-    if preset.process.factor == 2 and levels > depth:
+    flexi, halving = preset.model.kind == FLEXI_UNET, preset.process.factor == 2
+    if flexi and halving and levels > depth:
         return [
             f"process.levels: {levels} levels need as many model.multipliers, not {depth}; "
             "use fewer levels or more multipliers"
         ]
-    # Levels of another factor are rounded to sizes that the U-Net can halve, so only its own depth counts.
-    unit = 2 ** (depth - 1)
+    # Of the Flexi-UNet only its own depth counts: smaller images enter further down, and levels of another
+    # factor are rounded to sizes that it can halve. The others run as a whole at every resolution.
+    unit = 2 ** (depth - 1 + (levels - 1 if halving and not flexi else 0))
     if size % unit == 0:
         return []
     below = size // unit * unit
     valid = ", ".join(str(n) for n in (below, below + unit) if 0 < n <= 4096)
     return [
-        f"data.size: {size} cannot be halved {depth - 1} times ({levels} process.levels, {depth} "
+        f"data.size: {size} cannot be halved {unit.bit_length() - 1} times ({levels} process.levels, {depth} "
         f"model.multipliers); it must be a multiple of {unit}, nearest: {valid}"
     ]
 
 
-def _flexi_unet_problems(preset: Preset) -> list[str]:
+def _unet_problems(preset: Preset) -> list[str]:
     model, sizes = preset.model, preset.model_resolutions
+    takes = COLD_UNETS.get(model.kind, ("attention", "heads"))
     problems = []
-    if unknown := [size for size in model.attention if size not in sizes]:
+    unknown = [size for size in model.attention if size not in sizes]
+    if unknown and "attention" in takes:
         names = ", ".join(map(str, sizes))
         problems.append(
             f"model.attention: {unknown[0]} is not a resolution of the U-Net; choose from {names}"
@@ -188,12 +206,14 @@ def _flexi_unet_problems(preset: Preset) -> list[str]:
     split, what = (model.head_channels, "head_channels") if model.head_channels else (model.heads, "heads")
     for size, multiplier in zip(sizes, model.multipliers, strict=True):
         attends = size in model.attention or size == sizes[-1]  # between encoder and decoder it always does
-        if attends and model.width * multiplier % split:
+        if "heads" in takes and attends and model.width * multiplier % split:
             problems.append(
                 f"model.{what}: {split} does not divide the {model.width * multiplier} channels at "
                 f"{size} px; choose a divisor"
             )
             break
+    if model.kind != FLEXI_UNET and model.width < _LEAST_WIDTH:
+        problems.append(f"model.width: must be {_LEAST_WIDTH} or more for {model.kind}, not {model.width}")
     if model.residual and preset.process.levels > 1:
         problems.append("model.residual: needs process.levels = 1, for input and output of one size")
     return problems

@@ -68,7 +68,7 @@ class DataSettings(Strict):
 
 
 class ModelOptions(Strict):
-    """Options of a network of another kind than the Flexi-UNet, by their names in its builder."""
+    """Options of a network that are no fields of ``[model]``, by their names in its builder."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Scalar | list[Scalar]] = Field(init=False)
@@ -80,9 +80,11 @@ class ModelOptions(Strict):
 
 
 class ModelSettings(Strict):
-    """The network: the Flexi-UNet, or one that a plugin registers."""
+    """The network: the Flexi-UNet, one of cold diffusion's two, or one that a plugin registers."""
 
-    kind: str = Field(FLEXI_UNET, description="flexi-unet, or the name of a network of a plugin")
+    kind: str = Field(
+        FLEXI_UNET, description="flexi-unet, convnext-unet, ddpm-unet, or the name of a network of a plugin"
+    )
     width: int = Field(128, ge=1, le=4096, description="channels at full resolution")
     multipliers: tuple[Positive, ...] = Field(
         (1, 2, 3, 4), strict=False, min_length=1, max_length=12, description="channels of each level / width"

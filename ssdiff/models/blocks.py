@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ssdiff.errors import ProcessError
+
 _PERIOD = 10_000.0
 _GROUPS = 32
 _Module = TypeVar("_Module", nn.Conv2d, nn.Linear)
@@ -32,13 +34,13 @@ class _GroupNorm(nn.GroupNorm):
         return result
 
 
-def norm(channels: int) -> nn.GroupNorm:
+def norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
     """Return a GroupNorm of 32 groups; of fewer where that would leave under four channels each and 32 do not
     divide."""
     groups = min(_GROUPS, channels)
     if channels % _GROUPS:
         groups = max(g for g in range(1, max(channels // 4, 1) + 1) if channels % g == 0 and g <= _GROUPS)
-    return _GroupNorm(groups, channels)
+    return _GroupNorm(groups, channels, eps)
 
 
 def zeroed(module: _Module) -> _Module:
@@ -61,6 +63,42 @@ def sinusoids(index: Tensor, width: int) -> Tensor:
     frequency = torch.exp(-math.log(_PERIOD) / half * torch.arange(half, device=index.device))
     angle = index.float()[:, None] * frequency
     return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, width % 2))
+
+
+def plain_sinusoids(index: Tensor, width: int) -> Tensor:
+    """Embed (B,) timesteps as (B, width) sines, then cosines, of frequencies from 1 down to 1 / 10000, both
+    included [Ho et al. 2020]; ``width`` is 4 or more."""
+    half = width // 2
+    frequency = torch.exp(-math.log(_PERIOD) / (half - 1) * torch.arange(half, device=index.device))
+    angle = index.float()[:, None] * frequency
+    return F.pad(torch.cat([angle.sin(), angle.cos()], dim=1), (0, width % 2))
+
+
+def to_resolution(x: Tensor, wanted: int, halvings: int, labels: Tensor | None) -> Tensor:
+    """Return the input of a network without classes that works at one resolution, enlarged to the wanted one.
+
+    Args:
+        x: (B, C, r, r).
+        wanted: pixels a side, r or more.
+        halvings: how often the network halves the size.
+        labels: None.
+
+    Raises:
+        ProcessError: if the image is not square or larger, the size cannot be halved, or labels are given.
+    """
+    if labels is not None:
+        raise ProcessError("the model has no classes and takes no labels")
+    side = x.shape[-1]
+    if x.shape[-2] != side or wanted < side:
+        raise ProcessError(
+            "the network takes square images and gives the same or a larger size, "
+            f"not {tuple(x.shape[-2:])} -> {wanted}"
+        )
+    if wanted % (unit := 2**halvings):
+        raise ProcessError(
+            f"images of {wanted} pixels cannot be halved down to the last level; use a multiple of {unit}"
+        )
+    return x if side == wanted else resize_images(x, wanted)
 
 
 class ResBlock(nn.Module):

@@ -27,6 +27,7 @@ _ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "project"}
 _WRAPPERS = ("module.", "_orig_mod.")
 _MARK = "input_blocks.0.0.weight"
 _ADAPTERS = ("adapters_in.", "adapters_out.")
+_OURS = ("levels.0.", "encoder.0.", "head_norm.")
 _NAMED = 3  # names in a message
 _OTHER_PRESET = "give the preset that the weights were trained with"
 
@@ -53,10 +54,7 @@ def convert_weights(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, 
     """
     found = {_strip(name): value for name, value in state.items()}
     if not recognise(state):
-        raise CheckpointError(
-            f"not the layout of the authors' weights: {_MARK} is not among {len(found)} names",
-            hint="files that ssdiff wrote are used directly, without import",
-        )
+        raise unknown_layout(found)
     _refuse_relatives(found, model.channels)
     wanted, table = model.state_dict(), list(_table(model))
     if _match_decoder(found, table, model.full_decoder):
@@ -89,6 +87,20 @@ def _refuse_relatives(found: Mapping[str, Tensor], channels: int) -> None:
             "smaller image beside the noisy one, which no network of ssdiff takes",
             hint="import the diffusion model of the small images",
         )
+
+
+def unknown_layout(names: Collection[str]) -> CheckpointError:
+    """Return the error for weights that are none of those that can be imported, with what they look like."""
+    some = ", ".join(sorted(names)[:_NAMED])
+    if any(name.startswith(_OURS) for name in names):
+        return CheckpointError(
+            f"not the layout of released weights but that of ssdiff, e.g. {some}",
+            hint="use the run or model itself: ssdiff sample --ckpt, ssdiff restore --ckpt, ssdiff export",
+        )
+    return CheckpointError(
+        f"not the layout of any weights that can be imported: {len(names)} names, e.g. {some}",
+        hint="known are Flexi-UNet, guided-diffusion, and cold diffusion's ConvNeXt and DDPM U-Nets",
+    )
 
 
 def check_names(needed: Collection[str], found: Collection[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ssdiff.errors import PresetError, did_you_mean
@@ -14,18 +15,37 @@ if TYPE_CHECKING:
     from torch import nn
 
 FLEXI_UNET = "flexi-unet"
-"""The network of the papers, which a preset has unless it says otherwise."""
+"""The network of Scale Space Diffusion, which a preset has unless it says otherwise."""
+CONVNEXT_UNET = "convnext-unet"
+DDPM_UNET = "ddpm-unet"
+COLD_UNETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        CONVNEXT_UNET: (
+            *("channels", "width", "multipliers", "residual", "activation_checkpointing"),
+            "time_embedding",
+        ),
+        DDPM_UNET: (
+            *("size", "channels", "width", "multipliers", "blocks", "attention", "dropout"),
+            *("residual", "activation_checkpointing"),
+        ),
+    }
+)
+"""The networks of cold diffusion, with the arguments of their classes: presets are checked without torch."""
+BUILTIN = (FLEXI_UNET, *COLD_UNETS)
+"""Networks of ssdiff: U-Nets of ``model.width`` and ``model.multipliers``, each level half the size of the
+one before."""
 
 Builder: TypeAlias = "Callable[..., nn.Module]"
 _Builder = TypeVar("_Builder", bound="Builder")
 
 
 def _load() -> None:
-    import_module("ssdiff.models.flexi_unet")  # it registers itself
+    for kind in BUILTIN:  # each registers itself
+        import_module(f"ssdiff.models.{kind.replace('-', '_')}")
 
 
 NETWORKS: Registry[Builder] = Registry(
-    "network", builtin=(FLEXI_UNET,), load=_load, check=lambda name, builder: options_of(name, builder, ())
+    "network", builtin=BUILTIN, load=_load, check=lambda name, builder: options_of(name, builder, ())
 )
 """Name to builder(**options)."""
 
@@ -73,8 +93,8 @@ def arguments(
     Raises:
         PresetError: an option is unknown or missing, or a setting is one that the network does not name.
     """
-    parameters = {option.name: option for option in options_of(kind, NETWORKS.get(kind), ())}
-    own = [name for name in parameters if name not in given]
+    required = _parameters(kind)
+    own = [name for name in required if name not in given]
     problems = []
     for name in options:
         if name in given:
@@ -85,13 +105,21 @@ def arguments(
     problems += [
         f"model.options.{name}: must be given, network {kind!r} has no default for it"
         for name in own
-        if parameters[name].default is inspect.Parameter.empty and name not in options
+        if required[name] and name not in options
     ]
     problems += [
         f"model.{name}: network {kind!r} takes no {name}; leave it at {default!r}"
         for name, default in unused.items()
-        if name not in parameters and given[name] != default
+        if name not in required and given[name] != default
     ]
     if problems:
         raise PresetError("; ".join(problems))
-    return {name: given[name] for name in parameters if name in given} | dict(options)
+    return {name: given[name] for name in required if name in given} | dict(options)
+
+
+def _parameters(kind: str) -> dict[str, bool]:
+    """Name of each argument of a network's builder, and whether it has no default."""
+    if kind in COLD_UNETS:
+        return dict.fromkeys(COLD_UNETS[kind], False)
+    parameters = options_of(kind, NETWORKS.get(kind), ())
+    return {option.name: option.default is inspect.Parameter.empty for option in parameters}

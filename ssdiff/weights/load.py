@@ -17,13 +17,13 @@ from ssdiff.config import Preset
 from ssdiff.config.load import for_data_set, load_preset, override
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.errors import CheckpointError
-from ssdiff.models import infer_config, official
-from ssdiff.models.flexi_unet import FlexiUNet
-from ssdiff.models.registry import FLEXI_UNET
+from ssdiff.models import official
+from ssdiff.models.registry import BUILTIN
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.weights import single_file
+from ssdiff.weights.released import convert_released
 from ssdiff.weights.untrusted import read_weights
 
 
@@ -122,9 +122,10 @@ def import_official(
     precision: str = "auto",
     where: str | Path | None = None,
 ) -> Pipeline:
-    """Make a pipeline of weights in the layout of the authors' code [SSD] or of guided-diffusion's UNet.
+    """Make a pipeline of weights that the authors of [SSD] or [CD] released, or of guided-diffusion's UNet.
 
-    No spectra of training images come with them, so a preset's ``sampling.renoise`` becomes ``"none"``.
+    Files of [CD] carry tables of their process, which must be those of the preset's. No spectra of training
+    images come with any, so a preset's ``sampling.renoise`` becomes ``"none"``.
 
     Args:
         source: a state dict, or a file of one (``.pt`` files are read through the guard of
@@ -135,57 +136,25 @@ def import_official(
         where: the file of a state dict, for messages.
 
     Raises:
-        CheckpointError: not such weights, or of another architecture; names keys and shapes.
+        CheckpointError: not such weights, of another architecture, or of another process; names keys, shapes
+            and settings.
     """
     state = source if isinstance(source, Mapping) else read_weights(as_path("source", source))
     settings = preset if isinstance(preset, Preset) else load_preset(preset)
     settings = override(settings, {"sampling.renoise": "none"})
     place = pick_device(device)
-    outline = outline_model(settings)
-    if not isinstance(outline, FlexiUNet):
-        raise CheckpointError(
-            f"the authors' weights are of a Flexi-UNet, {settings.name} has network {settings.model.kind!r}",
-            hint="give the preset that they were trained with",
-        )
     file = source if isinstance(source, str | Path) else where
-    try:
-        weights = official.convert_weights(state, outline)
-    except CheckpointError as error:
-        raise _with_differences(error, None if file is None else Path(file), state, settings) from None
+    weights = convert_released(state, settings, None if file is None else Path(file))
     pipeline = assemble(settings, weights, place, pick_precision(precision, place))
     pipeline.origin = "official weights" if isinstance(source, Mapping) else f"official weights {source}"
     return pipeline
-
-
-def _with_differences(
-    error: CheckpointError, file: Path | None, state: Mapping[str, Tensor], settings: Preset
-) -> CheckpointError:
-    """Return the error with the settings in which the file and the preset differ [docs/faults.md, row 21]."""
-    wanted = settings.model_dump()
-    found = infer_config.outline(state, settings.data.size)
-    differing, sets = [], []
-    for name, value in found.items():
-        section, _, field = name.partition(".")
-        asked = wanted[section][field]
-        rows = name == "model.classes" and value == asked + 1  # with a row for 'no class'
-        if isinstance(value, tuple) and name == "model.attention":
-            value, asked = tuple(sorted(value, reverse=True)), tuple(sorted(asked, reverse=True))
-        if value == asked or rows:
-            continue
-        shown = [str(list(v) if isinstance(v, tuple) else v).lower() for v in (value, asked)]
-        differing.append(f"{name} is {shown[0]} in the file, {shown[1]} in {settings.name}")
-        sets.append(f"--set '{name}={shown[0]}'")
-    if not differing:
-        return CheckpointError(str(error.args[0]), path=file, hint=error.hint)
-    message = f"{error.args[0]}; {'; '.join(differing)}"
-    return CheckpointError(message, path=file, hint=f"give its own preset, or {' '.join(sets)}")
 
 
 def assemble(
     preset: Preset, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> Pipeline:
     """Make a pipeline of a preset and the weights of its model."""
-    if preset.model.kind == FLEXI_UNET:
+    if preset.model.kind in BUILTIN:
         model = outline_model(preset)
     else:  # it may hold more than its state dict says
         with torch.random.fork_rng(devices=[]):

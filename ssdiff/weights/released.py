@@ -1,0 +1,142 @@
+"""Weights that authors released: whose network they are, and what they are under our names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssdiff.build import outline_model
+from ssdiff.config import Preset
+from ssdiff.config.load import load_preset, presets
+from ssdiff.errors import CheckpointError
+from ssdiff.models import infer_config, official, official_cold
+from ssdiff.models.convnext_unet import ConvNextUNet
+from ssdiff.models.ddpm_unet import DdpmUNet
+from ssdiff.models.flexi_unet import FlexiUNet
+from ssdiff.models.registry import CONVNEXT_UNET, DDPM_UNET, FLEXI_UNET
+from ssdiff.weights import process_tables
+
+_CLASSES = {FLEXI_UNET: FlexiUNet, CONVNEXT_UNET: ConvNextUNet, DDPM_UNET: DdpmUNet}
+
+
+def convert_released(state: Mapping[str, Tensor], settings: Preset, path: Path | None) -> dict[str, Tensor]:
+    """Return a file's weights under our names.
+
+    Args:
+        state: as the file has them, prefixes and tables of a process included.
+        settings: that they were trained with.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: of a layout that is not known, of another network or of another process; names the
+            settings that differ, or the presets that fit.
+    """
+    cold, network = official_cold.read_layout(state), outline_model(settings)
+    try:
+        _check_kind(state, cold, network, settings)
+    except CheckpointError as error:
+        raise CheckpointError(str(error.args[0]), path=path, hint=error.hint) from None
+    try:
+        return _convert(state, cold, network, settings)
+    except CheckpointError as error:
+        found = infer_config.outline(state, settings.data.size) if cold is None else cold.settings
+        raise _with_differences(error, path, found, settings) from None
+
+
+def _check_kind(
+    state: Mapping[str, Tensor], cold: official_cold.ColdFile | None, network: nn.Module, settings: Preset
+) -> None:
+    """Refuse weights of another network than the preset's, with the presets that they may be of."""
+    if cold is None and not official.recognise(state):
+        raise official.unknown_layout(state)
+    kind = FLEXI_UNET if cold is None else cold.kind
+    if not isinstance(network, _CLASSES[kind]):
+        raise CheckpointError(
+            f"the weights are of a {kind}, {settings.name} has network {settings.model.kind!r}",
+            hint=_other_preset(cold),
+        )
+
+
+def _convert(
+    state: Mapping[str, Tensor], cold: official_cold.ColdFile | None, network: nn.Module, settings: Preset
+) -> dict[str, Tensor]:
+    """The weights under our names, if they are of the preset's network and process."""
+    if cold is None:
+        assert isinstance(network, FlexiUNet), "checked before"
+        return official.convert_weights(state, network)
+    assert isinstance(network, ConvNextUNet | DdpmUNet), "checked before"
+    weights = official_cold.convert_cold(cold, network)
+    try:
+        process_tables.check_tables(cold.buffers, settings)
+    except CheckpointError as error:
+        raise CheckpointError(str(error.args[0]), hint=_other_preset(cold)) from None
+    return weights
+
+
+def _other_preset(cold: official_cold.ColdFile | None) -> str:
+    fitting = [] if cold is None else suited_presets(cold)
+    return (
+        f"use --preset {' or '.join(fitting)}" if fitting else "give the preset that they were trained with"
+    )
+
+
+def suited_presets(file: official_cold.ColdFile) -> list[str]:
+    """Return the shipped presets that a file of [CD] may have been trained with, by its network and T."""
+    kinds, T = process_tables.kinds_with(file.buffers), process_tables.severities_of(file.buffers)
+    fitting = []
+    for name in presets():
+        preset = load_preset(name)
+        own = preset.process.degradation
+        if preset.model.kind != file.kind or own is None or _differing(file.settings, preset):
+            continue
+        if kinds is None or (own.kind in kinds and preset.process.T == T):
+            fitting.append(name)
+    return fitting
+
+
+def _with_differences(
+    error: CheckpointError,
+    file: Path | None,
+    found: Mapping[str, object],
+    settings: Preset,
+) -> CheckpointError:
+    """Return the error with the settings in which the file and the preset differ [docs/faults.md, row 21]."""
+    differing = _differing(found, settings)
+    if not differing:
+        return CheckpointError(str(error.args[0]), path=file, hint=error.hint)
+    told = [f"{name} is {theirs} in the file, {own} in {settings.name}" for name, theirs, own in differing]
+    sets = " ".join(f"--set '{name}={theirs}'" for name, theirs, _ in differing)
+    message = f"{error.args[0]}; {'; '.join(told)}"
+    return CheckpointError(message, path=file, hint=f"give its own preset, or {sets}")
+
+
+def _differing(found: Mapping[str, object], settings: Preset) -> list[tuple[str, str, str]]:
+    """Settings read off a file that are not a preset's: name, the file's value and the preset's, as TOML."""
+    differing = []
+    for name, value in found.items():
+        asked = _setting(settings, name)
+        rows = name == "model.classes" and isinstance(asked, int) and value == asked + 1  # 'no class' has one
+        if isinstance(value, tuple) and name == "model.attention":
+            value, asked = tuple(sorted(value, reverse=True)), tuple(sorted(asked, reverse=True))
+        if value != asked and not rows:
+            differing.append((name, _toml(value), _toml(asked)))
+    return differing
+
+
+def _setting(settings: Preset, name: str) -> Any:
+    section, field, *option = name.split(".")
+    value = getattr(getattr(settings, section), field)
+    if not option:
+        return value
+    return (value.values if value else {}).get(option[0], True)  # the only one there is, time_embedding
+
+
+def _toml(value: object) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else str(list(value) if isinstance(value, tuple) else value)
+    )
