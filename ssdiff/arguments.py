@@ -61,11 +61,21 @@ def require_callable(name: str, value: object) -> None:
 
 
 def as_path(name: str, value: object) -> Path:
-    """Return a path that was given as text or as an object of pathlib.
+    """Return a path that was given as text or as an object of pathlib, a leading ``~`` as the home folder.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, holds a NUL, or begins with the ``~`` of nobody.
     """
     if not isinstance(value, str | os.PathLike):
         raise UsageError(f"{name} is of type {type(value).__name__}", hint="give a path")
-    return Path(value)
+    path = Path(value)
+    if "\0" in str(path):
+        raise UsageError(f"{name}: a path cannot hold a NUL: {str(path)!r}", hint="give another one")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{name}: {path} begins with {path.parts[0]}, whose home folder is not known",
+            path=path,
+            hint="write the path out",
+        ) from None

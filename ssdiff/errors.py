@@ -123,6 +123,20 @@ def one_line(error: BaseException | str) -> str:
     return said if len(said) <= _SAID else f"{said[:_SAID]}..."
 
 
+def printable(text: str) -> str:
+    """Return text that a terminal shows and does not obey: what controls it, or is no letter, is spelt out.
+
+    Names of files and of members of archives come from strangers; they may hold escape codes, and bytes that
+    are no UTF-8.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else _spelt(c) for c in text)
+
+
+def _spelt(letter: str) -> str:
+    raw = 0xDC80 <= ord(letter) <= 0xDCFF  # a byte that is no UTF-8, as Python keeps it in a name
+    return f"\\x{ord(letter) - 0xDC00:02x}" if raw else letter.encode("unicode_escape").decode()
+
+
 def out_of_memory(error: Exception) -> bool:
     """Return whether PyTorch or Python ran out of memory, whatever they call it."""
     words = str(error).lower()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import images
+from ssdiff.arguments import as_path
 from ssdiff.config.load import override
 from ssdiff.distributed import World
 from ssdiff.errors import OutputError, ResourceError, UsageError, did_you_mean, memory_for
@@ -131,7 +132,7 @@ def check_destination(
         OutputError: something is there already.
         ResourceError: it cannot be written there.
     """
-    path, suffix = Path(out).expanduser(), Path(out).suffix.lower()
+    path, suffix = as_path("out", out), Path(out).suffix.lower()
     folder = out.endswith(("/", os.sep)) or path.is_dir() or not suffix
     if trajectory and (folder or suffix == _ARRAY):
         raise UsageError("--trajectory writes one picture", hint="give --out film.png or film.gif")

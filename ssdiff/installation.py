@@ -134,8 +134,7 @@ def _torchvision(values: dict[str, Any], lines: list[str], problems: list[str]) 
 
 
 def _folders(values: dict[str, Any], lines: list[str], problems: list[str]) -> None:
-    from ssdiff.data import cache_root
-    from ssdiff.runs import default_home
+    from ssdiff.home import cache_root, default_home
 
     for name, folder in (("runs", default_home()), ("cache", cache_root())):
         there = next(path for path in (folder, *folder.parents) if path.exists())

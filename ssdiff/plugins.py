@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from importlib import import_module, util
 from pathlib import Path
 
+from ssdiff.arguments import as_path
 from ssdiff.errors import SsdiffError, UsageError, one_line
 from ssdiff.registry import credited_to
 
@@ -31,7 +32,7 @@ def load_plugin(plugin: str | Path) -> str:
             taken or a part with the wrong signature. Nothing of it stays registered.
     """
     if is_file(plugin):
-        path = Path(plugin).expanduser().absolute()
+        path = as_path("plugin", plugin).absolute()
         try:
             source = path.read_bytes()
         except OSError as error:

@@ -5,7 +5,6 @@ Nothing here imports torch: commands do, when they run, so that ``--help`` is qu
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from ssdiff import __version__, plugins
+from ssdiff import __version__
 from ssdiff.cli import (
     completion,
     data,
@@ -34,8 +33,10 @@ from ssdiff.cli import (
     weights,
 )
 from ssdiff.cli import eval as evaluation
-from ssdiff.cli.common import MEMORY_HINT, is_main_process, out_of_memory
-from ssdiff.errors import RenamedSetting, SsdiffError, one_line
+from ssdiff.cli.common import torchrun_rank
+from ssdiff.cli.streams import make_lasting
+from ssdiff.errors import RenamedSetting, SsdiffError, printable
+from ssdiff.failures import explain
 
 app = typer.Typer(
     name="ssdiff",
@@ -59,9 +60,7 @@ examples.add_examples(app)
 if "_SSDIFF_COMPLETE" in os.environ:  # a shell asks what may follow
     completion.add_values(app)
 
-_BUG, _BAD_USAGE, _RESOURCES, _INTERRUPTED = 1, 2, 6, 130
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
+_BAD_USAGE, _INTERRUPTED = 2, 130
 # Typer brings Click along under a name of its own in some versions; this is its UsageError in all of them.
 _USAGE: type[Any] = typer.BadParameter.__bases__[0]
 
@@ -83,9 +82,7 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit with one of the documented codes."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever began us; no file of ours may get its number
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    make_lasting()
     code = run(sys.argv[1:])
     if "WORLD_SIZE" in os.environ:
         # Gloo's threads may still free tensors; while the interpreter is torn down, that aborts the process
@@ -112,20 +109,20 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         # Typer makes a number of Ctrl-C, older versions an exception.
         return _interrupted(arguments) if code == _INTERRUPTED else code if isinstance(code, int) else 0
-    except SsdiffError as error:
-        return _report(arguments, str(error), error.code, error.path, error.hint)
     except _USAGE as error:
         return _usage(arguments, error)
-    except (typer.Abort, KeyboardInterrupt):
-        return _interrupted(arguments)
+    except typer.Abort as error:
+        # Typer makes one of Ctrl-C, and of the end of a file that was read.
+        cause = error.__cause__ or error.__context__
+        return _failed(arguments, cause) if isinstance(cause, EOFError) else _interrupted(arguments)
     except BrokenPipeError:
         return _nobody_reads()
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # Typer's own answer to it
             return _nobody_reads()
         raise
-    except Exception as error:  # the boundary: everything else is reported here
-        return _unexpected(arguments, error)
+    except (Exception, KeyboardInterrupt) as error:  # the boundary: everything else is reported here
+        return _failed(arguments, error)
 
 
 @contextmanager
@@ -142,7 +139,7 @@ def _warnings(quiet: bool) -> Iterator[None]:
     ) -> None:
         if not issubclass(category, RenamedSetting):
             logging.getLogger("ssdiff").info("%s: %s (%s:%d)", category.__name__, message, filename, lineno)
-        elif not quiet and is_main_process():
+        elif not quiet and torchrun_rank() == 0:
             print(f"ssdiff: note: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
@@ -168,37 +165,24 @@ def _usage(arguments: list[str], error: Any) -> int:
     return _report(arguments, error.format_message() + where, _BAD_USAGE)
 
 
-def _unexpected(arguments: list[str], error: Exception) -> int:
-    if out_of_memory(error):
-        message = f"out of memory: {one_line(error)}; {MEMORY_HINT}"
-        return _report(arguments, message, _RESOURCES, None, MEMORY_HINT)
-    if isinstance(error, OSError) and error.errno in (*_FULL, *_REFUSED):
-        hint = "free some space" if error.errno in _FULL else "check permissions and the disk"
-        where = f" ({error.filename})" if error.filename else ""
-        message = f"{error.strerror}{where}; {hint} and try again"
-        return _report(arguments, message, _RESOURCES, error.filename, hint)
-    if isinstance(error, ImportError) and "torch" in str(error).lower():
-        message = f"PyTorch or torchvision cannot be imported: {one_line(error)}; run `ssdiff doctor`"
-        return _report(arguments, message, _RESOURCES, None, "run `ssdiff doctor`")
-    if place := plugins.place_of(error):
-        what = f"{type(error).__name__}: {one_line(error)}"
-        return _report(arguments, f"plugin {place}: {what}", _BAD_USAGE)
-    what = f"a bug in ssdiff: {type(error).__name__}: {one_line(error)}"
-    return _report(arguments, f"{what}; traceback in {_keep_traceback()}", _BUG)
+def _failed(arguments: list[str], error: BaseException) -> int:
+    found = explain(error)
+    message = f"{found.message}; traceback in {_keep_traceback()}" if found.is_bug else found.message
+    return _report(arguments, message, found.code, found.path, found.hint)
 
 
 def _report(
     arguments: list[str], message: str, code: int, path: str | None = None, hint: str | None = None
 ) -> int:
-    main = is_main_process()
+    main = torchrun_rank() == 0
     try:
         if "--json" in arguments and main:
             print(json.dumps({"error": message, "code": code, "path": path, "hint": hint}))
         sys.stdout.flush()
     except OSError:  # full, or nobody reads: stderr still tells
         _nobody_reads()
-    rank = "" if main else f"rank {os.environ['RANK']}: "
-    print(f"ssdiff: error: {rank}{' '.join(message.split())}", file=sys.stderr)
+    rank = "" if main else f"rank {torchrun_rank()}: "
+    print(f"ssdiff: error: {rank}{printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
@@ -207,14 +191,15 @@ def _keep_traceback() -> str:
     import tempfile
     import time
 
-    from ssdiff.runs import default_home
+    from ssdiff.home import default_home
 
     name = f"bug-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    for folder in (default_home() / "logs", Path(tempfile.gettempdir())):
+    for place in (default_home, tempfile.gettempdir):
         try:
+            folder = Path(place()) / "logs"
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(traceback.format_exc(), encoding="utf-8")
-        except OSError:
+            (folder / name).write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+        except (OSError, SsdiffError):
             continue
         return str(folder / name)
     return "no file: no folder can be written"

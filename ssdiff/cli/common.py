@@ -14,8 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ssdiff.errors import DataError, PartialFailure, UsageError
-from ssdiff.errors import out_of_memory as out_of_memory
+from ssdiff.errors import DataError, PartialFailure, UsageError, printable
 from ssdiff.progress import Progress
 
 if TYPE_CHECKING:
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 
     from ssdiff.data.inputs import FailedFile
     from ssdiff.pipeline import Pipeline
-
-MEMORY_HINT = (
-    "lower --batch or training.batch, raise "
-    "training.grad_accum_steps, or set model.activation_checkpointing = true"
-)
 
 
 class Terminal:
@@ -53,14 +47,14 @@ class Terminal:
     def say(self, text: str) -> None:
         """Print one line on stderr."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.console.print(printable(text), markup=False)
 
     def result(self, text: str, values: dict[str, Any]) -> None:
         """Print what the command was run for: ``values`` as JSON if asked, ``text`` otherwise."""
         if self.as_json:
             print(json.dumps(values))
         elif text and not self.quiet:
-            print(text)
+            print(printable(text))
 
     @contextmanager
     def progress_callback(self, unit: str = "img", **units: str) -> Iterator[Progress]:
@@ -186,9 +180,10 @@ def positive(value: int, option: str) -> int:
     return value
 
 
-def is_main_process() -> bool:
-    """Return whether this is the process that prints: always, but for torchrun's others."""
-    return os.environ.get("RANK", "0") == "0"
+def torchrun_rank() -> int:
+    """Return the number of this process under torchrun; 0 without, whatever a scheduler has left behind."""
+    size, rank = (os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK"))
+    return int(rank) if size.isdecimal() and rank.isdecimal() and int(size) > 1 else 0
 
 
 def find_model(path: Path | None, terminal: Terminal) -> Path:
@@ -244,7 +239,7 @@ def raise_failures(failed: Sequence[FailedFile], done: int) -> None:
     """
     for one in failed:
         about = "" if one.file.source in str(one.error) else f"{one.file.source}: "
-        print(f"ssdiff: error: {about}{one.error}", file=sys.stderr)
+        print(f"ssdiff: error: {printable(f'{about}{one.error}')}", file=sys.stderr)
     if failed:
         message = f"{len(failed)} of {done + len(failed)} images failed, each named above"
         raise PartialFailure(message) if done else DataError(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ssdiff.cli.common import Terminal, is_main_process, load_pipeline, parse_sets
+from ssdiff.cli.common import Terminal, load_pipeline, parse_sets, torchrun_rank
 from ssdiff.cli.options import (
     OUTPUT,
     SAMPLING,
@@ -73,7 +73,7 @@ def sample(
     Of a model's settings --set changes those of sampling, e.g. sampling.terminal_prior.noise=0 for
     perfect symmetry.
     """
-    main = is_main_process()
+    main = torchrun_rank() == 0
     terminal = Terminal(quiet or not main, json and main)
     for name, value, least in (
         ("-n", n, 1),

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ssdiff.cli.common import StopRequest, Terminal, is_main_process, parse_sets, with_options
+from ssdiff.cli.common import StopRequest, Terminal, parse_sets, torchrun_rank, with_options
 from ssdiff.cli.options import (
     INPUT,
     OUTPUT,
@@ -86,7 +86,7 @@ def train(
     status.json. Ctrl-C or SIGTERM saves and stops; `--resume auto` continues as if nothing had
     happened, on a CPU bit for bit.
     """
-    main = is_main_process()
+    main = torchrun_rank() == 0
     terminal = Terminal(quiet or not main, json and main)
     overrides = with_options(
         parse_sets(set_),

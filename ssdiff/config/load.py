@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ssdiff import plugins
-from ssdiff.arguments import require_type
+from ssdiff.arguments import as_path, require_type
 from ssdiff.config import Preset
 from ssdiff.config.aliases import stored, today
 from ssdiff.config.process import NoiseSettings, noise_kinds
@@ -189,7 +189,7 @@ def _resolve(name_or_path: str | Path, seen: tuple[str, ...], base: Path | None 
     """Values of a preset with everything it extends merged in; `seen` are the files on the way here."""
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text:
-        path = (base or Path()) / Path(text).expanduser()
+        path = (base or Path()) / as_path("the preset", text)
         key, name, source = str(path.resolve()), path.stem, _read(path)
         base = path.parent
     else:
@@ -217,7 +217,7 @@ def _found_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(given, list | tuple) or not all(isinstance(plugin, str | Path) for plugin in given):
         return values
     found = [
-        str((folder / Path(plugin).expanduser()).absolute()) if plugins.is_file(plugin) else str(plugin)
+        str((folder / as_path("plugins", plugin)).absolute()) if plugins.is_file(plugin) else str(plugin)
         for plugin in given
     ]
     return {**values, "plugins": found}

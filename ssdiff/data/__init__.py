@@ -3,13 +3,12 @@
 `open_data` takes a folder, a zip file or a name; the result is prepared once and memory-mapped ever after.
 """
 
-from ssdiff.data.cache import ImageSet, cache_root, evenly
+from ssdiff.data.cache import ImageSet, evenly
 from ssdiff.data.open import DATA_NAMES, holds_jpeg, image_sizes, native_sizes, open_data, require_packages
 
 __all__ = [
     "DATA_NAMES",
     "ImageSet",
-    "cache_root",
     "evenly",
     "holds_jpeg",
     "image_sizes",

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from platformdirs import user_cache_dir
 from torch import Tensor
 
 from ssdiff.data.sources import Fit, Labels, Pixels, Source
 from ssdiff.errors import DataError, ResourceError
 from ssdiff.files import sync
+from ssdiff.home import cache_root
 from ssdiff.images.resize import middle
 
 FORMAT = 1
@@ -125,13 +125,6 @@ def evenly(total: int, count: int) -> NDArray[np.int64]:
         (min(count, total),) int64, ascending, none twice; 0 alone for a count of 1.
     """
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
-
-
-def cache_root() -> Path:
-    """Return where prepared and downloaded data are kept: SSDIFF_HOME/cache, or the platform's cache
-    folder."""
-    home = os.environ.get("SSDIFF_HOME")
-    return Path(home).expanduser() / "cache" if home else Path(user_cache_dir("ssdiff", appauthor=False))
 
 
 def prepare(

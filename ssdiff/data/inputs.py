@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ssdiff.arguments import as_path
 from ssdiff.data.sources import FolderSource
 from ssdiff.errors import SsdiffError, UsageError
 from ssdiff.files import check_output
@@ -45,7 +46,7 @@ def expand(arguments: Sequence[str]) -> list[tuple[str, PurePosixPath]]:
     """
     found = []
     for argument in arguments:
-        path = Path(argument).expanduser()
+        path = as_path("image", argument)
         if path.is_dir():
             found += [(str(path / name), PurePosixPath(name)) for name in FolderSource(path).members]
         else:
@@ -68,7 +69,7 @@ def plan_outputs(
         UsageError: an ending that is not supported, or two images that would become one file.
         OutputError: something is there already.
     """
-    path = Path(out or ".").expanduser()
+    path = as_path("out", out or ".")
     folder = path.is_dir() or (out is not None and out.endswith(("/", "\\")))
     if not folder and len(sources) > 1:
         if path.suffix.lower() in SAVE_SUFFIXES:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ssdiff.arguments import as_path
 from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source, require_package
-from ssdiff.data.cache import Corrupt, ImageSet, Progress, cache_root, prepare
+from ssdiff.data.cache import Corrupt, ImageSet, Progress, prepare
 from ssdiff.data.lists import NameList, read_list
 from ssdiff.data.sources import ClassesFrom, FileSource, Fit, FolderSource, Source, ZipSource
 from ssdiff.errors import DataError, UsageError, did_you_mean
+from ssdiff.home import cache_root
 from ssdiff.images.read import MAX_PIXELS, image_size
 from ssdiff.images.resize import SCALINGS
 
@@ -107,7 +108,7 @@ def _find(
     if isinstance(source, str) and source in DATA_NAMES:
         _require_names(source, only, classes_from)
         return named_source(source, root / "torchvision")
-    path = as_path("data", source).expanduser()
+    path = as_path("data", source)
     if path.is_dir():
         if (arrays := find_idx(path, str(path))) is not None:
             _require_names(str(path), only, classes_from)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ssdiff import __version__, checkpoints, runs
 from ssdiff.config import DataSettings
-from ssdiff.data import ImageSet, cache_root, holds_jpeg, native_sizes
+from ssdiff.data import ImageSet, holds_jpeg, native_sizes
 from ssdiff.distributed import World
 from ssdiff.errors import DataError, UsageError
 from ssdiff.evaluation.distances import Cache, collect
 from ssdiff.evaluation.features import Extractor, Features
+from ssdiff.home import cache_root
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress, stage
 from ssdiff.training.dataset import open_as

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, Literal, SupportsIndex, TypeAlias, overload
 
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ssdiff.arguments import as_path
 from ssdiff.errors import DataError, UsageError
 from ssdiff.images.layout import film_strip, from_uint8, grid, to_uint8
 from ssdiff.images.read import from_pillow, pixels, read_image
@@ -201,7 +201,7 @@ def _read(
 ) -> Tensor:
     if isinstance(image, Image.Image):
         return from_uint8(torch.from_numpy(pixels(from_pillow(image, channels=channels, size=size))))
-    path = Path(image).expanduser()
+    path = as_path("image", image)
     if path.is_dir():
         raise DataError(f"{path} is a folder", path=path, hint="name a file, or a list of files")
     return read_image(path, channels=channels, size=size)

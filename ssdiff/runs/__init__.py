@@ -1,12 +1,11 @@
 """Run folders: layout, lock, status, metrics log, and where they are kept."""
 
 from ssdiff.runs.folder import RunFolder, State, is_run
-from ssdiff.runs.paths import default_home, new_run_path, newest_run, remember, runs_root
+from ssdiff.runs.paths import new_run_path, newest_run, remember, runs_root
 
 __all__ = [
     "RunFolder",
     "State",
-    "default_home",
     "is_run",
     "new_run_path",
     "newest_run",

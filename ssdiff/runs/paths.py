@@ -10,16 +10,9 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-import platformdirs
-
 from ssdiff.files import replace_file
+from ssdiff.home import default_home
 from ssdiff.runs.folder import RunFolder, is_run
-
-
-def default_home() -> Path:
-    """Return where runs are kept: ``SSDIFF_HOME``, or else the platform's folder for a user's data."""
-    chosen = os.environ.get("SSDIFF_HOME")
-    return Path(chosen or platformdirs.user_data_dir("ssdiff", appauthor=False)).expanduser()
 
 
 def runs_root() -> Path:

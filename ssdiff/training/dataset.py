@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssdiff import rng
+from ssdiff.arguments import as_path
 from ssdiff.config import DataSettings, Preset
 from ssdiff.data import DATA_NAMES, ImageSet, evenly, open_data
 from ssdiff.distributed import World
@@ -147,4 +148,4 @@ def portable_source(source: str | Path | None) -> str | None:
     """Return a data set as a checkpoint keeps it: a name, or a path that holds from any folder."""
     if source is None or (isinstance(source, str) and source in DATA_NAMES):
         return source if source is None else str(source)
-    return str(Path(source).expanduser().absolute())
+    return str(as_path("data", source).absolute())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ssdiff import checkpoints, runs
+from ssdiff.arguments import as_path
 from ssdiff.config import Preset
 from ssdiff.config.load import differences, for_data_set, override, parse_preset
 from ssdiff.errors import CheckpointError, UsageError
@@ -96,7 +97,7 @@ def resolve_resume(request: Request) -> Start:
         if folder is None or not folder.exists():
             notes.append("nothing to resume: a new run is started")
     elif request.resume is not None:
-        found, folder = _explicit(Path(request.resume), folder)
+        found, folder = _explicit(as_path("resume", request.resume), folder)
     loaded = None
     if found is not None:
         loaded = checkpoints.require_groups(checkpoints.load(found), "ema", "weights", "optimizer")

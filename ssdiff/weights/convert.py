@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssdiff.arguments import as_path
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset
 from ssdiff.errors import CheckpointError
@@ -96,7 +97,7 @@ def import_model(
         PresetError: no such preset.
         OutputError: ``out`` exists.
     """
-    target, path = check_output(out, overwrite, _SUFFIX), Path(file)
+    target, path = check_output(out, overwrite, _SUFFIX), as_path("the file", file)
     settings = preset if isinstance(preset, Preset) else load_preset(preset, overrides)
     state = read_weights(path)
     pipeline = import_official(state, settings, device="cpu", where=path)

@@ -88,6 +88,8 @@ def test_a_bug_needs_no_home_to_be_kept(failing, monkeypatch, tmp_path):
 
 def test_other_processes_say_which_they_are(failing, monkeypatch):
     monkeypatch.setenv("RANK", "3")
+    assert failing(MemoryError())[2].startswith("ssdiff: error: out of memory")  # a scheduler has left it
+    monkeypatch.setenv("WORLD_SIZE", "4")
     code, out, err = failing(MemoryError(), "--json")
     assert (code, out) == (6, "") and "ssdiff: error: rank 3: out of memory" in err
 

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from ssdiff.config import DataSettings
-from ssdiff.data import DATA_NAMES, cache_root, evenly, open_data, sources
+from ssdiff.data import DATA_NAMES, evenly, open_data, sources
 from ssdiff.data import cache as data_cache
 from ssdiff.data.shapes import draw
 from ssdiff.errors import DataError, ResourceError, UsageError
@@ -448,13 +448,6 @@ def test_full_disks_and_bad_places(tmp_path, load, cache, monkeypatch):
         load(folder)
     with pytest.raises(ResourceError, match="cannot prepare"):
         load(folder, cache=folder / "0.png")
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.setenv("SSDIFF_HOME", str(tmp_path))
-    assert cache_root() == tmp_path / "cache"
-    monkeypatch.delenv("SSDIFF_HOME")
-    assert cache_root().name.lower() in ("ssdiff", "cache")
 
 
 # Sets with names

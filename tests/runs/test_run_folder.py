@@ -9,7 +9,6 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from unittest import mock
 
-import platformdirs
 import pytest
 from children import die, enter_read_only, in_child
 
@@ -292,16 +291,6 @@ def test_resuming_drops_later_lines_and_torn_ones(tmp_path):
 
 
 # Where runs are
-
-
-def test_home_can_be_chosen(tmp_path, monkeypatch):
-    monkeypatch.setenv("SSDIFF_HOME", str(tmp_path))
-    assert runs.default_home() == tmp_path and runs.runs_root() == tmp_path / "runs"
-    monkeypatch.setenv("SSDIFF_HOME", "~/somewhere")
-    assert runs.default_home() == Path.home() / "somewhere"
-    for setting in ("", None):
-        monkeypatch.setenv("SSDIFF_HOME", setting) if setting == "" else monkeypatch.delenv("SSDIFF_HOME")
-        assert runs.default_home() == Path(platformdirs.user_data_dir("ssdiff", appauthor=False))
 
 
 def test_new_runs_have_a_name_of_their_own(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Terminal, find_model, is_main_process, positive, publish
+from ssdiff.cli.common import Terminal, find_model, positive, publish, torchrun_rank
 from ssdiff.cli.options import (
     INPUT,
     Batch,
@@ -75,7 +75,7 @@ def restore(
     for name, value in (("-n", n), ("--batch", batch)):
         if value is not None:
             positive(value, name)
-    main = is_main_process()
+    main = torchrun_rank() == 0
     terminal = Terminal(quiet or not main, json and main)
     if out is not None:
         check_output(out, overwrite, (".json",))
