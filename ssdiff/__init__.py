@@ -5,6 +5,7 @@ The public names load on first use, so ``import ssdiff`` is fast and does not im
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from ssdiff.weights.load import load as load
 
 __version__ = "0.2.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # else its warnings go to stderr
 
 _MODULES = {
     "Cost": "ssdiff.evaluation.cost",

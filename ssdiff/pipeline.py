@@ -523,13 +523,16 @@ def _whole(numbers: Tensor) -> bool:
     return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
 
 
+_MOST_IMAGES = 2**53  # numbers up to here are exact in JSON, and leave room for what is added to them
+
+
 def check_counts(n: object, first: object = 0, batch: object = None) -> None:
     """Refuse numbers of images that make no sense.
 
     Raises:
         UsageError: then.
     """
-    require_whole("n", n, 1)
-    require_whole("first", first, 0)
+    require_whole("n", n, 1, _MOST_IMAGES)
+    require_whole("first", first, 0, _MOST_IMAGES)
     if batch is not None:
         require_whole("batch", batch, 1)

@@ -111,7 +111,7 @@ class Terminal:
 
 
 class StopRequest:
-    """Turns SIGTERM and the first Ctrl-C into a question that the work asks; a second Ctrl-C ends it."""
+    """Turns SIGTERM, SIGHUP and the first Ctrl-C into a question of the work; a second Ctrl-C ends it."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -123,7 +123,10 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
         """Handle the signals for the length of a block."""
-        signals = (signal.SIGTERM, signal.SIGINT)
+        names = ("SIGTERM", "SIGINT", "SIGHUP")
+        known = (getattr(signal, name) for name in names if hasattr(signal, name))
+        # Whoever began us with nohup wants it ignored.
+        signals = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, self._handle) for number in signals}
         try:
             yield self

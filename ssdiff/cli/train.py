@@ -108,10 +108,10 @@ def train(
             expected = measure(settings, device, progress)
         terminal.result(f"{expected}\nnothing was written", expected.to_dict())
         return
-    from ssdiff.training.run import train as run
-
     units = {"preparing": "img", "training": "steps"}
-    with terminal.progress_callback(**units) as progress, StopRequest().listening() as stop:
+    with StopRequest().listening() as stop, terminal.progress_callback(**units) as progress:
+        from ssdiff.training.run import train as run  # seconds, in which a signal counts as well
+
         result = run(
             preset,
             data,

@@ -7,6 +7,7 @@ every wrong field, its allowed range and the nearest valid name.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from functools import lru_cache, reduce
@@ -25,7 +26,7 @@ from ssdiff.config import Preset
 from ssdiff.config.aliases import stored, today
 from ssdiff.config.process import NoiseSettings, noise_kinds
 from ssdiff.config.provenance import settle, with_data_set
-from ssdiff.errors import PresetError, did_you_mean, nearest_names
+from ssdiff.errors import PresetError, did_you_mean, nearest_names, one_line
 from ssdiff.models.registry import FLEXI_UNET
 from ssdiff.registry import source_of
 
@@ -38,6 +39,7 @@ __all__ = [
     "parse_override",
     "parse_preset",
     "presets",
+    "read_preset",
     "shipped_preset",
 ]
 
@@ -50,6 +52,10 @@ _UNIONS: dict[tuple[str, ...], str] = {
 _KEPT: dict[tuple[str, ...], tuple[str, ...]] = {("model",): ("classes",)}  # fields that each kind has
 _OF_A_RUN = "preset.toml"  # the file that ssdiff writes into a run
 _ITS_OWN = ("name", "summary", "published", "trained_on")
+# What a preset never has, and tomllib takes minutes and gigabytes for.
+_LONGEST = 2**20  # letters
+_DEEP_KEY = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){40}")
+_SHORT_NUMBER = re.compile(r"[+-]?(?:\.\d+|\d+\.)(?:[eE][+-]?\d+)?")  # which TOML wants a 0 for
 _STEPS = 250  # of sampling, unless the preset says otherwise or T is smaller
 
 
@@ -89,6 +95,15 @@ def parse_preset(text: str, where: str = "preset", *, run_plugins: bool = False)
     if not run_plugins:
         values.pop("plugins", None)
     return _validate(values, where)
+
+
+def read_preset(path: Path, *, run_plugins: bool = False) -> Preset:
+    """Return the preset that a run keeps in a file, as :func:`parse_preset` does of a text.
+
+    Raises:
+        PresetError: as `load_preset`.
+    """
+    return parse_preset(_read(path), str(path), run_plugins=run_plugins)
 
 
 def override(preset: Preset, overrides: Mapping[str, object]) -> Preset:
@@ -132,9 +147,13 @@ def parse_override(text: str) -> tuple[str, object]:
     field, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not field:
         raise PresetError(f"{text!r} sets nothing", hint="write section.field=value, e.g. training.lr=3e-4")
+    if _SHORT_NUMBER.fullmatch(value):
+        return field, float(value)
+    if value in ("True", "False"):  # as Python writes them
+        return field, value == "True"
     try:
-        parsed = tomllib.loads(f"value = {value}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+        parsed = _parse(f"value = {value}", field)
+    except PresetError:
         return field, value
     return field, parsed["value"] if parsed.keys() == {"value"} else value
 
@@ -248,10 +267,13 @@ def _read(path: Path) -> str:
 
 
 def _parse(text: str, where: str, path: Path | None = None) -> dict[str, Any]:
+    if len(text) > _LONGEST or _DEEP_KEY.search(text):
+        what = "is too long" if len(text) > _LONGEST else "has a key of too many parts"
+        raise PresetError(f"{where} {what} for a preset", path=path)
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise PresetError(f"{where} is not TOML: {error}", path=path) from None
+    except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits, too
+        raise PresetError(f"{where} is not TOML: {one_line(error)}", path=path) from None
 
 
 def _nest(overrides: Mapping[str, object]) -> dict[str, Any]:

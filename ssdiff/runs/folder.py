@@ -9,6 +9,7 @@ import math
 import os
 import re
 import socket
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from ssdiff.errors import OutputError, ResourceError, SsdiffError
-from ssdiff.files import replace_file, writer_is_alive
+from ssdiff.files import replace_file, sync, writer_is_alive
 
 State = Literal["running", "finished", "interrupted", "failed"]
 # A folder that has nothing else is still empty: it was locked, but no run began.
 _OWN = ("run.lock", "owner.json", "checkpoints", "samples")
 # What a killed writer leaves (ssdiff.files.staging_name).
 _UNFINISHED = re.compile(r"\.(preset\.toml|(owner|status)\.json|metrics\.jsonl)\.[0-9a-f]{32}")
+_BLOCK = 4096  # bytes, that a file takes on a disk at least
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +77,8 @@ class RunFolder:
 
         Args:
             path: the folder; made if absent.
-            preset_toml: resolved settings; they replace those of a run that is resumed.
+            preset_toml: resolved settings of a new run. Those of a run that is resumed stay as they are until
+                :meth:`write_preset`.
             resume: accept a folder that holds a run.
 
         Raises:
@@ -97,12 +100,24 @@ class RunFolder:
                     left.unlink()
                 folder.checkpoints.mkdir(exist_ok=True)
                 folder.samples.mkdir(exist_ok=True)
-                settings = preset_toml.encode()
-                if not is_run(folder.path) or folder.preset.read_bytes() != settings:
-                    replace_file(folder.preset, settings)
+                if not is_run(folder.path):
+                    replace_file(folder.preset, preset_toml.encode())
         except OSError as error:
             raise _cannot_write(folder.path, error) from error
         return folder
+
+    def write_preset(self, preset_toml: str) -> None:
+        """Record the settings with which the run goes on; for whoever holds :meth:`lock`.
+
+        Raises:
+            ResourceError: they cannot be written.
+        """
+        settings = preset_toml.encode()
+        try:
+            if not self.preset.is_file() or self.preset.read_bytes() != settings:
+                replace_file(self.preset, settings)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
 
     def has_begun(self) -> bool:
         """Return whether a step was recorded or saved here; a run that failed before that may be started
@@ -121,7 +136,7 @@ class RunFolder:
         try:
             lock.acquire()
             try:
-                replace_file(self._owner, _encode(_whoami()))
+                replace_file(self._owner, _encode({**_whoami(), "lock": uuid.uuid4().hex}))
             except OSError:
                 lock.release()
                 raise
@@ -151,15 +166,19 @@ class RunFolder:
         """
         if state not in get_args(State):
             raise ValueError(f"unknown state {state!r}")
-        last, owner = self.read_status() or {}, _read(self._owner) or {}
-        if state == last.get("state") == "failed" and str(last.get("time")) >= str(owner.get("time", "~")):
+        last, lock = self.read_status() or {}, (_read(self._owner) or {}).get("lock")
+        # Not by the time: clocks are set back, and differ between machines.
+        if state == last.get("state") == "failed" and lock is not None and last.get("lock") == lock:
             return
+        content = _encode({"state": state, "step": step, **_whoami(), "lock": lock, **more})
         try:
-            replace_file(self.status, _encode({"state": state, "step": step, **_whoami(), **more}))
+            replace_file(self.status, content)
         except OSError as error:
             if state in ("running", "finished"):
                 raise _cannot_write(self.path, error) from error
             _log.warning("cannot write %s: %s", self.status, error)
+            with suppress(OSError):  # a full disk still takes the room that the file has
+                _overwrite(self.status, content)
 
     def read_status(self) -> dict[str, Any] | None:
         """Return what :meth:`write_status` wrote last; None if there is nothing to read."""
@@ -261,6 +280,17 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return value
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Replace the contents of a file in place, for want of room beside it."""
+    with path.open("r+b") as stream:
+        room = len(stream.read())
+        if len(content) > max(room, _BLOCK):
+            return
+        stream.seek(0)
+        stream.write(content.ljust(room))
+        sync(stream)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ssdiff import checkpoints, runs
 from ssdiff.arguments import as_path
 from ssdiff.config import Preset
-from ssdiff.config.load import differences, for_data_set, override, parse_preset
+from ssdiff.config.load import differences, for_data_set, override, parse_preset, read_preset
 from ssdiff.errors import CheckpointError, UsageError
 
 _MODEL_SECTIONS = ("data", "process", "model")
@@ -101,7 +101,7 @@ def resolve_resume(request: Request) -> Start:
     loaded = None
     if found is not None:
         loaded = checkpoints.require_groups(checkpoints.load(found), "ema", "weights", "optimizer")
-    preset, changed = _settle(request, loaded)
+    preset, changed = _settle(request, loaded, folder)
     if changed:
         notes.append(f"going on with other settings (then != now): {'; '.join(changed)}")
     start = Start(request, preset, folder or runs.new_run_path(preset.name), loaded, tuple(notes))
@@ -126,15 +126,24 @@ def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
     return steps[-1], out or path
 
 
-def _settle(request: Request, loaded: checkpoints.Loaded | None) -> tuple[Preset, list[str]]:
-    """The settings that count, and which of training and sampling are not those of the checkpoint."""
+def _settle(
+    request: Request, loaded: checkpoints.Loaded | None, folder: Path | None
+) -> tuple[Preset, list[str]]:
+    """The settings that count, and which of training and sampling are not those of the checkpoint.
+
+    Those of a run are in its preset.toml, which people edit; the checkpoint knows what has been trained.
+    """
     if loaded is None:
         if request.preset is None:
             raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
         return request.preset, []
     text = str(loaded.meta.get("preset", ""))
     stored = parse_preset(text, "the checkpoint's preset", run_plugins=True)
-    wanted = request.preset or (override(stored, request.overrides) if request.overrides else stored)
+    own = stored
+    inside = folder is not None and folder.resolve() in loaded.path.resolve().parents
+    if request.preset is None and folder is not None and inside and runs.is_run(folder):
+        own = read_preset(runs.RunFolder(folder).preset, run_plugins=True)
+    wanted = request.preset or (override(own, request.overrides) if request.overrides else own)
     differing = [
         line for line in differences(stored, wanted, _MODEL_SECTIONS) if not line.startswith(_PLACES)
     ]

@@ -22,7 +22,8 @@ from ssdiff.config.load import load_preset, override
 from ssdiff.data import ImageSet, require_packages
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.distributed import World, join_world
-from ssdiff.errors import Interrupted, SsdiffError
+from ssdiff.errors import CheckpointError, Interrupted
+from ssdiff.failures import explain
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
@@ -170,12 +171,12 @@ def train(
         run = _Run(start, process, folder, world, *watchers)
         try:
             return run.go(stop or (lambda: False))
-        except SsdiffError as error:
-            state: runs.State = "interrupted" if isinstance(error, Interrupted) else "failed"
-            run.status(state, code=error.code, reason=str(error))
-            raise
         except BaseException as error:
-            run.status("failed", code=1, reason=f"{type(error).__name__}: {error}")
+            stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+            found = explain(error)
+            if run.begun:
+                state: runs.State = "interrupted" if stopped else "failed"
+                run.status(state, code=found.code, reason=found.message)
             raise
 
 
@@ -219,6 +220,7 @@ class _Run:
         self._generation: CoarseMixture | None = None
         self._details: HighFrequencySpectrum | None = None
         self._saved = self._drawn = -1
+        self.begun = True
 
     @property
     def step(self) -> int:
@@ -276,7 +278,13 @@ class _Run:
         preset, start = self.preset, self.start
         data = prepare_on_rank0(start.source, preset, self.world, progress)
         check_labels(data, preset)
-        check_unchanged(start, data.fingerprint, self.world.size)
+        try:
+            check_unchanged(start, data.fingerprint, self.world.size)
+        except CheckpointError:
+            self.begun = not start.goes_on_in_its_folder  # refused: the run stays as it is
+            raise
+        if self.world.rank == 0:
+            self.folder.write_preset(preset.to_toml())
         degradation = preset.process.degradation
         if degradation is not None and degradation.kind == "animorph":
             other = prepare_on_rank0(start.other, preset, self.world, progress, "--with")
@@ -315,7 +323,8 @@ class _Run:
             predict=preset.process.predict,
         )
         if self.start.loaded is not None:
-            trainer.restore(self.start.loaded.step, self.start.loaded.tensors)
+            loaded = self.start.loaded
+            trainer.restore(loaded.step, loaded.tensors, loaded.meta.get("unreported"))
         if self.world.rank == 0:
             self.folder.truncate_metrics(trainer.step)
             for path in checkpoints.set_aside(self.folder.checkpoints, trainer.step):
@@ -367,7 +376,8 @@ class _Run:
 
     def _save(self, data: ImageSet) -> None:
         trainer = self._trainer
-        tensors = trainer.state()  # on every process, so that all learn of a gradient that is not finite
+        # On every process, so that all learn of a gradient that is not finite.
+        tensors, unreported = trainer.state(), trainer.unreported()
         if self.world.rank == 0 and self._saved != trainer.step:
             meta = {
                 "preset": self.preset.to_toml(),
@@ -379,6 +389,7 @@ class _Run:
                 "start": self._generation.to_json() if self._generation else None,
                 "details": self._details.to_json() if self._details else None,
                 "torch": torch.__version__,
+                "unreported": unreported,
             }
             path = checkpoints.save(
                 self.folder.checkpoints,
@@ -388,6 +399,7 @@ class _Run:
                 keep=self.preset.training.max_checkpoints,
             )
             self._tell(Event("checkpoint", trainer.step, f"saved {path.name}"))
+            self.status("running", steps=self.preset.training.steps)
         self._saved = trainer.step
         self.world.barrier()
 
@@ -435,7 +447,7 @@ class _Run:
         """train.log receives what ssdiff logs while the run lasts."""
         stack = ExitStack()
         if self.world.rank == 0:
-            handler = logging.FileHandler(self.folder.log, encoding="utf-8")
+            handler = logging.FileHandler(self.folder.log, encoding="utf-8", errors="backslashreplace")
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             _log.addHandler(handler)
             _log.setLevel(logging.INFO)

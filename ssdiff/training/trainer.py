@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ssdiff import rng
 from ssdiff.config import TrainingSettings
 from ssdiff.devices import autocast
-from ssdiff.errors import CheckpointError, NonFiniteError
+from ssdiff.errors import CheckpointError, NonFiniteError, memory_for
+from ssdiff.failures import MEMORY_HINT
 from ssdiff.process.base import Process
 from ssdiff.training.batches import COUNTERS, Batches, TimestepSampler
 from ssdiff.training.compile import compiled, require_compiler
@@ -151,6 +153,19 @@ class Trainer:
         norms, self._norms = self._norms, []
         return Averages(total / max(count, 1), by_resolution, sum(norms) / max(len(norms), 1), len(norms))
 
+    def unreported(self) -> dict[str, Any]:
+        """Return what :meth:`averages` would average now, for JSON: a checkpoint keeps it, so that the next
+        means of a resumed run are those of a run that was never interrupted.
+
+        Raises:
+            NonFiniteError: as :meth:`advance`.
+        """
+        self._read_norms()
+        sums = self._sums.clone()
+        if self._batches.world.size > 1:
+            dist.all_reduce(sums)
+        return {"sums": sums.tolist(), "norms": list(self._norms)}
+
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint: ``ema``, ``weights``, ``optimizer``.
 
@@ -170,8 +185,18 @@ class Trainer:
         return {"ema": averaged, "weights": weights, "optimizer": optimizer}
 
     @torch.no_grad()
-    def restore(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def restore(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        unreported: Mapping[str, Any] | None = None,
+    ) -> None:
         """Continue from the tensors of :meth:`state` after ``step`` steps.
+
+        Args:
+            step: steps done.
+            tensors: of a checkpoint.
+            unreported: from :meth:`unreported`; nothing where a checkpoint has none.
 
         Raises:
             CheckpointError: if a tensor is missing or has another shape.
@@ -192,12 +217,28 @@ class Trainer:
             like = weight if value.shape == weight.shape else torch.empty((), device=weight.device)
             self._optimizer.state[weight][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
         self.step = step
+        if unreported is not None:
+            sums = torch.tensor(unreported["sums"])
+            if sums.shape == self._sums.shape and self._batches.world.rank == 0:  # of all processes together
+                self._sums.copy_(sums)
+            self._norms = [float(norm) for norm in unreported["norms"]]
 
     def _backward(self, counter: int) -> None:
         """Gradients of one micro-batch are added to those that are there."""
         settings, positions = self.settings, self._batches.positions
         timesteps = self._timesteps.draw(counter % COUNTERS, positions)
         size = self.process.states[int(timesteps[0])].size
+        self._last = f"{size[0]} px, timesteps {int(timesteps.min())}..{int(timesteps.max())}"
+        with memory_for(f"training.batch = {settings.batch} at {size[0]} px", MEMORY_HINT):
+            losses = self._losses(counter, timesteps)
+            (losses.mean() / settings.grad_accum_steps).backward()
+        row = self._sums[self._resolutions.index(size[0])]
+        row[0] += losses.detach().sum()
+        row[1] += len(losses)
+
+    def _losses(self, counter: int, timesteps: Tensor) -> Tensor:
+        """Loss of each image of a micro-batch."""
+        settings, positions = self.settings, self._batches.positions
         x0, labels = self._batches(counter)
         x0 = x0.contiguous(memory_format=torch.channels_last)
         seen = counter * self._batches.global_batch
@@ -206,12 +247,7 @@ class Trainer:
         torch.manual_seed(
             rng.derive(settings.seed, f"train/dropout/{counter}/{self._batches.world.rank}") >> 1
         )
-        losses = self._objective(self._network, x0, timesteps, visit, labels)
-        (losses.mean() / settings.grad_accum_steps).backward()
-        row = self._sums[self._resolutions.index(size[0])]
-        row[0] += losses.detach().sum()
-        row[1] += len(losses)
-        self._last = f"{size[0]} px, timesteps {int(timesteps.min())}..{int(timesteps.max())}"
+        return self._objective(self._network, x0, timesteps, visit, labels)
 
     def _hand_over(self, norm: Tensor, gradients: list[Tensor]) -> None:
         """Let the fused optimiser divide by what clipping asks for, and skip a gradient that is not finite;

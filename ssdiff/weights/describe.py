@@ -9,7 +9,7 @@ from typing import Any
 from ssdiff import checkpoints, runs
 from ssdiff.build import build_process, outline_model
 from ssdiff.config import Preset
-from ssdiff.config.load import for_data_set, parse_preset
+from ssdiff.config.load import for_data_set, read_preset
 from ssdiff.display import human_bytes
 from ssdiff.errors import SsdiffError
 from ssdiff.process.base import ResolutionLevel
@@ -141,8 +141,9 @@ def describe_model(source: str | Path | None = None) -> Description:
     state: RunState | ModelFile
     if runs.is_run(path):
         folder = runs.RunFolder(path)
-        preset = parse_preset(folder.preset.read_text("utf-8"), f"the preset of {path}", run_plugins=True)
-        found = tuple(map(_checkpoint, checkpoints.list_steps(folder.checkpoints)))
+        preset = read_preset(folder.preset, run_plugins=True)
+        stored_steps = map(_checkpoint, checkpoints.list_steps(folder.checkpoints))
+        found = tuple(one for one in stored_steps if one is not None)
         state = RunState(folder.read_status() or {}, folder.was_killed(), found)
         preset = for_data_set(preset, single_file.data_set_of_run(path))
     else:
@@ -153,11 +154,15 @@ def describe_model(source: str | Path | None = None) -> Description:
     return Description(path, state, preset, count, tuple(process.levels()), process.noisy)
 
 
-def _checkpoint(folder: Path) -> StoredCheckpoint:
+def _checkpoint(folder: Path) -> StoredCheckpoint | None:
+    """None if a run that goes on has deleted it meanwhile."""
     try:
         checkpoints.verify(folder)
         verdict = "verified"
     except SsdiffError as error:
         verdict = f"damaged: {error}"
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    try:
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    except FileNotFoundError:
+        return None
     return StoredCheckpoint(folder.name, size, verdict)

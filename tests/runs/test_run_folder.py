@@ -68,14 +68,18 @@ def test_another_run_is_refused_and_kept(tmp_path):
     assert e.value.code == 2 and contents(tmp_path) == before
 
 
-def test_resuming_keeps_everything_and_writes_the_settings_that_count_now(tmp_path):
+def test_resuming_keeps_everything_until_it_is_settled_which_settings_count(tmp_path):
     run = RunFolder.create(tmp_path, PRESET)
     run.append_metrics({"step": 1})
     before = contents(tmp_path)
     inode = run.preset.stat().st_ino
     RunFolder.create(tmp_path, PRESET, resume=True)
     assert contents(tmp_path) == before and run.preset.stat().st_ino == inode
-    RunFolder.create(tmp_path, PRESET + "x = 1\n", resume=True)
+    again = RunFolder.create(tmp_path, PRESET + "x = 1\n", resume=True)
+    assert contents(tmp_path) == before
+    again.write_preset(PRESET)
+    assert run.preset.stat().st_ino == inode
+    again.write_preset(PRESET + "x = 1\n")
     assert contents(tmp_path) == {**before, "preset.toml": PRESET.encode() + b"x = 1\n"}
 
 
@@ -245,6 +249,31 @@ def test_the_first_failure_is_the_cause(tmp_path):
     assert run.read_status()["reason"] == "disk full"
     run.write_status("failed", 4, code=6, reason="without a lock")
     assert run.read_status()["step"] == 4
+
+
+def test_a_failure_of_another_time_is_no_cause_whatever_the_clock_said(tmp_path):
+    run = RunFolder(tmp_path)
+    with run.lock():
+        run.write_status("failed", 1, code=5, reason="old")
+    later = json.loads(run.status.read_text()) | {"time": "2099-01-01T00:00:00.000+00:00"}
+    run.status.write_text(json.dumps(later))
+    with run.lock():
+        run.write_status("failed", 2, code=3, reason="new")
+    assert run.read_status()["reason"] == "new"
+
+
+def test_a_full_disk_still_tells_how_a_run_ended(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    run.write_status("running", 1, reason="x" * 200)
+
+    def full(path, content, overwrite=True):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ssdiff.runs.folder.replace_file", full)
+    run.write_status("failed", 2, code=6, reason="disk full")
+    assert run.read_status()["state"] == "failed" and run.read_status()["code"] == 6
+    run.write_status("failed", 3, code=6, reason="y" * 5000)  # there is no room for this
+    assert run.read_status()["step"] == 2
 
 
 # Metrics

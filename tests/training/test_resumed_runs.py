@@ -1,0 +1,111 @@
+"""What a resumed run keeps, refuses and tells; in this process, through the command."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+from trainers import TINY
+
+from ssdiff import train
+from ssdiff.errors import Interrupted
+
+SETTINGS = {
+    "training.steps": 4,
+    "training.log_every": 4,
+    "training.checkpoint_every": 100,
+    "training.sample_count": 1,
+}
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["grad_norm"], line["loss_by_resolution"]) for line in lines]
+
+
+def test_means_of_an_interrupted_run_are_those_of_one_that_was_not(tmp_path):
+    options = {"overrides": SETTINGS, "data": "shapes", "device": "cpu"}
+    train(TINY, out=tmp_path / "a", **options)
+    steps = []
+
+    def watch(event):
+        if event.kind == "step":
+            steps.append(event.step)
+
+    with pytest.raises(Interrupted):
+        train(TINY, out=tmp_path / "b", stop=lambda: len(steps) == 3, on_event=watch, **options)
+    assert json.loads((tmp_path / "b" / "status.json").read_text())["code"] == 75
+    train(TINY, out=tmp_path / "b", resume="auto", **options)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+@pytest.fixture
+def resumable(tmp_path, ssdiff, run_folder):
+    """A run of a folder of pictures, and the command that goes on with it."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16), (number, 9, 9)).save(data / f"{number}.png")
+    sets = ("--set", "model.classes=0", "--set", "training.steps=2", "--set", "training.sample_count=1")
+    options = ("--device", "cpu", "--quiet")
+    assert ssdiff("train", "--preset", TINY, *sets, *options, "--data", data, "--out", run)[0] == 0
+    return run, data, lambda *more: ssdiff("train", "--resume", run, *options, *more)
+
+
+def test_a_refused_resume_leaves_the_run_as_it_is(resumable):
+    run, data, resume = resumable
+    before = {name: (run / name).read_bytes() for name in ("preset.toml", "status.json")}
+    Image.new("RGB", (16, 16)).save(data / "new.png")
+    code, _, err = resume("--set", "training.steps=99", "--set", "training.lr=0.5")
+    assert code == 4 and "the data set has changed" in err
+    assert before == {name: (run / name).read_bytes() for name in before}
+
+
+def test_a_failure_to_resume_is_recorded(resumable):
+    run, data, resume = resumable
+    shutil.rmtree(data)
+    assert resume("--steps", 4)[0] == json.loads((run / "status.json").read_text())["code"] == 3
+
+
+def test_an_edited_preset_counts(resumable):
+    run, _, resume = resumable
+    text = (run / "preset.toml").read_text()
+    (run / "preset.toml").write_text(text.replace("\nsteps = 2\n", "\nsteps = 3\n", 1))
+    assert resume()[0] == 0 and (run / "checkpoints" / "step-00000003").is_dir()
+    (run / "preset.toml").write_text(text.replace("\nT = 20\n", "\nT = 19\n", 1))
+    code, _, err = resume()
+    assert code == 4 and "process.T: 20 != 19" in err
+    (run / "preset.toml").write_text("[")
+    code, _, err = resume()
+    assert code == 2 and "preset.toml is not TOML" in err
+
+
+def test_the_status_knows_the_step_of_the_last_checkpoint(resumable):
+    run, _, _ = resumable
+    seen = []
+
+    def watch(event):
+        if event.kind == "checkpoint":
+            seen.append(event.step)
+
+    steps = []
+
+    def stop():
+        steps.append(json.loads((run / "status.json").read_text())["step"])
+        return False
+
+    train(
+        resume=run, overrides={"training.steps": 6, "training.checkpoint_every": 2}, on_event=watch, stop=stop
+    )
+    assert seen == [4, 6] and steps[-1] == 4
+
+
+def test_out_of_memory_names_the_batch_and_the_size(resumable, monkeypatch):
+    _, _, resume = resumable
+
+    def exhausted(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("ssdiff.training.trainer.Trainer._losses", exhausted)
+    code, _, err = resume("--steps", 4)
+    assert code == 6 and "training.batch = 4 at " in err and " px (" in err and "grad_accum_steps" in err
