@@ -91,7 +91,7 @@ def train(
     overrides = with_options(
         parse_sets(set_),
         {
-            "--data-list": ("data.list", None if data_list is None else str(data_list.expanduser())),
+            "--data-list": ("data.list", None if data_list is None else str(data_list)),
             "--data-part": ("data.part", data_part),
             "--seed": ("training.seed", seed),
             "--steps": ("training.steps", steps),

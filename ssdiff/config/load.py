@@ -229,7 +229,7 @@ def _found_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     """The values with absolute paths of plugins and of a list of images, relative ones seen from a folder."""
     data = values.get("data")
     if isinstance(data, dict) and isinstance(listed := data.get("list"), str | Path) and str(listed):
-        values = {**values, "data": {**data, "list": str((folder / Path(listed).expanduser()).absolute())}}
+        values = {**values, "data": {**data, "list": str((folder / as_path("data.list", listed)).absolute())}}
     given = values.get("plugins")
     if isinstance(given, str | Path):
         given = [given]

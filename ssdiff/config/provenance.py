@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssdiff.arguments import as_path
 from ssdiff.config.preset import SUMMARY_LENGTH, Preset
 
 _NAMED = 6  # fields, in a summary
@@ -69,7 +70,7 @@ _NAME = 100  # letters of a data set
 
 
 def _place(source: str | Path) -> str:
-    return str(Path(source).expanduser().absolute())
+    return str(as_path("data", source).absolute())
 
 
 def _is_own(preset: Preset, origin: Preset) -> bool:

@@ -81,7 +81,7 @@ def open_data(
     if part is not None and names is None:
         raise UsageError("a part is chosen by a list of images", hint="give the list, too: --data-list FILE")
     root = cache_root() if cache is None else cache
-    only = None if names is None else read_list(as_path("names", names).expanduser(), part)
+    only = None if names is None else read_list(as_path("names", names), part)
     rule: ClassesFrom = "prefix" if classes_from == "prefix" else "folder"
     images = _find(source, root, max_pixels, only, rule)
     fit = Fit(size, channels, background, max_pixels, resize, margin)

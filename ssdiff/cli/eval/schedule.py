@@ -71,7 +71,7 @@ def schedule(
     from ssdiff.analysis.schedule_plan import check_plan_files, plan_schedule
     from ssdiff.config.load import load_preset
 
-    listed = None if data_list is None else str(data_list.expanduser())
+    listed = None if data_list is None else str(data_list)
     chosen = {"--data-list": ("data.list", listed), "--data-part": ("data.part", data_part)}
     terminal = Terminal(quiet, json)
     check_plan_files(out, overwrite)
