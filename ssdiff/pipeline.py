@@ -110,6 +110,11 @@ class Pipeline:
         self.class_names, self.origin, self.step, self.precision = class_names, origin, step, precision
         self.terminal_prior, self.spectrum = terminal_prior, spectrum
         self.path: Path | None = None
+        if self.sampling.clip_denoised and not prediction(self.predict).clips:
+            raise UsageError(
+                f"predict {self.predict!r} means images that leave [-1, 1]",
+                hint="give sampling=SamplingSettings(clip_denoised=False)",
+            )
         if prediction(self.predict).of_noise and (process.changes_resolution or not process.noisy):
             raise UsageError(
                 f"predict {self.predict!r} needs a process with noise and one size",

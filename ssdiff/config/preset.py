@@ -14,6 +14,7 @@ from ssdiff.config.process import ProcessSettings, process_problems
 from ssdiff.config.sections import DataSettings, ModelSettings, SamplingSettings, TrainingSettings
 from ssdiff.errors import PresetError, ProcessError, did_you_mean
 from ssdiff.models.registry import COLD_UNETS, FLEXI_UNET, NETWORKS, arguments
+from ssdiff.process.prediction import PREDICTIONS
 from ssdiff.sampling.registry import SAMPLERS, samplers_of_kind
 from ssdiff.schedules.respacing import Steps, kept_timesteps
 
@@ -264,6 +265,12 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
         problems.append(
             "sampling.terminal_prior: a mask with fill = 'colour' begins at the colour of each image; "
             "leave it out"
+        )
+    known = process.predict in PREDICTIONS.names()
+    if sampling.clip_denoised and known and not PREDICTIONS.get(process.predict).clips:
+        problems.append(
+            f"sampling.clip_denoised: images that predict {process.predict!r} means leave [-1, 1]; "
+            "set it to false"
         )
     if sampling.renoise == "spectral" and process.levels == 1:
         problems.append("sampling.renoise: one level never changes resolution; leave it 'none'")

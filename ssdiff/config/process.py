@@ -201,7 +201,7 @@ class ProcessSettings(Strict):
     final_snr: float = Field(
         1e-3, gt=0, lt=1, description="with SNR-preserving noise: SNR that the last state is below"
     )
-    predict: str = Field("x0", description="what the network predicts: x0, eps, v")
+    predict: str = Field("x0", description="what the network predicts: x0, eps, v; difference for kind heat")
     resize: Literal["bilinear", "area"] = Field(
         "bilinear", description="filter of a resolution transition; area leaves white noise white"
     )
@@ -247,7 +247,11 @@ def _prediction_problems(process: ProcessSettings) -> list[str]:
     if name not in known:
         names = " or ".join((", ".join(map(repr, known[:-1])), repr(known[-1])))
         return [f"process.predict: must be {names}, not {name!r}; {did_you_mean(name, known)}"]
-    if not PREDICTIONS.get(name).of_noise:
+    meant = PREDICTIONS.get(name)
+    if meant.kinds and process.kind not in meant.kinds:
+        kinds = " or ".join(map(repr, meant.kinds))
+        return [f"process.predict: {name!r} is for kind {kinds}, not {process.kind!r}; use 'x0'"]
+    if not meant.of_noise:
         return []
     problems = []
     if process.levels > 1:

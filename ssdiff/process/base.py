@@ -208,6 +208,10 @@ class Process(ABC):
         """Return D(x_0, t) from x_t and its noise, both (B, C, h_t, w_t)."""
         self._cannot("be solved for a clean image", "predict x0")
 
+    def sharpen(self, degraded: Tensor, t: Timestep) -> Tensor:
+        """Return x_0 of D(x_0, t), of what is not lost."""
+        self._cannot("be turned back without a network", "predict x0")
+
     def noise_from_clean(self, x_t: Tensor, clean: Tensor, t: Timestep) -> Tensor:
         """Return the (B, C, h_t, w_t) noise in x_t of a clean image of its size."""
         a, sigma = self.coefficients(t, x_t)

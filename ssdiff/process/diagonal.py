@@ -45,7 +45,7 @@ class DiagonalProcess(Process):
         sampling_noise: standard deviation of fresh noise in units of the spectrum's, for processes whose
             noise is independent [IHDM, section 3: 1.25].
         least_signal: coefficients with less signal than this are not divided by it when the clean image is
-            computed from the noise, but tend to zero.
+            computed from the noise, but tend to zero; :meth:`sharpen` gives zero.
         checked: False leaves out the check of every transition, for states alone, at the size of photographs.
 
     Raises:
@@ -160,6 +160,13 @@ class DiagonalProcess(Process):
         residual = self.analysis(x_t) - a_t.to(x_t) * clean
         mean = self.synthesis(a_s.to(x_t) * clean + gain * residual)
         return Posterior(mean, lambda noise: self.synthesis(spread * self.analysis(noise)))
+
+    def sharpen(self, degraded: Tensor, t: Timestep) -> Tensor:
+        """Return x_0 of D(x_0, t); coefficients of hardly any signal are zero, so D gives back the others."""
+        signal, _ = self.coefficients(t, degraded)
+        relative = signal / self.spectrum.scale[self._index(t)].to(degraded)[:, None, None, None]
+        kept = self.analysis(degraded)
+        return self.synthesis(torch.where(relative >= self._least, kept / relative, 0.0))
 
     def unsharp(self, x_t: Tensor, noise: Tensor, t: int, s: int, fresh: Tensor | None) -> Tensor:
         """Return x_s by the step of blur diffusion's authors, unsharp masking and score [BD, equation 19].

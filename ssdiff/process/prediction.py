@@ -24,9 +24,13 @@ class Prediction(ABC):
     Attributes:
         of_noise: whether the target holds noise, so that the process must have some, and one size throughout:
             noise has no meaning at a finer grid.
+        kinds: of process in a preset that it is for; all that have what it needs where empty.
+        clips: whether the clean image that is meant may be cut to [-1, 1].
     """
 
     of_noise: bool = True
+    kinds: tuple[str, ...] = ()
+    clips: bool = True
 
     @abstractmethod
     def target(self, process: Process, clean: Tensor, noise: Tensor, t: Timestep) -> Tensor:
@@ -146,6 +150,30 @@ class Noise(Prediction):
     def clean(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
         """Return x^ = (x_t - sigma_t eps^) / a_t."""
         return process.clean_from_noise(x_t, output, t)
+
+
+@register_prediction("difference")
+class Difference(Prediction):
+    """The way from x_t to the image one timestep down [IHDM, section 3; docs/math.md, section 13].
+
+    An output is made for steps of one timestep, D(x_0, t - 1) = x_t + output; longer ones sharpen it.
+    """
+
+    of_noise = False  # it asks for no solution for the noise
+    kinds = ("heat",)
+    clips = False
+
+    def target(self, process: Process, clean: Tensor, noise: Tensor, t: Timestep) -> Tensor:
+        """Return D(x_0, t - 1) - x_t."""
+        return process.degrade(clean, t - 1) - process.marginal(clean, t, noise)
+
+    def weight(self, weight: Tensor, snr: Tensor) -> Tensor:
+        """Return w_t, the same at every timestep because the SNR is."""
+        return weight
+
+    def clean(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
+        """Return the image whose D(., t - 1) is x_t + output, without frequencies that are gone."""
+        return process.sharpen(x_t + output, t - 1)
 
 
 @register_prediction("v")

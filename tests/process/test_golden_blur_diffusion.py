@@ -15,6 +15,7 @@ from ssdiff.models.blocks import sinusoids
 from ssdiff.pipeline import Pipeline
 from ssdiff.process import spectra
 from ssdiff.process.diagonal import DiagonalProcess
+from ssdiff.process.prediction import prediction
 from ssdiff.process.spectra import RATES, BlurNoise, Heat
 from ssdiff.sampling.registry import SAMPLERS
 from ssdiff.sampling.walk import Walk
@@ -70,11 +71,9 @@ def test_the_order_of_equal_factors(name):
     _, values = spectra._blur_basis(side, 0.4)
     factors = (values[:, None] * values).clamp(max=1).log()
     channel = spectra._interleave(factors, 3)[0].flip(0, 1).flatten()
-    pixels = torch.arange(side**2) if BLUR.whole else None
     order = factors.flip(0, 1).flatten().sort(descending=True)
     BLUR.check(name, order.indices, atol=0)
     assert_close(channel[order.indices], order.values[3 * torch.arange(side**2) % side**2])
-    assert pixels is None or torch.equal(order.indices.sort().values, pixels)
 
 
 @pytest.mark.parametrize("name", NAMES["abar"])
@@ -185,6 +184,39 @@ def test_heat_states(name):
     # Blurring keeps constants, so the state of an image in [0, 1] is that in [-1, 1] moved and halved.
     x_t = heat().marginal(2 * u - 1, t, torch.zeros_like(z) if kind == "mean" else z)
     HEAT.check(name, x_t if kind == "state_pm1" else (x_t + 1) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in HEAT.arrays if name.startswith("state_t")])
+def test_the_loss_of_heat_dissipation(name):
+    """That of a network that returns 0: the sum of squares of the target, of images in [0, 1]."""
+    preset, entry = load_preset("ihdm-cifar10"), HEAT.meta["arrays"][name]
+    assert preset.process.predict == "difference"
+    u, z = (normal(1201, entry["input_shape"]).clamp(-1, 1) + 1) / 2, normal(1202, entry["input_shape"])
+    loss = gaussian_loss(
+        lambda x, index, resolution, labels: torch.zeros_like(x),
+        build_process(preset),
+        2 * u - 1,
+        torch.tensor([entry["t"]]),
+        z,
+        predict="difference",
+        min_snr_gamma=preset.training.min_snr_gamma,
+    )
+    assert float(loss) == pytest.approx(entry["loss_of_a_network_that_returns_0"], rel=1e-5)
+
+
+@pytest.mark.parametrize("t", [1, 2, 60, 200])
+def test_the_step_of_heat_dissipation(t):
+    """x_t + output + delta z, but for coefficients of which 1 % is left or less."""
+    p = build_process(load_preset("ihdm-cifar10"))
+    x_t, output, z = (normal(seed, (1, 3, 32, 32)) for seed in (1, 2, 3))
+    clean = prediction("difference").clean(p, x_t, output, t)
+    step = p.posterior(x_t, clean, t, t - 1, 1.0)
+    found = p.analysis(step.sample(z))
+    wanted = p.analysis(x_t + output + (0.025 * z if t > 1 else 0))
+    signal, _ = p.coefficients(t - 1, x_t)
+    kept = (signal >= 0.01).expand_as(wanted)
+    assert_close(found[kept], wanted[kept], atol=2e-5, rtol=0)
+    assert 0 < int(kept.sum()) <= 3072 and (t > 2 or kept.all())
 
 
 def test_heat_preset_has_the_published_noise_in_our_units():

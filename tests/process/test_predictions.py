@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import ssdiff
-from ssdiff.build import build_process
+from ssdiff.build import build_model, build_process
 from ssdiff.config.load import load_preset
 from ssdiff.errors import PresetError, UsageError
 from ssdiff.pipeline import Pipeline
@@ -128,6 +128,13 @@ def test_presets_know_predictions(flow):
     assert load_preset("ddpm-celeba64", SMALL | {"process.predict": flow}).process.predict == "flow"
     with pytest.raises(PresetError, match="'flow', 'v' or 'x0', not 'flwo'; did you mean flow"):
         load_preset("ddpm-celeba64", SMALL | {"process.predict": "flwo"})
+    with pytest.raises(PresetError, match="'difference' is for kind 'heat', not 'ddpm'"):
+        load_preset("ddpm-celeba64", SMALL | {"process.predict": "difference"})
+    with pytest.raises(PresetError, match=r"sampling\.clip_denoised: images that predict 'difference' means"):
+        load_preset("ihdm-cifar10", {"sampling.clip_denoised": True})
+    heat = build_process(load_preset("ihdm-cifar10"))
+    with pytest.raises(UsageError, match="predict 'difference' means images that leave"):
+        Pipeline(heat, build_model(load_preset("ddpm-celeba64", SMALL)), predict="difference")
     for name, kind in (("celeba64", "needs levels = 1"), ("ihdm-cifar10", "hardly any noise")):
         with pytest.raises(PresetError, match=f"process.predict: .*{kind}"):
             load_preset(name, {"process.predict": "v"})
@@ -147,7 +154,7 @@ def test_what_cannot_be_registered():
         with pytest.raises(UsageError, match=message) as refused:
             ssdiff.register_prediction(name)(part)
         assert refused.value.hint
-    assert PREDICTIONS.names() == ("eps", "v", "x0")
+    assert PREDICTIONS.names() == ("difference", "eps", "v", "x0")
 
 
 def test_noise_cannot_be_predicted_across_sizes_or_of_nothing():
