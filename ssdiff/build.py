@@ -31,10 +31,10 @@ from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.models.registry import BUILTIN, FLEXI_UNET, NETWORKS
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
-from ssdiff.process.base import Process, State
+from ssdiff.process.base import Other, Process, State
 from ssdiff.process.cold import ColdProcess
-from ssdiff.process.degradations.base import Degradation, FixedNoise, Other, random_noise
-from ssdiff.process.degradations.registry import build_degradation
+from ssdiff.process.degradations.base import Degradation, FixedNoise, random_noise
+from ssdiff.process.degradations.registry import build_degradation, degradation_options
 from ssdiff.process.degradations.resize import resize_process
 from ssdiff.process.diagonal import DiagonalProcess
 from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, variance_preserving
@@ -201,11 +201,19 @@ def _degradation(preset: Preset, size: Size, other: Other | None, seed: int) -> 
     settings = preset.process
     assert settings.degradation is not None, "presets are validated"
     options: dict[str, object] = {**settings.degradation.options}
-    if settings.degradation.kind == "animorph":
+    kind = settings.degradation.kind
+    if kind == "animorph":
         options["other"] = other or _unknown_other
     try:
-        return build_degradation(settings.degradation.kind, size, settings.T, seed=seed, **options)
-    except ProcessError:
+        if settings.chooses_noise:
+            if "schedule" not in degradation_options(kind):
+                raise PresetError(
+                    f"process.noise: degradation {kind!r} mixes no noise in",
+                    hint=f"leave process.noise = {settings.noise.kind!r} out",
+                )
+            options["schedule"] = settings.noise.model_dump()
+        return build_degradation(kind, size, settings.T, seed=seed, **options)
+    except (PresetError, ProcessError):
         raise
     except UsageError as error:
         raise PresetError(f"process.degradation: {error}") from None
@@ -213,8 +221,8 @@ def _degradation(preset: Preset, size: Size, other: Other | None, seed: int) -> 
 
 def _unknown_other(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     raise UsageError(
-        "animorphosis begins at an image of the second set",
-        hint="give some to `ssdiff restore`, or train with --with",
+        "animorphosis needs its second set, which is not known here",
+        hint="name it: --with FOLDER or NAME (other=... from Python)",
     )
 
 

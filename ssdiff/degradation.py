@@ -19,14 +19,16 @@ from ssdiff.arguments import require_whole
 from ssdiff.build import build_degradation_of
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset
-from ssdiff.data.inputs import FailedFile, ImageFile, expand
+from ssdiff.data.inputs import FailedFile, ImageFile
 from ssdiff.errors import DataError, ProcessError, UsageError, memory_for
 from ssdiff.evaluation.image_quality import psnr
-from ssdiff.images.convert import ImagesLike, given, one_batch
+from ssdiff.images.convert import ImagesLike, given
 from ssdiff.operators.base import Size
-from ssdiff.process.degradations.base import Degradation, Other, check_severity
+from ssdiff.process.base import Other
+from ssdiff.process.degradations.base import Degradation, check_severity
 from ssdiff.process.degradations.registry import build_degradation
 from ssdiff.progress import Counter, Progress
+from ssdiff.second_set import as_other
 
 _DEFAULT_T = 1000
 _MOST_T = 100_000  # as in a preset
@@ -210,63 +212,6 @@ def severities(t: int | None, strip: int | None, T: int) -> list[int]:
     if not 2 <= strip <= end + 1:
         raise UsageError(f"strip must be between 2 and {end + 1} (severities 0..{end}), not {strip}")
     return [round(i * end / (strip - 1)) for i in range(strip)]
-
-
-def as_other(images: ImagesLike | Other) -> Other:
-    """Return images as what animorphosis asks for: by number, from the first again after the last.
-
-    Each is cut and resized to what is asked for.
-
-    Args:
-        images: as in :func:`degrade`; tensors have to have the size that is asked for.
-    """
-    if callable(images):
-        return images
-    if isinstance(images, Tensor):
-        batch = one_batch(given(images, name="other"), "other")
-
-        def choose(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
-            if tuple(batch.shape[1:]) != tuple(shape):
-                raise UsageError(f"other images have shape {tuple(batch.shape[1:])}, needed is {shape}")
-            return batch[numbers.to(batch.device) % len(batch)].to(numbers.device)
-
-        return choose
-    several = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-    if not several:
-        raise UsageError("other is an empty list", hint="give at least one image")
-
-    @lru_cache(maxsize=1)
-    def read(which: int, shape: tuple[int, ...]) -> Tensor:
-        channels, *size = shape
-        one = given(several[which], channels=channels, size=(size[0], size[1]), name="other")
-        return one.batches[0][0]
-
-    def draw(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
-        chosen = [read(number % len(several), tuple(shape)) for number in numbers.tolist()]
-        return torch.stack(chosen).to(numbers.device)
-
-    return draw
-
-
-def other_files(argument: str, max_pixels: int) -> Other:
-    """Return the images of a file or folder as what animorphosis asks for, as :func:`as_other`.
-
-    Raises:
-        DataError: a folder without images, or (when drawn) a file that is none.
-    """
-    sources = [source for source, _ in expand([argument])]
-
-    @lru_cache(maxsize=1)
-    def read(source: str, shape: tuple[int, ...]) -> Tensor:
-        channels, *size = shape
-        fitting = (size[0], size[1])
-        return pictures.read_image(source, channels=channels, max_pixels=max_pixels, size=fitting)
-
-    def draw(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
-        chosen = [sources[number % len(sources)] for number in numbers.tolist()]
-        return torch.stack([read(source, shape) for source in chosen])
-
-    return draw
 
 
 @dataclass(frozen=True, slots=True)

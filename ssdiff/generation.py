@@ -197,6 +197,7 @@ def generate(
     sampler: str | None = None,
     eta: float | None = None,
     guidance: float | None = None,
+    t: int | None = None,
     seed: int = 0,
     first: int = 0,
     batch: int | None = None,
@@ -215,6 +216,7 @@ def generate(
         sampler: rule of a step.
         eta: share of fresh noise.
         guidance: weight of the class.
+        t: timestep to begin at, with what generation begins with at T, where it is omitted.
         seed: decides every random number.
         first: number of the first image.
         batch: images drawn at once; changes the memory, not the images.
@@ -230,9 +232,10 @@ def generate(
     numbers = range(first, first + n)
     target = out if isinstance(out, Destination) else check_destination(str(out), numbers)
     world = world or World()
-    plan = pipeline.plan(steps, sampler, eta, guidance)
+    plan = pipeline.plan(steps, sampler, eta, guidance, t)
     size = batch or pipeline.sampling.batch
     chosen = class_numbers(classes, pipeline)
+    pipeline.check_other()
     generation = Generation(pipeline, plan, n, first, seed, size, chosen)
     began = time.perf_counter()
     advance = Counter(progress, "sampling", n, steps=plan.evaluations, ranks=world.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ssdiff import rng
 from ssdiff.arguments import require_type, require_whole
-from ssdiff.config import Preset, SamplingSettings
+from ssdiff.config import DataSettings, Preset, SamplingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
 from ssdiff.images.convert import Output, check_output_form, check_range, to_output
@@ -25,6 +26,7 @@ from ssdiff.sampling.plan import Plan, plan_for
 from ssdiff.sampling.registry import SAMPLERS
 from ssdiff.sampling.walk import Noise, Predict, Renoise, Walk
 from ssdiff.schedules.respacing import Steps
+from ssdiff.second_set import OtherImages, find_second_set
 
 
 class Pipeline:
@@ -50,9 +52,11 @@ class Pipeline:
         precision: of the network's mixed precision.
         terminal_prior: p(x_T) fitted to data, for processes that do not end in noise.
         spectrum: power spectra of the training images, for ``sampling.renoise = "spectral"``.
+        other: what a process of animorphosis turns images into, as :meth:`with_other` takes it; a process
+            that was built with it needs it no more.
 
     Attributes:
-        All arguments are attributes of the same names; ``preset`` is None where none is given.
+        All arguments but ``other`` are attributes of the same names; ``preset`` is None where none is given.
         path: run, checkpoint or file that it was loaded from; None otherwise.
 
     Raises:
@@ -86,6 +90,7 @@ class Pipeline:
         precision: torch.dtype = torch.float32,
         terminal_prior: CoarseMixture | None = None,
         spectrum: HighFrequencySpectrum | None = None,
+        other: OtherImages | None = None,
     ) -> None:
         _check_parts(process, model)
         if preset is not None:
@@ -110,6 +115,8 @@ class Pipeline:
         self.class_names, self.origin, self.step, self.precision = class_names, origin, step, precision
         self.terminal_prior, self.spectrum = terminal_prior, spectrum
         self.path: Path | None = None
+        if other is not None:
+            self.process = self._mixing(other)
         if self.sampling.clip_denoised and not prediction(self.predict).clips:
             raise UsageError(
                 f"predict {self.predict!r} means images that leave [-1, 1]",
@@ -150,6 +157,47 @@ class Pipeline:
         if self._preset is not None:
             return self._preset.generates
         return self.process.generates or self.terminal_prior is not None
+
+    def with_other(self, other: OtherImages) -> Pipeline:
+        """Return the pipeline with another second set, of animorphosis; the network is the same.
+
+        Args:
+            other: a data set (folder, zip file or name), images as in :func:`ssdiff.degrade`, or a function
+                from (B,) image numbers and (C, H, W) to (B, C, H, W).
+
+        Raises:
+            UsageError: the process mixes in no images, or these have another size or other channels.
+            DataError: a set that is missing, empty or damaged.
+        """
+        return self._with_process(self._mixing(other))
+
+    def check_other(self) -> None:
+        """Open the second set of animorphosis, before anything is written.
+
+        Raises:
+            UsageError: it is not known.
+            DataError: it is missing, empty or damaged.
+        """
+        if self.process.morphs:
+            self.process.start(torch.zeros(1, dtype=torch.int64), 0, channels=self.channels)
+
+    def _mixing(self, other: OtherImages) -> Process:
+        process = self.process
+        if not process.morphs:
+            raise UsageError(
+                f"other (--with) is for animorphosis, {self.name} mixes no second set in", hint="leave it out"
+            )
+        if self._preset is not None:
+            settings, seed = self._preset.data, self._preset.training.seed
+        else:
+            size, channels = process.states[0].resolution, self.channels
+            settings, seed = DataSettings().model_copy(update={"size": size, "channels": channels}), 0
+        return process.mixing(find_second_set(other, settings, seed))
+
+    def _with_process(self, process: Process) -> Pipeline:
+        pipeline = copy.copy(self)
+        pipeline.process = process
+        return pipeline
 
     @property
     def device(self) -> torch.device:
@@ -331,11 +379,17 @@ class Pipeline:
             spread = state.sigma + (settings.noise if settings else 0.0)
             return coarse + spread * draw(top, (self.channels, *state.size))
         if self.process.generates:
-            return self.process.start(images, seed, channels=self.channels, t=top)
+            x = self.process.start(images, seed, channels=self.channels, t=top)
+            return self._disturbed(x, top, draw)
         raise UsageError(
             f"{self.name} is a restoration model and cannot sample unconditionally",
             hint="use `ssdiff restore IMAGE`",
         )
+
+    def _disturbed(self, x: Tensor, top: int, draw: Noise) -> Tensor:
+        """The first state of a cold process with the extra noise that the settings ask for, or as it is."""
+        std = self.sampling.start_noise
+        return x + std * draw(top, tuple(x.shape[1:])) if std else x
 
     def degrade(self, x0: Tensor, t: int, *, seed: int = 0, images: Tensor | None = None) -> Tensor:
         """Return x_t of clean images, noise and signal scale included, as :meth:`restore` takes it.
@@ -367,9 +421,14 @@ class Pipeline:
         eta: float | None = None,
         seed: int = 0,
         images: Tensor | None = None,
+        at_start: bool | None = None,
+        other: OtherImages | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Return clean images of degraded ones.
+
+        Where noise or another image z is mixed in, ``alg1`` and ``alg2`` need it: it is that of the image
+        numbers, which :meth:`degrade` mixed in, or ``x_t`` itself (``at_start``). ``ddim`` solves for it.
 
         Args:
             x_t: (B, C, h_t, w_t) at timestep ``t`` of the process, noise and signal scale included.
@@ -380,6 +439,9 @@ class Pipeline:
             seed: of the noise, and of a random degradation.
             images: (B,) image numbers; 0..B-1 where omitted. A random degradation draws by them, so give
                 those by which ``x_t`` was degraded.
+            at_start: whether ``x_t`` is what is mixed in, noise or images of the second set, as generation
+                begins; omitted, images of animorphosis without numbers are at T.
+            other: another second set, as in :meth:`with_other`.
             progress: called as progress("restoring", done, B).
 
         Returns:
@@ -388,16 +450,27 @@ class Pipeline:
         Raises:
             UsageError: for options out of range, or images of another shape or range.
         """
+        pipeline = self if other is None else self.with_other(other)
         plan = self.plan(steps, sampler, eta, t=self.process.T if t is None else t)
         top = plan.timesteps[0]
         given = self._images("x_t", x_t, top)
         check_range(given, "x_t", clean=False)
         numbers = self._numbers(images, len(given))
+        if at_start is None:
+            at_start = self.process.morphs and images is None and top == self.process.T
+        if at_start:
+            pipeline, given = pipeline._begun(given, top, numbers, seed)
         count = Counter(progress, "restoring", len(given), steps=plan.evaluations)
-        for timestep, x in self.walk(numbers, plan, seed, x=given):
+        for timestep, x in pipeline.walk(numbers, plan, seed, x=given):
             if timestep < top:
                 count(len(x))
         return x.clamp(-1, 1).float().cpu()
+
+    def _begun(self, x: Tensor, top: int, numbers: Tensor, seed: int) -> tuple[Pipeline, Tensor]:
+        """The pipeline that mixes x in, and x as generation begins with it."""
+        key = rng.derive(seed, "sample")
+        start = self._disturbed(x, top, lambda t, shape: rng.normal(key, numbers, t, shape))
+        return self._with_process(self.process.mixing(x)), start
 
     def sample(
         self,
@@ -411,10 +484,15 @@ class Pipeline:
         labels: Sequence[int] | Tensor | None = None,
         guidance: float | None = None,
         first: int = 0,
+        t: int | None = None,
+        other: OtherImages | None = None,
         output: Output = "pt",
         progress: Progress | None = None,
     ) -> Any:
         """Draw images number ``first`` to ``first + n - 1`` of a seed.
+
+        They begin at the terminal prior: noise, what is fitted to the training images, or (animorphosis) an
+        image of the second set, each chosen by image number.
 
         Args:
             n: how many.
@@ -426,6 +504,8 @@ class Pipeline:
             labels: one class an image; classes in turn by image number where a conditional model gets none.
             guidance: weight of the class.
             first: number of the first image.
+            t: timestep to begin at; T where omitted.
+            other: another second set, as in :meth:`with_other`.
             output: ``"pt"`` for a tensor, ``"pil"`` for Pillow images, ``"np"`` for an array of bytes.
             progress: called as progress("sampling", done, n).
 
@@ -438,7 +518,8 @@ class Pipeline:
         """
         check_counts(n, first, batch)
         check_output_form(output)
-        plan = self.plan(steps, sampler, eta, guidance)
+        pipeline = self if other is None else self.with_other(other)
+        plan = self.plan(steps, sampler, eta, guidance, t)
         size = self.sampling.batch if batch is None else batch
         numbers = torch.arange(first, first + n)
         chosen = self.choose_labels(numbers, labels)
@@ -448,7 +529,7 @@ class Pipeline:
             part = slice(start, start + size)
             images = numbers[part].to(self.device)
             given = None if chosen is None else chosen[part].to(self.device)
-            for timestep, x in self.walk(images, plan, seed, given):
+            for timestep, x in pipeline.walk(images, plan, seed, given):
                 if timestep < plan.timesteps[0]:
                     count(len(images))
                 if timestep == 0:

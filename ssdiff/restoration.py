@@ -37,6 +37,7 @@ from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
 from ssdiff.sampling.registry import SAMPLERS
 from ssdiff.schedules.respacing import Steps
+from ssdiff.second_set import OtherImages
 
 TASKS = ("super-resolve", "deblur", "inpaint", "colourise")
 _SHOWN = 8  # rows of a notebook's picture
@@ -103,19 +104,40 @@ class Trained:
         pipeline: any model.
         t: timestep; T where omitted.
         options: of the sampler.
+        given: the images are degraded already. What is mixed into them is then not known: at T it is the
+            image itself, as where generation begins, below T only ``ddim`` and ``direct`` can do without it.
     """
 
-    def __init__(self, pipeline: Pipeline, t: int | None, options: Options) -> None:
+    def __init__(self, pipeline: Pipeline, t: int | None, options: Options, *, given: bool = False) -> None:
         self._pipeline, self._options = pipeline, options
         self._t = pipeline.plan(t=pipeline.process.T if t is None else t).timesteps[0]
+        mixes = pipeline.process.has_posterior
+        if not given:
+            pipeline.check_other()
+        self._at_start = given and mixes and self._t == pipeline.process.T
         self.size, self.channels = pipeline.process.states[self._t].size, pipeline.channels
         if not pipeline.process.noisy:
             if options.draws > 1:
                 raise UsageError("a cold model restores an image in one way only", hint="leave --draws out")
-            self.samplers: tuple[str, ...] = ("alg2", "alg1", "direct")
+            known = not (given and mixes) or self._at_start
+            estimated = ("ddim",) if mixes else ()
+            self.samplers: tuple[str, ...] = (*(("alg2", "alg1") if known else ()), *estimated, "direct")
         else:
             full = pipeline.process.states[self._t - 1].size == pipeline.process.states[0].size
             self.samplers = ("ancestral", "ddim", *(["direct"] if full else []))
+
+    def check(self, sampler: str) -> None:
+        """Refuse a sampler that needs what is mixed into the images, if nobody knows it.
+
+        Raises:
+            UsageError: then.
+        """
+        if sampler in ("alg1", "alg2") and sampler not in self.samplers:
+            raise UsageError(
+                f"{sampler} needs what is mixed into the images, which is known at t = "
+                f"{self._pipeline.process.T} only, not at {self._t}",
+                hint=f"choose one of {', '.join(self.samplers)}",
+            )
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
         """Return x_t, noise and signal scale included."""
@@ -138,7 +160,14 @@ class Trained:
         eta = options.eta if sampler is None or SAMPLERS.get(sampler).takes_eta else None
         return options.mean(
             lambda seed: self._pipeline.restore(
-                degraded, self._t, sampler, steps=options.steps, eta=eta, seed=seed, images=numbers
+                degraded,
+                self._t,
+                sampler,
+                steps=options.steps,
+                eta=eta,
+                seed=seed,
+                images=numbers,
+                at_start=self._at_start,
             )
         )
 
@@ -308,6 +337,7 @@ def choose_method(
     std: float = 2.0,
     mask: Tensor | ImageLike | None = None,
     noise_std: float = 0.0,
+    given: bool = False,
 ) -> Method:
     """Return a way to restore: the model's own degradation, or a task that it was not trained for.
 
@@ -320,6 +350,7 @@ def choose_method(
         std: of deblur, pixels.
         mask: of inpaint: an image or file whose white is missing, or (R, R) bool, True where missing.
         noise_std: of the degraded images, in units of the [-1, 1] image, with a task.
+        given: the images are degraded already, as of :class:`Trained`.
 
     Raises:
         UsageError: options that do not go together, or a model that cannot do it.
@@ -335,7 +366,7 @@ def choose_method(
                 f"the model was trained for {own}, not for {op}",
                 hint=f"leave op out, use another model, or choose one of {', '.join(TASKS)}",
             )
-        return Trained(pipeline, t, options)
+        return Trained(pipeline, t, options, given=given)
     if t is not None:
         raise UsageError(f"t does not go with op {op}, which begins at noise", hint="leave t out")
     if mask is not None and op != "inpaint":
@@ -364,6 +395,8 @@ def choose_samplers(
         raise UsageError("a comparison tries every sampler", hint="leave --sampler or --compare out")
     samplers = list(method.samplers) if every else [sampler or method.samplers[0]]
     for name in samplers:
+        if isinstance(method, Trained):
+            method.check(name)
         taken = not every or SAMPLERS.get(name).takes_eta
         pipeline.plan(options.steps, name, options.eta if taken else None, t=t)
     return samplers
@@ -424,6 +457,7 @@ def restore(
     noise_std: float = 0.0,
     degrade: bool = False,
     truth: ImagesLike | None = None,
+    other: OtherImages | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
@@ -450,6 +484,8 @@ def restore(
         noise_std: std of noise on the degraded images, in units of the [-1, 1] image; with ``op``.
         degrade: the images are clean: degrade and restore them, and compare with them.
         truth: clean images in the order of ``images``, to compare with.
+        other: second set of a model of animorphosis, as :meth:`ssdiff.Pipeline.with_other` takes it, for
+            ``degrade``; images that are given at T begin at themselves.
         batch: images at once; the preset's where omitted.
         progress: called as progress("restoring", done, total).
 
@@ -464,7 +500,18 @@ def restore(
     if degrade and truth is not None:
         raise _two_truths()
     options = Options(steps, eta, seed, draws)
-    method = choose_method(pipeline, op, t, options, factor=factor, std=std, mask=mask, noise_std=noise_std)
+    pipeline = pipeline if other is None else pipeline.with_other(other)
+    method = choose_method(
+        pipeline,
+        op,
+        t,
+        options,
+        factor=factor,
+        std=std,
+        mask=mask,
+        noise_std=noise_std,
+        given=not degrade,
+    )
     [rule] = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, every=False)
     if batch is not None:
         require_whole("batch", batch, 1)

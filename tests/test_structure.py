@@ -51,7 +51,16 @@ MAY_IMPORT: dict[str, str] = {
     "sampling": "errors rng registry config operators schedules process",
 }
 # From here on a module stands for one thing that users do, and may use all that comes before it.
-for _name in ("build", "pipeline", "weights", "training", "degradation", "restoration", "generation"):
+for _name in (
+    "second_set",
+    "build",
+    "pipeline",
+    "weights",
+    "training",
+    "degradation",
+    "restoration",
+    "generation",
+):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)
 for _name in ("evaluation", "reporting", "analysis", "installation", "cli"):
     MAY_IMPORT[_name] = " ".join(MAY_IMPORT)

@@ -16,7 +16,7 @@ from ssdiff.data import evenly
 from ssdiff.errors import DataError, UsageError
 from ssdiff.images import from_uint8
 from ssdiff.progress import Progress, stage
-from ssdiff.training.dataset import open_as
+from ssdiff.second_set import open_as
 
 _PART = 500  # images at once
 _BEYOND = 1e-3  # what a pixel may lie outside [-1, 1], as after resampling

@@ -202,12 +202,18 @@ def find_model(path: Path | None, terminal: Terminal) -> Path:
 
 
 def load_pipeline(
-    ckpt: Path | None, weights: str, device: str, precision: str, terminal: Terminal
+    ckpt: Path | None,
+    weights: str,
+    device: str,
+    precision: str,
+    terminal: Terminal,
+    other: str | None = None,
 ) -> Pipeline:
-    """Load the pipeline asked for, of the newest run, or the bundled one."""
+    """Load the pipeline asked for, of the newest run, or the bundled one; ``other`` is its second set."""
     from ssdiff.weights.load import load
 
-    return load(find_model(ckpt, terminal), weights=weights, device=device, precision=precision)
+    found = find_model(ckpt, terminal)
+    return load(found, weights=weights, device=device, precision=precision, other=other)
 
 
 def publish(result: dict[str, Any], text: str, out: Path | None, overwrite: bool, terminal: Terminal) -> None:

@@ -109,9 +109,10 @@ def degrade(
     --strip is needed.
     """
     from ssdiff.data.inputs import expand, plan_outputs
-    from ssdiff.degradation import DegradeTask, degrade_files, family_of, other_files, severities
+    from ssdiff.degradation import DegradeTask, degrade_files, family_of, severities
     from ssdiff.devices import pick_device
     from ssdiff.images import MAX_PIXELS
+    from ssdiff.second_set import other_files
 
     limit = MAX_PIXELS if max_pixels is None else positive(max_pixels, "--max-pixels")
     other = None if with_ is None else other_files(with_, limit)

@@ -74,6 +74,17 @@ Size = Annotated[int, option(INPUT, help="Pixels a side.")]
 Images = Annotated[int, option(INPUT, help="Images to look at, evenly from the set.")]
 MaxPixels = Annotated[int | None, option(INPUT, help="Largest image that is decoded.")]
 
+With = Annotated[
+    str | None,
+    option(
+        INPUT,
+        "--with",
+        metavar="PATH|NAME",
+        help="Second data set, for animorphosis.",
+        show_default="the run's, or the preset's",
+    ),
+]
+
 # Model
 Checkpoint = Annotated[
     Path | None,
@@ -124,6 +135,9 @@ Sampler = Annotated[str | None, option(SAMPLING, **_SAMPLER, **_AS_PRESET)]
 BestSampler = Annotated[str | None, option(SAMPLING, **_SAMPLER, show_default="the best")]
 Eta = Annotated[
     float | None, option(SAMPLING, help="Share of fresh noise of ddim, 0..1.", show_default="the preset's")
+]
+Beginning = Annotated[
+    int | None, option(SAMPLING, help="Timestep at which sampling begins.", show_default="T")
 ]
 Seed = Annotated[int, option(SAMPLING, help="Decides every random number.")]
 

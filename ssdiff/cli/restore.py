@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Terminal, load_pipeline, positive, raise_failures
+from ssdiff.cli.common import Terminal, load_pipeline, parse_sets, positive, raise_failures
 from ssdiff.cli.options import (
     DEGRADATION,
     INPUT,
@@ -25,8 +25,10 @@ from ssdiff.cli.options import (
     Precision,
     Quiet,
     Seed,
+    Sets,
     Steps,
     Weights,
+    With,
     option,
 )
 
@@ -87,8 +89,10 @@ def restore(
     images: _Images,
     degrade: _Degrade = False,
     truth: _Truth = None,
+    with_: With = None,
     ckpt: Checkpoint = None,
     weights: Weights = "ema",
+    sets: Sets = None,
     plugin: Plugins = None,
     op: _Op = None,
     t: LastTimestep = None,
@@ -111,18 +115,32 @@ def restore(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Restore degraded images with a trained model."""
+    """Restore degraded images with a trained model.
+
+    A model of animorphosis turns an image of its second set into one of those it was trained on.
+    """
     from ssdiff.data.inputs import expand, plan_outputs
     from ssdiff.devices import pick_device
+    from ssdiff.generation import override_sampling
     from ssdiff.restoration import TASKS, Options, RestoreTask, choose_method, choose_samplers, restore_files
 
     terminal = Terminal(quiet, json)
     if batch is not None:
         positive(batch, "--batch")
-    pipeline = load_pipeline(ckpt, weights, str(pick_device(device)), precision, terminal)
+    pipeline = load_pipeline(ckpt, weights, str(pick_device(device)), precision, terminal, with_)
+    if sets:
+        override_sampling(pipeline, parse_sets(sets))
     options = Options(steps, eta, seed, draws)
     method = choose_method(
-        pipeline, op, t, options, factor=factor, std=std, mask=mask, noise_std=noise_std / 127.5
+        pipeline,
+        op,
+        t,
+        options,
+        factor=factor,
+        std=std,
+        mask=mask,
+        noise_std=noise_std / 127.5,
+        given=not degrade,
     )
     samplers = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, compare)
     files = plan_outputs(expand(images), out, "restored.png", overwrite)

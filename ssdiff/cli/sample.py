@@ -9,6 +9,7 @@ from ssdiff.cli.options import (
     OUTPUT,
     SAMPLING,
     Batch,
+    Beginning,
     Checkpoint,
     Count,
     Device,
@@ -23,6 +24,7 @@ from ssdiff.cli.options import (
     Sets,
     Steps,
     Weights,
+    With,
     option,
 )
 from ssdiff.errors import UsageError
@@ -46,12 +48,14 @@ _Columns = Annotated[int | None, option(OUTPUT, help="Images in a row of the gri
 
 
 def sample(
+    with_: With = None,
     ckpt: Checkpoint = None,
     weights: Weights = "ema",
     sets: Sets = None,
     plugin: Plugins = None,
     n: Count = 64,
     first: _First = 0,
+    t: Beginning = None,
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
@@ -90,7 +94,7 @@ def sample(
     target = check_destination(out, range(first, first + n), trajectory, overwrite, columns)
     with join_world(device) as world:
         place = str(world.device(pick_device(device)))
-        pipeline = load_pipeline(ckpt, weights, place, precision, terminal)
+        pipeline = load_pipeline(ckpt, weights, place, precision, terminal, with_)
         override_sampling(pipeline, parse_sets(sets))
         with terminal.progress_callback("img") as progress:
             result = generate(
@@ -101,6 +105,7 @@ def sample(
                 sampler=sampler,
                 eta=eta,
                 guidance=guidance,
+                t=t,
                 seed=seed,
                 first=first,
                 batch=batch,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from ssdiff.cli.common import StopRequest, Terminal, parse_sets, torchrun_rank, with_options
 from ssdiff.cli.options import (
-    INPUT,
     OUTPUT,
     TRAINING,
     Data,
@@ -21,6 +20,7 @@ from ssdiff.cli.options import (
     Preset,
     Quiet,
     Sets,
+    With,
     option,
 )
 from ssdiff.display import human_seconds
@@ -28,9 +28,6 @@ from ssdiff.display import human_seconds
 if TYPE_CHECKING:
     from ssdiff.training.run import Event, TrainResult
 
-_With = Annotated[
-    str | None, option(INPUT, "--with", metavar="PATH|NAME", help="Second data set, for animorphosis.")
-]
 _Seed = Annotated[int | None, option(TRAINING, help="Decides every random number: training.seed.")]
 _Steps = Annotated[int | None, option(TRAINING, help="Same as --set training.steps=INTEGER.")]
 _Batch = Annotated[int | None, option(TRAINING, help="Same as --set training.batch=INTEGER.")]
@@ -63,7 +60,7 @@ def train(
     data: Data = None,
     data_list: DataList = None,
     data_part: DataPart = None,
-    with_: _With = None,
+    with_: With = None,
     preset: Preset = None,
     set_: Sets = None,
     plugin: Plugins = None,

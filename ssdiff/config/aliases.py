@@ -97,7 +97,11 @@ def stored(values: Mapping[str, Any]) -> dict[str, Any]:
             changed["degradation"] = _former_blur_noise(degradation)
         case "cold" if degradation.get("kind") == "snow" and "motion" not in degradation:
             changed["degradation"] = {"motion": "slanted", "whiten": True, **degradation}
-    return {**values, "process": {**process, **changed}}
+    kept = dict(process)
+    if process.get("kind") in ("cold", "heat") and "start_noise" not in _table(values, "sampling"):
+        # ssdiff 0.1 and 0.2, which did not store sampling.start_noise, read this table and did not use it.
+        kept.pop("noise", None)
+    return {**values, "process": {**kept, **changed}}
 
 
 def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from ssdiff.sampling.registry import SAMPLERS, samplers_of_kind
 from ssdiff.schedules.respacing import Steps, kept_timesteps
 
 _LEAST_WIDTH = 4  # of an embedding of timesteps that has two frequencies
+_BEGIN = ("noise", "animorph")  # degradations that leave at T what was mixed in
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -71,9 +72,9 @@ class Preset(Strict):
 
     @property
     def generates(self) -> bool:
-        """Whether a model draws images from nothing: it ends in noise or a colour, or has a fitted start."""
+        """Whether a model draws images: it ends in noise, a colour or a second set, or has a fitted start."""
         cold = self.process.degradation
-        drawn = cold is None or cold.kind == "noise" or cold.ends_in_colour
+        drawn = cold is None or cold.kind in _BEGIN or cold.ends_in_colour
         return drawn or self.sampling.terminal_prior is not None
 
     def to_toml(self) -> str:
@@ -276,6 +277,14 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
         problems.append("sampling.renoise: one level never changes resolution; leave it 'none'")
     if sampling.guidance != 1 and not preset.model.classes:
         problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")
+    cold = process.degradation
+    if sampling.start_noise and (cold is None or cold.kind not in _BEGIN):
+        problems.append(
+            "sampling.start_noise: is for degradations noise and animorph; leave it out, or set "
+            "sampling.terminal_prior.noise"
+        )
+    if preset.training.input_bits and process.kind != "cold":
+        problems.append(f"training.input_bits: is for kind 'cold', not for {process.kind!r}; leave it out")
     if (share := preset.training.transition_share) * (changes := process.levels - 1) >= 1:
         problems.append(
             f"training.transition_share: {share:g} for each of {changes} transitions leaves no batches for "

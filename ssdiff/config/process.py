@@ -179,6 +179,10 @@ _OWN_OPTIONS: Mapping[str, Mapping[str, object]] = {  # of a degradation, that a
     "blur-noise": {"unit_range": True},
     "snow": {"motion": "axis"},
 }
+# Of the degradations of ssdiff, which a preset is checked against without torch; others say so when they
+# are built.
+_MIXED = ("noise", "animorph", "blur-noise")
+_UNMIXED = ("blur", "dct-blur", "desaturate", "downsample", "mask", "pixelate", "snow")
 
 
 class ProcessSettings(Strict):
@@ -193,7 +197,7 @@ class ProcessSettings(Strict):
     resolution: Resolution = ConvexDecay()
     noise: Noise = Field(
         default_factory=lambda: _noise({"kind": "linear"}),
-        description="signal and noise of the full-resolution process",
+        description="signal and noise of the full-resolution process; of kind cold for noise and animorph",
     )
     snr_preserving: float = Field(
         0.0, ge=0, le=1, description="0 keeps sigma at a transition [SSD], 1 the SNR of what is left"
@@ -224,6 +228,11 @@ class ProcessSettings(Strict):
             return {**values, "degradation": {**_OWN_OPTIONS.get(degradation["kind"], {}), **degradation}}
         return values
 
+    @property
+    def chooses_noise(self) -> bool:
+        """Whether the noise schedule is another one than the default."""
+        return self.noise != _noise({"kind": "linear"})
+
 
 def process_problems(process: ProcessSettings) -> list[str]:
     """List what does not go together within the section, one line each."""
@@ -236,9 +245,25 @@ def process_problems(process: ProcessSettings) -> list[str]:
         problems.append(f"process.levels: {process.levels} levels need T of at least that, not {process.T}")
     problems += _prediction_problems(process)
     problems += _table_problems(process) + _change_problems(process)
+    problems += _schedule_problems(process)
     if at_odds := problem(process.noise.kind, process.noise.options):
         problems.append(f"process.noise.{at_odds}")
     return problems
+
+
+def _schedule_problems(process: ProcessSettings) -> list[str]:
+    """A noise schedule where nothing is mixed in."""
+    cold = process.degradation
+    leave = f"leave process.noise = {process.noise.kind!r} out"
+    if process.kind == "heat" and process.chooses_noise:
+        return [f"process.noise: kind 'heat' has the one noise of process.heat at every t; {leave}"]
+    if process.kind != "cold" or cold is None:
+        return []
+    if cold.kind in _UNMIXED and process.chooses_noise:
+        return [f"process.noise: degradation {cold.kind!r} mixes no noise in; {leave}"]
+    if cold.kind in _MIXED and "schedule" in cold.options:
+        return ["process.degradation.schedule: is process.noise in a preset; set that"]
+    return []
 
 
 def _prediction_problems(process: ProcessSettings) -> list[str]:

@@ -149,6 +149,13 @@ class TrainingSettings(Strict):
         0, ge=0, description="first steps, in which the averaged weights are the weights themselves"
     )
     loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")
+    input_bits: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="of a cold process: the network sees degraded images cut to so many bits in training, "
+        "0 is off, 8 as published for generation by blur",
+    )
     min_snr_gamma: float = Field(5.0, gt=0, description="cap of the loss weight a^2 / sigma^2")
     snr_floor: float = Field(0.0, ge=0, description="least loss weight, for the noisiest timesteps")
     size_power: float = Field(
@@ -204,6 +211,12 @@ class SamplingSettings(Strict):
     batch: int = Field(64, ge=1, description="images drawn at once")
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance, 1 is off")
     clip_denoised: bool = Field(True, description="keep predicted images within [-1, 1]")
+    start_noise: float = Field(
+        0.0,
+        ge=0,
+        description="std added to the first state of a cold process that begins at noise or at an image of "
+        "the second set; D(x, t) does not see it",
+    )
     renoise: Literal["none", "spectral"] = Field(
         "none",
         description="high-frequency renoising at a resolution transition: none, or random details with the "

@@ -4,11 +4,20 @@
 """
 
 from ssdiff.data.cache import ImageSet, evenly
-from ssdiff.data.open import DATA_NAMES, holds_jpeg, image_sizes, native_sizes, open_data, require_packages
+from ssdiff.data.open import (
+    DATA_NAMES,
+    check_source,
+    holds_jpeg,
+    image_sizes,
+    native_sizes,
+    open_data,
+    require_packages,
+)
 
 __all__ = [
     "DATA_NAMES",
     "ImageSet",
+    "check_source",
     "evenly",
     "holds_jpeg",
     "image_sizes",

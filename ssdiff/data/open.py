@@ -18,7 +18,15 @@ from ssdiff.images.resize import SCALINGS
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
-__all__ = ["DATA_NAMES", "holds_jpeg", "image_sizes", "native_sizes", "open_data", "require_packages"]
+__all__ = [
+    "DATA_NAMES",
+    "check_source",
+    "holds_jpeg",
+    "image_sizes",
+    "native_sizes",
+    "open_data",
+    "require_packages",
+]
 
 
 def open_data(
@@ -96,6 +104,19 @@ def require_packages(source: str | Path | None) -> None:
     """
     if isinstance(source, str) and source in DATA_NAMES:
         require_package(source, cache_root() / "torchvision")
+
+
+def check_source(source: str | Path) -> None:
+    """Refuse a set that is missing, empty or no archive; nothing is decoded, and a name is not downloaded.
+
+    Args:
+        source: as for :func:`open_data`.
+
+    Raises:
+        DataError: then.
+    """
+    if not (isinstance(source, str) and source in DATA_NAMES):
+        _find(source, cache_root(), MAX_PIXELS).close()
 
 
 def _find(

@@ -31,6 +31,7 @@ from ssdiff.images.read import pixels
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.schedules.respacing import Steps
+from ssdiff.second_set import OtherImages
 from ssdiff.weights.load import Found, load
 
 ModelOrImages: TypeAlias = "Pipeline | Found | Tensor | str | os.PathLike[str]"
@@ -63,6 +64,7 @@ class EvaluationConfig:
     seed: int = 0
     names: Path | None = None
     part: int | None = None
+    other: OtherImages | None = None
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -189,6 +191,7 @@ def evaluate(
     seed: int = 0,
     names: str | os.PathLike[str] | None = None,
     part: int | None = None,
+    other: OtherImages | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -217,6 +220,8 @@ def evaluate(
         names: text file with the names of those images of the reference that count, one a line, for a folder
             or a zip file; ``part`` chooses the lines that end in this number, as in CelebA's partition.
         part: see there.
+        other: second set of a model of animorphosis, at whose images it begins, as :func:`ssdiff.load` takes
+            it; of ``generated``, not of a second model.
         device: see :func:`ssdiff.devices.pick_device`; a pipeline draws where it is.
         progress: is told of preparing, generating and features.
 
@@ -241,6 +246,7 @@ def evaluate(
         seed=seed,
         names=None if names is None else as_path("names", names),
         part=part,
+        other=other,
     )
     with join_world(device) as world:
         return run(generated, reference, config, world, device, progress)
@@ -403,7 +409,11 @@ def _side(
         if role == "reference" and config.names is not None:
             listed = DataSettings(list=str(config.names), part=config.part)
         return _Kept(ImageSource(os.fspath(images), settings=listed))
-    pipeline = images if isinstance(images, Pipeline) else load(_path(images), device=device)
+    other = config.other if role == "generated" else None
+    if isinstance(images, Pipeline):
+        pipeline = images if other is None else images.with_other(other)
+    else:
+        pipeline = load(_path(images), device=device, other=other)
     count = sets.ENOUGH if config.n is None else config.n
     config.require(count)
     if count < world.size:
@@ -466,7 +476,7 @@ def _check(generated: ModelOrImages, reference: ModelOrImages | None, config: Ev
     drawn = any(images is not None and _is_model(images) for images in (generated, reference))
     if not drawn:
         what = "a tensor" if isinstance(generated, Tensor) else generated
-        for name in ("n", "steps", "sampler", "eta"):
+        for name in ("n", "steps", "sampler", "eta", "other"):
             if getattr(config, name) is not None:
                 raise UsageError(f"{name} is for a model's images, not for {what}", hint="leave it out")
     if config.part is not None and config.names is None:

@@ -28,6 +28,7 @@ from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.restoration import Options, Trained
 from ssdiff.schedules.respacing import Steps
+from ssdiff.second_set import OtherImages
 from ssdiff.weights.load import Found, find_model, load
 
 
@@ -100,6 +101,7 @@ def evaluate_restoration(
     model: Pipeline | Found | str | os.PathLike[str] | None = None,
     *,
     truth: str | os.PathLike[str] | None = None,
+    other: OtherImages | None = None,
     n: int | None = None,
     t: int | None = None,
     steps: Steps | None = None,
@@ -120,6 +122,7 @@ def evaluate_restoration(
         images: clean images, a folder, zip file or the name of a data set; degraded ones if there is a truth.
         model: pipeline, run, checkpoint or model file; the newest run, or the bundled model, where omitted.
         truth: folder or zip file of the clean images, of the names of the degraded ones.
+        other: second set of a model of animorphosis, as :func:`ssdiff.load` takes it.
         n: the first so many images; all where omitted.
         t: timestep of the degradation, 1..T; T where omitted.
         steps: of sampling; the preset's, at most T, where omitted.
@@ -149,13 +152,14 @@ def evaluate_restoration(
     clean = None if truth is None else str(as_path("truth", truth))
     given = str(as_path("images", images))
     with join_world(device) as world:
-        return _run(given, clean, model, config, world, device, progress)
+        return _run(given, clean, model, other, config, world, device, progress)
 
 
 def _run(
     images: str,
     truth: str | None,
     model: Pipeline | Found | str | os.PathLike[str] | None,
+    other: OtherImages | None,
     config: _Config,
     world: World,
     device: str,
@@ -164,8 +168,12 @@ def _run(
     """What process 0 has found, on every process."""
     place, name, began = world.device(pick_device(device)), config.extractor, time.perf_counter()
     network = world.rank0_first(lambda: open_extractor(name, config.weights_file, place) if name else None)
-    pipeline = model if isinstance(model, Pipeline) else load(_path(model), device=str(place))
-    method = Trained(pipeline, config.t, Options(steps=config.steps, seed=config.seed))
+    if isinstance(model, Pipeline):
+        pipeline = model if other is None else model.with_other(other)
+    else:
+        pipeline = load(_path(model), device=str(place), other=other)
+    options = Options(steps=config.steps, seed=config.seed)
+    method = Trained(pipeline, config.t, options, given=truth is not None)
     # A wrong number of steps is found before any image is read.
     top = pipeline.process.T if config.t is None else config.t
     plans = {name: pipeline.plan(config.steps, name, t=top) for name in method.samplers}

@@ -21,7 +21,7 @@ from ssdiff.evaluation.features import Extractor, Features
 from ssdiff.home import cache_root
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress, stage
-from ssdiff.training.dataset import open_as
+from ssdiff.second_set import open_as
 from ssdiff.weights import single_file
 
 ENOUGH = 10_000

@@ -20,6 +20,8 @@ from ssdiff.sampling.registry import samplers
 
 Timestep = int | Tensor
 """One timestep, or (B,) timesteps of one size."""
+Other = Callable[[Tensor, tuple[int, ...]], Tensor]
+"""Image numbers (B,) and (C, h, w) to (B, C, h, w): what an image is mixed with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,11 @@ class Process(ABC):
     def generates(self) -> bool:
         """Whether p(x_T) can be drawn, so that images come from nothing."""
         return self.noisy
+
+    @property
+    def morphs(self) -> bool:
+        """Whether images turn into those of a second set, where generation begins [CD, section 5.2]."""
+        return False
 
     @property
     def has_posterior(self) -> bool:
@@ -256,6 +263,17 @@ class Process(ABC):
             ProcessError: if it is no single number.
         """
         self._cannot("say the noise of a transition in one number", "take the variance of the posterior")
+
+    def mixing(self, z: Tensor | Other) -> Process:
+        """Return the same process with another z mixed in, noise or images.
+
+        Args:
+            z: (B, C, H, W), the same for every batch; or from (B,) image numbers and (C, H, W).
+
+        Raises:
+            ProcessError: if nothing is mixed in.
+        """
+        self._cannot("mix other images in", "leave them out")
 
     def start(self, images: Tensor, seed: int, *, channels: int, t: int | None = None) -> Tensor:
         """Draw the terminal prior p(x_T), where sampling from nothing begins, by image number.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssdiff.errors import ProcessError
-from ssdiff.process.base import Posterior, Process, State, Timestep, degradation_streams
+from ssdiff.process.base import Other, Posterior, Process, State, Timestep, degradation_streams
 from ssdiff.process.degradations.base import Degradation, Mixture
 
 
@@ -49,6 +49,18 @@ class ColdProcess(Process):
     def generates(self) -> bool:
         """Whether all that is left at T, or nearly, is what is mixed in, or a colour that can be drawn."""
         return self.mixes or bool(getattr(self.degradation, "generates", False))
+
+    @property
+    def morphs(self) -> bool:
+        """Whether what is mixed in are images of a second set."""
+        return isinstance(self.degradation, Mixture) and self.degradation.morphs
+
+    def mixing(self, z: Tensor | Other) -> ColdProcess:
+        """Return the same process with another z, as :meth:`ssdiff.process.base.Process.mixing`."""
+        if not isinstance(self.degradation, Mixture):
+            self._cannot("mix other images in", "leave them out")
+        fixed = (lambda numbers, shape: z) if isinstance(z, Tensor) else z
+        return ColdProcess(self.degradation.mixing(fixed))
 
     @property
     def has_posterior(self) -> bool:
@@ -103,6 +115,8 @@ class ColdProcess(Process):
     def start(self, images: Tensor, seed: int, *, channels: int, t: int | None = None) -> Tensor:
         """Draw what is mixed into a grey image, or the colour that an image fades into, as
         :meth:`ssdiff.process.base.Process.start`.
+
+        That is noise, or an image of the second set, by image number.
 
         Raises:
             ProcessError: if what is left at T cannot be drawn.

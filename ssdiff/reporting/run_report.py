@@ -84,6 +84,7 @@ def report(
     weights: str = "ema",
     precision: str = "auto",
     seed: int = 0,
+    other: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -101,6 +102,7 @@ def report(
         weights: ``ema`` (averaged) or ``raw``.
         precision: ``auto``, ``fp32`` or ``bf16`` for the network.
         seed: of the samples.
+        other: second set of a model of animorphosis, if it is no longer where the run was trained with it.
         device: see :func:`ssdiff.devices.pick_device`.
         overwrite: whether the file may be replaced.
         progress: is told of the stages measuring and sampling.
@@ -123,6 +125,7 @@ def report(
         weights=weights,
         precision=precision,
         seed=seed,
+        other=other,
         device=device,
         overwrite=overwrite,
         progress=progress,
@@ -139,6 +142,7 @@ def write_report(
     weights: str = "ema",
     precision: str = "auto",
     seed: int = 0,
+    other: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -149,7 +153,7 @@ def write_report(
     path = check_output(out, overwrite, (".html", ".htm"))
     folder = find_run(run)
     checkpoint, place = newest_checkpoint(folder.path), str(pick_device(device))
-    pipeline = load(checkpoint, weights=weights, device=place, precision=precision)
+    pipeline = load(checkpoint, weights=weights, device=place, precision=precision, other=other)
     preset, plan = pipeline.required_preset(), pipeline.plan(steps)
     spent = cost(
         pipeline,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ssdiff.errors import PresetError, UsageError
 from ssdiff.registry import Registry, options_of
@@ -101,6 +101,40 @@ def problem(name: str, options: Mapping[str, Any]) -> str | None:
     return rule(**options) if rule else None
 
 
+def nu_of(T: int, schedule: str | Mapping[str, Any]) -> Tensor:
+    """Return nu (T,) of a schedule as an option of a degradation names it, float64 on the CPU.
+
+    Args:
+        T: timesteps.
+        schedule: a name, or a table of ``kind`` and options as ``process.noise`` of a preset has it.
+
+    Raises:
+        UsageError: no such schedule, or options that it has not or that are out of range.
+
+    >>> round(float(nu_of(200, "cosine")[99]), 3)
+    1.012
+    """
+    given = dict(schedule) if isinstance(schedule, Mapping) else {"kind": schedule}
+    name = given.pop("kind", "linear")
+    if not isinstance(name, str):
+        raise UsageError(f"schedule: no noise schedule is called {name!r}", hint="give a name, e.g. 'cosine'")
+    known = schedule_options(name, NOISE_SCHEDULES.get(name))
+    for option, value in given.items():
+        if option not in known:
+            own = ", ".join(known) or "none"
+            raise UsageError(f"noise schedule {name!r} has no option {option!r}", hint=f"it has: {own}")
+        try:
+            TypeAdapter(known[option][0]).validate_python(value, strict=True)
+        except ValidationError:
+            raise UsageError(f"noise schedule {name!r}: {option} cannot be {value!r}") from None
+    if missing := [option for option, (_, value) in known.items() if value is ... and option not in given]:
+        raise UsageError(f"noise schedule {name!r} needs {missing[0]}")
+    options = {option: value for option, (_, value) in known.items()} | given
+    if at_odds := problem(name, options):
+        raise UsageError(f"noise schedule {name!r}: {at_odds}")
+    return build_noise(name, T, options)
+
+
 def build_noise(name: str, T: int, options: Mapping[str, Any]) -> Tensor:
     """Return nu (T,) of a schedule, float64 on the CPU.
 
@@ -153,7 +187,11 @@ def linear(T: int, beta_start: Beta = 1e-4, beta_end: Beta = 0.02) -> Tensor:
 @register_noise_schedule("cosine")
 def cosine(T: int, offset: Beta = 0.008) -> Tensor:
     """Return (T,) noise levels nu, abar_t a squared cosine, betas below 0.999 [Nichol & Dhariwal 2021,
-    section 3.2]."""
+    section 3.2].
+
+    The schedule of cold diffusion with noise and of animorphosis, too [CD, sections 5.1 and 5.2;
+    docs/math.md, equation (51)].
+    """
     import torch
 
     t = torch.arange(T + 1, dtype=torch.float64) / T

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssdiff import rng
 from ssdiff.arguments import as_path
-from ssdiff.config import DataSettings, Preset
-from ssdiff.data import DATA_NAMES, ImageSet, evenly, open_data
+from ssdiff.config import Preset
+from ssdiff.data import DATA_NAMES, ImageSet, evenly
 from ssdiff.distributed import World
 from ssdiff.errors import PresetError, UsageError
 from ssdiff.images import from_uint8
@@ -20,7 +19,7 @@ from ssdiff.priors import high_frequency
 from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit_mixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process
-from ssdiff.process.degradations.base import Other
+from ssdiff.second_set import open_as
 
 _FITTED, _PART = 20_000, 256  # images that a terminal prior is fitted to, and how many at once
 _MEASURED, _PIXELS = 2_000, 2**21  # images whose spectra are taken, and pixels at once
@@ -51,25 +50,6 @@ def prepare_on_rank0(
         raise UsageError(message, hint=f"give {option} FOLDER or NAME")
     settings = preset.data if option == "--data" else preset.data.unlisted
     return world.rank0_first(lambda: open_as(settings, source, progress))
-
-
-def open_as(
-    settings: DataSettings, source: str | Path, progress: Callable[[int, int], None] | None
-) -> ImageSet:
-    """Return the prepared set of a source as a preset wants it; see :func:`ssdiff.data.open_data`."""
-    return open_data(
-        source,
-        size=settings.size,
-        channels=settings.channels,
-        background=settings.background,
-        corrupt=settings.corrupt,
-        progress=progress,
-        resize=settings.resize,
-        margin=settings.margin,
-        names=settings.list,
-        part=settings.part,
-        classes_from=settings.classes_from,
-    )
 
 
 def check_labels(data: ImageSet, preset: Preset) -> None:
@@ -122,22 +102,6 @@ def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequ
     part = min(_PART, -(-_PIXELS // preset.data.size**2))
     parts = np.array_split(chosen, -(-len(chosen) // part))
     return high_frequency.fit_spectrum((_pixels(data[part]) for part in parts), process)
-
-
-def mixed_with(data: np.ndarray, seed: int) -> Other:
-    """Return what animorphosis turns images into: those of a second set, chosen by image number.
-
-    Args:
-        data: (N, C, S, S) uint8.
-        seed: decides which image goes with which number.
-    """
-    key = rng.derive(seed, "degrade/animorph")
-
-    def choose(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
-        which = rng.integers(key, numbers, 0, 0, len(data)).cpu().numpy()
-        return _pixels(data[which]).to(numbers.device)
-
-    return choose
 
 
 def _pixels(data: np.ndarray) -> Tensor:

@@ -75,6 +75,7 @@ def cold_loss(
     labels: Tensor | None = None,
     *,
     kind: str = "l1",
+    bits: int = 0,
 ) -> Tensor:
     """Return the loss ||R(D(x_0, t), t) - x_0|| of each image [CD, section 3.1; docs/math.md, equation (48)].
 
@@ -86,13 +87,30 @@ def cold_loss(
         images: (B,) numbers by which a random degradation draws.
         labels: (B,) classes.
         kind: ``l1`` or ``l2``.
+        bits: of the degraded images that the network sees, as :func:`cut_to_bits`; 0 leaves them as they are.
 
     Returns:
         (B,) losses, float32.
     """
     x_t = process.degrade(x0, t, images)
+    if bits:
+        x_t = cut_to_bits(x_t, bits)
     output = network(x_t, to_device(t, x0.device) - 1, process.states[0].resolution, labels).float()
     return _distance(output, x0, kind)
+
+
+def cut_to_bits(x: Tensor, bits: int) -> Tensor:
+    """Return pixels in [-1, 1] cut, not rounded, to 2^bits levels [docs/math.md, equation (48)].
+
+    floor((2^bits - 1) (x + 1) / 2) / (2^bits - 1) * 2 - 1, as published training of generation by blur does
+    with 8 bits to what its network sees [CD].
+
+    Args:
+        x: any shape; what lies outside [-1, 1] is cut at the ends.
+        bits: 1 or more.
+    """
+    levels = float((1 << bits) - 1)
+    return ((x.clamp(-1, 1) + 1) * 0.5 * levels).floor() / levels * 2 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +137,9 @@ def objective(process: Process, settings: TrainingSettings, predict: str) -> Obj
     if not process.noisy:
 
         def of_cold(network: Network, x0: Tensor, t: Tensor, visit: Visit, labels: Tensor | None) -> Tensor:
-            return cold_loss(network, process, x0, t, visit.visits, labels, kind=settings.loss)
+            return cold_loss(
+                network, process, x0, t, visit.visits, labels, kind=settings.loss, bits=settings.input_bits
+            )
 
         return of_cold
     key = rng.derive(settings.seed, "train/noise")

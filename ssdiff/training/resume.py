@@ -10,7 +10,8 @@ from ssdiff import checkpoints, runs
 from ssdiff.arguments import as_path
 from ssdiff.config import Preset
 from ssdiff.config.load import differences, for_data_set, override, parse_preset, read_preset
-from ssdiff.errors import CheckpointError, UsageError
+from ssdiff.data import check_source
+from ssdiff.errors import CheckpointError, DataError, UsageError
 
 _MODEL_SECTIONS = ("data", "process", "model")
 # Where the list of images lies may change; that the images have not is seen by their fingerprint.
@@ -155,6 +156,47 @@ def _settle(
             hint="leave --preset and --set out to go on with the run's own, or start a new run with --out",
         )
     return wanted, differences(stored, wanted, ("training", "sampling"))
+
+
+def check_other(start: Start, morphs: bool) -> None:
+    """Refuse a second set that is missing or empty, or not asked for, before anything is made for it.
+
+    Args:
+        start: of the run.
+        morphs: whether the process turns images into those of a second set.
+
+    Raises:
+        UsageError: there is none, or the process has no use for one that was named.
+        DataError: it cannot be found.
+    """
+    if not morphs:
+        if start.request.other is not None:
+            message = f"other (--with) is for animorphosis, {start.preset.name} mixes no second set in"
+            raise UsageError(message, hint="leave it out")
+        return
+    if start.other is None:
+        message = f"the preset {start.preset.name!r} names no data set for --with"
+        raise UsageError(message, hint="give --with FOLDER or NAME")
+    try:
+        check_source(start.other)
+    except DataError as error:
+        hint = error.hint or "give --with FOLDER or NAME"
+        raise DataError(f"second set: {error.args[0]}", path=error.path, hint=hint) from None
+
+
+def check_other_unchanged(start: Start, fingerprint: str) -> None:
+    """Check that the second set is the checkpoint's [docs/faults.md, row 13].
+
+    Raises:
+        CheckpointError: it is not, and the request does not accept that.
+    """
+    then = None if start.loaded is None else start.loaded.meta.get("other_data")
+    if then not in (None, fingerprint) and not start.request.accept_changed_data:
+        raise CheckpointError(
+            f"the second set has changed: fingerprint {str(then)[:12]} at the checkpoint, "
+            f"{fingerprint[:12]} now",
+            hint="restore it, or resume all the same with --accept-changed-data",
+        )
 
 
 def check_unchanged(start: Start, fingerprint: str, processes: int) -> None:

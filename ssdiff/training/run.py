@@ -29,18 +29,25 @@ from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process
 from ssdiff.progress import Progress
+from ssdiff.second_set import choose_from
 from ssdiff.training.batches import Batches
 from ssdiff.training.compile import require_compiler
 from ssdiff.training.dataset import (
     check_labels,
     fit_details,
     fit_start,
-    mixed_with,
     portable_source,
     prepare_on_rank0,
 )
 from ssdiff.training.preview import preview
-from ssdiff.training.resume import Request, Start, check_unchanged, resolve_resume
+from ssdiff.training.resume import (
+    Request,
+    Start,
+    check_other,
+    check_other_unchanged,
+    check_unchanged,
+    resolve_resume,
+)
 from ssdiff.training.trainer import Trainer
 from ssdiff.weights.load import load
 
@@ -164,6 +171,7 @@ def train(
         check_network(start.preset, process)
         for source in (start.source, start.other):
             require_packages(source)
+        check_other(start, process.morphs)
         if start.preset.training.compile:
             require_compiler(world.device(pick_device(device)))
         folder = _open_folder(start, world, stack)
@@ -219,6 +227,7 @@ class _Run:
         self.grid: Path | None = None
         self._generation: CoarseMixture | None = None
         self._details: HighFrequencySpectrum | None = None
+        self._other: str | None = None  # fingerprint of the second set
         self._saved = self._drawn = -1
         self.begun = True
 
@@ -285,10 +294,11 @@ class _Run:
             raise
         if self.world.rank == 0:
             self.folder.write_preset(preset.to_toml())
-        degradation = preset.process.degradation
-        if degradation is not None and degradation.kind == "animorph":
+        if self.process.morphs:
             other = prepare_on_rank0(start.other, preset, self.world, progress, "--with")
-            self.process = build_process(preset, other=mixed_with(other.images, preset.training.seed))
+            check_other_unchanged(start, other.fingerprint)
+            self._other = other.fingerprint
+            self.process = build_process(preset, other=choose_from(other.images, preset.training.seed))
         self._generation = fit_start(preset, self.process, data.images)
         if self.world.rank == 0:  # which saves and draws
             self._details = fit_details(preset, self.process, data.images)
@@ -385,6 +395,7 @@ class _Run:
                 "data": data.fingerprint,
                 "source": portable_source(self.start.source),
                 "other": portable_source(self.start.other),
+                "other_data": self._other,
                 "world": self.world.size,
                 "start": self._generation.to_json() if self._generation else None,
                 "details": self._details.to_json() if self._details else None,

@@ -14,7 +14,7 @@ from ssdiff import runs
 from ssdiff.arguments import as_path
 from ssdiff.build import build_model, build_process, outline_model, place_model
 from ssdiff.config import Preset
-from ssdiff.config.load import for_data_set, load_preset, override
+from ssdiff.config.load import for_data_set, load_preset, override, read_preset
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.errors import CheckpointError
 from ssdiff.models import official
@@ -22,6 +22,7 @@ from ssdiff.models.registry import BUILTIN
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.second_set import OtherImages, SecondSet
 from ssdiff.weights import single_file
 from ssdiff.weights.released import convert_released
 from ssdiff.weights.untrusted import read_weights
@@ -80,13 +81,18 @@ def find_preset(source: str | Path, overrides: Mapping[str, object] | None = Non
             raise CheckpointError(f"no run or model at {source}", path=source, hint="check the path")
         return load_preset(str(source), changes)
     if runs.is_run(path):
-        preset = load_preset(path / "preset.toml", changes)
+        preset = override(read_preset(path / "preset.toml", run_plugins=True), changes)
         return for_data_set(preset, single_file.data_set_of_run(path))
     return override(single_file.read(path).preset, changes)
 
 
 def load(
-    source: str | Path | None = None, *, weights: str = "ema", device: str = "auto", precision: str = "auto"
+    source: str | Path | None = None,
+    *,
+    weights: str = "ema",
+    device: str = "auto",
+    precision: str = "auto",
+    other: OtherImages | None = None,
 ) -> Pipeline:
     """Load a pipeline from a run folder, one of its checkpoints, or an exported ``.safetensors`` file.
 
@@ -95,11 +101,14 @@ def load(
         weights: ``ema`` (averaged) or ``raw``; an exported file holds averaged ones only.
         device: see :func:`ssdiff.devices.pick_device`.
         precision: ``auto``, ``fp32`` or ``bf16`` for the network.
+        other: second set of animorphosis, as :meth:`ssdiff.Pipeline.with_other` takes it; the one that the
+            run was trained with where omitted, which is opened when an image of it is needed.
 
     Raises:
         CheckpointError: absent, damaged, or not of the model that its own preset describes.
+        DataError: a second set that is missing, empty or damaged.
         ResourceError: the device is absent.
-        UsageError: the source is no path, or an option is unknown.
+        UsageError: the source is no path, or an option is unknown or not for this model.
     """
     path = find_model(source).path
     stored = single_file.read(path, weights)
@@ -111,7 +120,12 @@ def load(
     if stored.details is not None and pipeline.process.changes_resolution:
         pipeline.spectrum = HighFrequencySpectrum.from_json(stored.details)
         pipeline.spectrum.check(pipeline.process, stored.preset.data.channels)
-    return pipeline
+    if other is None and stored.other and pipeline.process.morphs:
+        settings, seed = stored.preset.data, stored.preset.training.seed
+        other = SecondSet(stored.other, settings, seed, remembered=True)
+        pipeline.process = build_process(stored.preset, other=other)
+        return pipeline
+    return pipeline if other is None else pipeline.with_other(other)
 
 
 def import_official(

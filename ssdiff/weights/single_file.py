@@ -37,6 +37,8 @@ class Stored:
         start: where generation begins, as :meth:`ssdiff.priors.coarse_mixture.CoarseMixture.to_json` gives
             it.
         details: spectra, as :meth:`ssdiff.priors.high_frequency.HighFrequencySpectrum.to_json` gives them.
+        other: the second set that it was trained with, of animorphosis; a single file knows that of its
+            preset alone.
     """
 
     preset: Preset
@@ -46,6 +48,7 @@ class Stored:
     step: int | None
     start: object = None
     details: object = None
+    other: str | None = None
 
 
 def bundled() -> Path:
@@ -83,7 +86,9 @@ def read(path: Path, weights: str = "ema") -> Stored:
     class_names = tuple(str(name) for name in names) if isinstance(names, list) else ()
     origin = f"{path}, step {loaded.step}"
     start, details = loaded.meta.get("start"), loaded.meta.get("details")
-    return Stored(preset, loaded.tensors[_FILES[weights]], class_names, origin, loaded.step, start, details)
+    other = str(loaded.meta.get("other") or "") or preset.data.other
+    tensors = loaded.tensors[_FILES[weights]]
+    return Stored(preset, tensors, class_names, origin, loaded.step, start, details, other)
 
 
 def data_set(checkpoint: Path) -> str | None:
@@ -185,14 +190,16 @@ def _read_file(path: Path) -> Stored:
         ) from None
     step = metadata.get("step", "")
     origin = f"{path}{': ' + metadata['note'] if metadata.get('note') else ''}"
+    preset = _preset(metadata.get("preset", ""), path)
     return Stored(
-        _preset(metadata.get("preset", ""), path),
+        preset,
         weights,
         names,
         origin,
         int(step) if step.isdigit() else None,
         start,
         details,
+        preset.data.other,
     )
 
 

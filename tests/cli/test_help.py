@@ -21,6 +21,7 @@ OWN_MEANING = {
     ("--count", "eval restore"): "images that are read, not drawn",
     ("--op", "restore"): "four of the names are tasks that need no training",
     ("--set", "degrade"): "options of a degradation, of which no preset knows",
+    ("--t", "sample"): "where sampling begins, not how degraded given images are",
     ("--strip", "degrade"): "a number of severities, not three pictures side by side",
     ("--with", "degrade"): "images, not a set to train on",
     ("--truth", "eval restore"): "takes a .zip too, and then IMAGES are not degraded",

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from golden import golden, normal
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -19,7 +20,7 @@ from ssdiff.images import to_uint8
 from ssdiff.schedules.resolution import batch_shares
 from ssdiff.training import batches as batches_module
 from ssdiff.training.batches import Batches, ImageOrder, TimestepSampler
-from ssdiff.training.losses import gaussian_loss
+from ssdiff.training.losses import Visit, cut_to_bits, gaussian_loss, objective
 from ssdiff.training.trainer import Trainer, averaging, learning_rate
 
 
@@ -456,3 +457,30 @@ def test_a_crop_is_cut_before_it_is_mirrored():
     plain, mirrored = crops()(0)[0], crops(flip=True)(0)[0]
     alike = [(a.equal(b), a.flip(-1).equal(b)) for a, b in zip(mirrored, plain, strict=True)]
     assert all(any(pair) for pair in alike) and any(flipped for _, flipped in alike)
+
+
+def test_eight_bits():
+    """Published inputs of generation by blur: degraded images cut, not rounded, to 256 levels."""
+    group = golden("cold_routines")
+    x = normal(1004, group.meta["arrays"]["eight_bits"]["input_shape"]).clamp(-1, 1)
+    group.check("eight_bits", cut_to_bits(x, 8), atol=1e-7)
+    assert cut_to_bits(torch.tensor([-3.0, -1.0, 1.0, 3.0]), 8).tolist() == [-1.0, -1.0, 1.0, 1.0]
+    assert len(cut_to_bits(torch.linspace(-1, 1, 999), 2).unique()) == 4
+
+
+def test_a_network_sees_cut_images_in_training_and_whole_ones_otherwise():
+    size = {"data.size": 16, "model.attention": []}
+    preset = load_preset("cold-blur-celeba128-gen", size)
+    assert preset.training.input_bits == 8
+    process, x0 = build_process(preset), torch.rand(3, 3, 16, 16) * 2 - 1
+    t, visit, seen = torch.tensor([1, 5, 300]), Visit(torch.arange(3), 0, torch.arange(3)), []
+
+    def network(x_t, index, resolution, labels):
+        seen.append(x_t)
+        return x_t
+
+    for bits in (8, 0):
+        settings = preset.training.model_copy(update={"input_bits": bits})
+        objective(process, settings, "x0")(network, x0, t, visit, None)
+    whole = process.degrade(x0, t)
+    assert torch.equal(seen[0], cut_to_bits(whole, 8)) and torch.equal(seen[1], whole)

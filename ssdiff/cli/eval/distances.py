@@ -27,6 +27,7 @@ from ssdiff.cli.options import (
     Seed,
     Steps,
     WeightsFile,
+    With,
     option,
 )
 from ssdiff.errors import UsageError
@@ -60,6 +61,7 @@ def evaluate_images(
     reference: _Reference = None,
     data_list: DataList = None,
     data_part: DataPart = None,
+    with_: With = None,
     resize: _Resize = None,
     ckpt: Checkpoint = None,
     plugin: Plugins = None,
@@ -108,6 +110,7 @@ def evaluate_images(
             seed=seed,
             names=data_list,
             part=data_part,
+            other=with_,
             device=device,
             progress=progress,
         )

@@ -21,6 +21,7 @@ from ssdiff.cli.options import (
     Seed,
     Steps,
     Weights,
+    With,
     option,
 )
 from ssdiff.display import human_bytes
@@ -37,6 +38,7 @@ _Out = Annotated[Path, option(OUTPUT, metavar="x.html", help="The report.")]
 
 def report(
     run: _Run = None,
+    with_: With = None,
     weights: Weights = "ema",
     plugin: Plugins = None,
     samples: _Samples = 16,
@@ -71,6 +73,7 @@ def report(
             weights=weights,
             precision=precision,
             seed=seed,
+            other=with_,
             device=device,
             overwrite=overwrite,
             progress=progress,

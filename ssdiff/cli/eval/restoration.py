@@ -24,6 +24,7 @@ from ssdiff.cli.options import (
     Seed,
     Steps,
     WeightsFile,
+    With,
     option,
 )
 from ssdiff.files import check_output
@@ -51,6 +52,7 @@ def restore(
     truth: _Truth = None,
     data_list: DataList = None,
     data_part: DataPart = None,
+    with_: With = None,
     n: _Count = None,
     ckpt: Checkpoint = None,
     plugin: Plugins = None,
@@ -84,6 +86,7 @@ def restore(
             images,
             find_model(ckpt, terminal),
             truth=truth,
+            other=with_,
             n=n,
             t=t,
             steps=steps,

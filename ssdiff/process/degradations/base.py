@@ -5,6 +5,7 @@ Severities run from t = 0, the image itself, to T, the most degraded.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
@@ -18,7 +19,7 @@ from ssdiff.devices import to_device
 from ssdiff.errors import ProcessError, UsageError
 from ssdiff.operators.base import Constants, Operator, Scale, Size
 from ssdiff.operators.stacked import Stacked
-from ssdiff.process.base import Process, Timestep
+from ssdiff.process.base import Other, Process, Timestep
 
 DENSE = 256
 """Pixels a side up to which dense matrices are as quick as an FFT, and stack in a batch."""
@@ -96,10 +97,6 @@ class LinearDegradation:
         return Stacked([self._make(t) for t in range(1, self.T + 1)])
 
 
-Other = Callable[[Tensor, tuple[int, ...]], Tensor]
-"""Image numbers (B,) and (C, h, w) to (B, C, h, w): what an image is mixed with."""
-
-
 class Mixture:
     """x_t = a_t D(x_0, t) + sigma_t z with one z for each image, the same at every severity of a size.
 
@@ -110,12 +107,23 @@ class Mixture:
         signal: (T + 1,) a_t, 1 at t = 0.
         sigma: (T + 1,) sigma_t, 0 at t = 0, in units of the [-1, 1] image.
         other: gives z by image number.
+        morphs: whether z is an image of a second set, not noise.
+
+    Attributes:
+        morphs: as given.
     """
 
     def __init__(
-        self, inner: Degradation, signal: Sequence[float], sigma: Sequence[float], other: Other
+        self,
+        inner: Degradation,
+        signal: Sequence[float],
+        sigma: Sequence[float],
+        other: Other,
+        *,
+        morphs: bool = False,
     ) -> None:
-        self.size, self._inner, self._other = inner.size, inner, other
+        self.size, self.morphs = inner.size, morphs
+        self._inner, self._other = inner, other
         self._tables = Constants(
             signal=torch.tensor(signal, dtype=torch.float64), sigma=torch.tensor(sigma, dtype=torch.float64)
         )
@@ -132,6 +140,12 @@ class Mixture:
             return reduced
         z = self._other(image_numbers(x0, images), tuple(reduced.shape[1:])).to(reduced)
         return self._value("signal", t, x0) * reduced + self._value("sigma", t, x0) * z
+
+    def mixing(self, other: Other) -> Mixture:
+        """Return the same mixture with another z."""
+        mixture = copy.copy(self)
+        mixture._other = other
+        return mixture
 
     def redegrade(self, x_t: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
         """Return D(x_0, s) with the z that explains x_t: 'estimated noise' [CD, section 5.1], which is DDIM.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import Parameter
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -69,6 +70,15 @@ def degradations() -> tuple[str, ...]:
     return DEGRADATIONS.names()
 
 
+def degradation_options(name: str) -> dict[str, Parameter]:
+    """Return the options of the degradation of a name, by their names.
+
+    Raises:
+        UsageError: there is none; names the nearest ones.
+    """
+    return {option.name: option for option in options_of(name, DEGRADATIONS.get(name), _GIVEN)}
+
+
 def build_degradation(
     name: str, size: Size, T: int = 1000, *, seed: int = 0, **options: object
 ) -> Degradation:
@@ -85,10 +95,9 @@ def build_degradation(
         UsageError: for an unknown name (it gives the nearest ones), a size or T below 1, or an option that
             this degradation has not or that is out of range.
     """
-    builder = DEGRADATIONS.get(name)
+    parameters, builder = degradation_options(name), DEGRADATIONS.get(name)
     if T < 1 or min(size) < 1:
         raise UsageError(f"a degradation needs T >= 1 and pixels, not T = {T} and size {tuple(size)}")
-    parameters = {option.name: option for option in options_of(name, builder, _GIVEN)}
     known = list(parameters)
     own = f"its options are: {', '.join(key for key in known if key not in ('seed', 'other')) or 'none'}"
     for option in options:
