@@ -469,7 +469,7 @@ def test_eight_bits():
 
 
 def test_a_network_sees_cut_images_in_training_and_whole_ones_otherwise():
-    size = {"data.size": 16, "model.attention": []}
+    size = {"data.size": 16}
     preset = load_preset("cold-blur-celeba128-gen", size)
     assert preset.training.input_bits == 8
     process, x0 = build_process(preset), torch.rand(3, 3, 16, 16) * 2 - 1
