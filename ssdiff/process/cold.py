@@ -124,5 +124,10 @@ class ColdProcess(Process):
         top = self.T if t is None else t
         if not self.generates:
             self._cannot("be sampled from nothing", "restore degraded images")
+        if not self.mixes and top < self.T:
+            raise ProcessError(
+                f"something of an image is left at severity {top}, which cannot be drawn",
+                hint=f"begin at {self.T}",
+            )
         grey = torch.zeros(len(images), channels, *self.states[top].size, device=images.device)
         return self.degrade(grey, top, degradation_streams(images, seed))

@@ -138,6 +138,8 @@ def test_generation_by_masks_begins_at_the_colour_that_the_walk_keeps():
     for s in (6, 1):
         assert_close(states[s], cold.degrade(x0.float(), s, numbers))
     assert_close(states[0], x0.float())
+    with pytest.raises(ProcessError, match="left at severity 4, which cannot be drawn; begin at 10"):
+        cold.start(images, 7, channels=3, t=4)
     with pytest.raises(ProcessError, match="cannot be sampled from nothing"):
         process("mask", fill="colour").start(images, 7, channels=3)
 
