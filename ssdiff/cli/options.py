@@ -39,7 +39,7 @@ def _load_plugins(context: typer.Context, files: list[Path] | None) -> list[Path
 
 
 _SET = {"metavar": "PATH|NAME", "help": "Folder, .zip, or a data set's name."}
-_PRESET = {"metavar": "NAME|FILE.toml", "help": "Preset by name or file; see `ssdiff presets list`."}
+PRESET = {"metavar": "NAME|FILE.toml", "help": "Preset by name or file; see `ssdiff presets list`."}
 _SAMPLER = {"help": f"The rule of a step. {sampler_help()}"}
 _EXTRACTOR = {"metavar": "inception|module:Class", "help": "Network whose features are compared."}
 _COUNT = {"help": "Images to draw."}
@@ -95,8 +95,8 @@ Checkpoint = Annotated[
         show_default="the newest run, or the bundled model",
     ),
 ]
-Preset = Annotated[str | None, option(MODEL, **_PRESET)]
-PresetName = Annotated[str, option(MODEL, **_PRESET)]
+Preset = Annotated[str | None, option(MODEL, **PRESET)]
+PresetName = Annotated[str, option(MODEL, **PRESET)]
 Sets = Annotated[
     list[str] | None,
     option(MODEL, "--set", metavar="a.b=c", help="Change a setting of the preset; repeatable."),

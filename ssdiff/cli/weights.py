@@ -9,12 +9,13 @@ import typer
 
 from ssdiff.cli.common import Terminal, parse_sets
 from ssdiff.cli.options import (
+    MODEL,
     OUTPUT,
+    PRESET,
     Json,
     ModelFile,
     Overwrite,
     Plugins,
-    PresetName,
     Quiet,
     Sets,
     Weights,
@@ -22,6 +23,15 @@ from ssdiff.cli.options import (
 )
 
 _File = Annotated[Path, typer.Argument(help="The authors' .pt or .safetensors file.")]
+_Preset = Annotated[str | None, option(MODEL, **PRESET, show_default="what the file says")]
+_Averaged = Annotated[
+    bool,
+    option(
+        MODEL,
+        "--averaged-adapters",
+        help="Of adapters stored with two values take the averaged one, not what the authors' loader takes.",
+    ),
+]
 _Run = Annotated[Path | None, typer.Argument(help="Run or checkpoint; default: the newest run.")]
 _Half = Annotated[bool, option(OUTPUT, "--half", help="Store 16-bit numbers: half the size.")]
 _Note = Annotated[str, option(OUTPUT, help="How it was made, kept in the file.")]
@@ -29,9 +39,10 @@ _Note = Annotated[str, option(OUTPUT, help="How it was made, kept in the file.")
 
 def import_weights(
     file: _File,
-    preset: PresetName,
     *,
+    preset: _Preset = None,
     set_: Sets = None,
+    averaged: _Averaged = False,
     plugin: Plugins = None,
     out: ModelFile,
     overwrite: Overwrite = False,
@@ -40,13 +51,19 @@ def import_weights(
 ) -> None:
     """Turn the authors' released weights into a model that `ssdiff sample --ckpt` takes.
 
-    The preset is the one that they were trained with. A .pt file is examined before anything in it
-    is loaded, and only tensors are ever loaded.
+    The preset is the one that they were trained with. Files of Scale Space Diffusion say it by their
+    name, e.g. ssd_64res_celeba_2levels_ema_0.9999_1000000.pt. A .pt file is examined before anything
+    in it is loaded, and only tensors are ever loaded.
     """
     from ssdiff.weights.convert import import_model
 
-    made = import_model(file, preset, out, overrides=parse_sets(set_), overwrite=overwrite)
-    Terminal(quiet, json).result(str(made), made.to_dict())
+    made = import_model(
+        file, preset, out, overrides=parse_sets(set_), averaged_adapters=averaged, overwrite=overwrite
+    )
+    terminal = Terminal(quiet, json)
+    for warning in made.warnings:
+        terminal.say(f"warning: {warning}")
+    terminal.result(str(made), made.to_dict())
 
 
 def export(

@@ -37,12 +37,16 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
     return any(_strip(name) == _MARK for name in state)
 
 
-def convert_weights(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, Tensor]:
+def convert_weights(
+    state: Mapping[str, Tensor], model: FlexiUNet, *, averaged_adapters: bool = False
+) -> dict[str, Tensor]:
     """Return the authors' weights under our names.
 
     Args:
         state: their state dict; prefixes of wrappers are dropped.
         model: what it is for; its structure is read, its weights are not (they may be on the meta device).
+        averaged_adapters: of :func:`differing_adapters` take the averaged value; otherwise the one that the
+            authors' loader takes, that of the later name.
 
     Returns:
         A state dict for ``model``. The row of 'no class', which the authors' models lack, is zero: the
@@ -62,16 +66,47 @@ def convert_weights(state: Mapping[str, Tensor], model: FlexiUNet) -> dict[str, 
             if theirs.startswith(_ADAPTERS):
                 found[theirs] = torch.zeros(wanted[ours].shape)
     check_names([theirs for _, theirs in table], found)
-    converted: dict[str, Tensor] = {}
+    stored: dict[str, list[str]] = {}
     for ours, theirs in table:
-        value = _fit(found[theirs], wanted[ours], theirs)
-        if ours in converted and not torch.equal(converted[ours], value):
-            raise CheckpointError(
-                f"{theirs} differs from the adapter of another level with as many channels",
-                hint="levels with the same number of channels share one adapter",
-            )
-        converted[ours] = value
+        _fit(found[theirs], wanted[ours], theirs)
+        stored.setdefault(ours, []).append(theirs)
+    converted: dict[str, Tensor] = {}
+    for ours, names in stored.items():
+        name = _as_registered(names)[0 if averaged_adapters else -1]
+        converted[ours] = _fit(found[name], wanted[ours], name)
     return converted
+
+
+def differing_adapters(state: Mapping[str, Tensor], model: FlexiUNet) -> list[tuple[str, str]]:
+    """Return (first, later) names of weights of adapters that are one module and have two values in a file.
+
+    The authors' saver writes the averaged weights by the names of parameters, of which a shared module has
+    the first alone; under the later name stays the raw value, and it is the one that their loader leaves.
+
+    Args:
+        state: weights that :func:`convert_weights` takes.
+        model: what they are for.
+    """
+    found = {_strip(name): value for name, value in state.items()}
+    stored: dict[str, list[str]] = {}
+    for ours, theirs in _table(model):
+        stored.setdefault(ours, []).append(theirs)
+    pairs = [(_as_registered(names)[0], _as_registered(names)[-1]) for names in stored.values()]
+    return [
+        (first, later)
+        for first, later in pairs
+        if first in found and later in found and not torch.equal(found[first], found[later])
+    ]
+
+
+def _as_registered(names: Sequence[str]) -> list[str]:
+    """Names of one adapter as the authors' network has them: of entrances from the largest size on, of exits
+    from the smallest."""
+    if len(names) == 1:
+        return list(names)
+    return sorted(
+        names, key=lambda name: int(name.split(".")[1]), reverse=names[0].startswith("adapters_in.")
+    )
 
 
 def _refuse_relatives(found: Mapping[str, Tensor], channels: int) -> None:

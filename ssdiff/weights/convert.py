@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ssdiff.arguments import as_path
+from ssdiff.build import outline_model
 from ssdiff.config import Preset
-from ssdiff.config.load import load_preset
-from ssdiff.errors import CheckpointError
+from ssdiff.config.load import load_preset, presets
+from ssdiff.errors import CheckpointError, UsageError
 from ssdiff.files import check_output
+from ssdiff.models import official, official_cold
+from ssdiff.models.flexi_unet import FlexiUNet
+from ssdiff.models.registry import CONVNEXT_UNET, DDPM_UNET
 from ssdiff.weights import single_file
 from ssdiff.weights.load import find_model, import_official
+from ssdiff.weights.released import suited_presets
 from ssdiff.weights.untrusted import read_weights
 
 _SUFFIX = (".safetensors",)
+_LAYOUTS = {CONVNEXT_UNET: "ConvNeXt U-Net", DDPM_UNET: "DDPM U-Net"}
+_SETS = ("celeba", "imagenet")
+_IN_NAMES = {
+    "set": f"({'|'.join(_SETS)})",
+    "size": r"(?<!\d)(\d{2,4})(?:res|px)(?![a-z])",
+    "levels": r"(?<!\d)(\d{1,2})[-_ ]?(?:levels?|l)(?![a-z])",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +45,8 @@ class ImportedModel:
         found: weights in the authors' file.
         weights: weights in ours.
         parameters: numbers in them.
+        notes: what to know of it.
+        warnings: what looks wrong.
     """
 
     out: Path
@@ -38,6 +55,8 @@ class ImportedModel:
     found: int
     weights: int
     parameters: int
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``ssdiff import --json`` prints."""
@@ -47,6 +66,8 @@ class ImportedModel:
             "preset": self.preset,
             "weights": self.weights,
             "parameters": self.parameters,
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
         }
 
     def __str__(self) -> str:
@@ -54,7 +75,8 @@ class ImportedModel:
             f"recognised a {self.layout} in the authors' layout, {self.found} weights; "
             f"it fits {self.preset}\n"
             f"{self.out}: {self.weights} weights, {self.parameters / 1e6:.2f} M parameters\n"
-            f"next  ssdiff sample --ckpt {self.out}"
+            + "".join(f"note  {note}\n" for note in self.notes)
+            + f"next  ssdiff sample --ckpt {self.out}"
         )
 
 
@@ -77,36 +99,135 @@ class ExportedModel:
 
 def import_model(
     file: str | Path,
-    preset: Preset | str | Path,
+    preset: Preset | str | Path | None,
     out: str | Path,
     *,
     overrides: Mapping[str, object] | None = None,
+    averaged_adapters: bool = False,
     overwrite: bool = False,
 ) -> ImportedModel:
     """Write the authors' released weights as a single-file model.
 
     Args:
         file: their ``.pt`` or ``.safetensors`` file; examined before anything in it is loaded.
-        preset: the settings that it was trained with.
+        preset: the settings that it was trained with; None takes those that the authors' name of the file
+            says, e.g. celeba64-2l of ``ssd_64res_celeba_2levels_ema_0.9999_1000000.pt``, or that alone fit
+            what a file of [CD] holds.
         out: ends in ``.safetensors``.
         overrides: settings that differ, by their dotted names.
+        averaged_adapters: see :func:`ssdiff.weights.load.import_official`.
         overwrite: replace a file that exists.
 
     Raises:
+        UsageError: no preset, and the file does not say which.
         CheckpointError: not such weights, or of another architecture; names the settings that differ.
         PresetError: no such preset.
         OutputError: ``out`` exists.
     """
     target, path = check_output(out, overwrite, _SUFFIX), as_path("the file", file)
-    settings = preset if isinstance(preset, Preset) else load_preset(preset, overrides)
+    settings = None if preset is None else _settings(preset, overrides)
     state = read_weights(path)
-    pipeline = import_official(state, settings, device="cpu", where=path)
+    if settings is None:
+        settings = load_preset(_preset_of(path, state), overrides)
+    pipeline = import_official(state, settings, device="cpu", where=path, averaged_adapters=averaged_adapters)
     settings, weights = pipeline.required_preset(), pipeline.model.state_dict()
     note = f"imported from {path.name}"
     single_file.export(target, settings, weights, note=note, overwrite=overwrite)
-    layout = "Flexi-UNet" if any("adapters_in." in name for name in state) else "plain UNet"
+    layout = _LAYOUTS.get(settings.model.kind, "plain UNet")
+    if any("adapters_in." in name for name in state):
+        layout = "Flexi-UNet"
     count = sum(weight.numel() for weight in weights.values())
-    return ImportedModel(target, layout, settings.name, len(state), len(weights), count)
+    notes, warnings = _notes(state, settings, averaged_adapters), _contradictions(path, settings)
+    return ImportedModel(
+        target, layout, settings.name, len(state), len(weights), count, tuple(notes), tuple(warnings)
+    )
+
+
+def _settings(preset: Preset | str | Path, overrides: Mapping[str, object] | None) -> Preset:
+    return preset if isinstance(preset, Preset) else load_preset(preset, overrides)
+
+
+def _said(path: Path) -> dict[str, int | str]:
+    """What the name of a file says, ``set``, ``size`` and ``levels``, as the authors of [SSD] name theirs."""
+    found = {key: re.search(pattern, path.name.lower()) for key, pattern in _IN_NAMES.items()}
+    return {key: int(match[1]) if match[1].isdecimal() else match[1] for key, match in found.items() if match}
+
+
+def _preset_of(path: Path, state: Mapping[str, Tensor]) -> str:
+    """The shipped preset that a file was trained with, by its name, or by the process that it carries."""
+    cold = official_cold.read_layout(state)
+    if cold is None and not official.recognise(state):
+        raise official.unknown_layout(state)
+    fitting = [] if cold is None else suited_presets(cold)
+    named = _preset_named(path) if cold is None else None
+    if named is not None or len(fitting) == 1:
+        return named or fitting[0]
+    told = f"it may be of {' or '.join(fitting)}" if fitting else "`ssdiff presets list` names them"
+    raise UsageError(
+        f"{path.name} does not say with which settings it was trained", hint=f"give --preset; {told}"
+    )
+
+
+def _preset_named(path: Path) -> str | None:
+    """The shipped preset that a file's name says."""
+    said, shipped = _said(path), presets()
+    whole = f"{said.get('set')}{said.get('size')}"
+    for name in (whole, f"{whole}-{said.get('levels')}l"):
+        if name in shipped and load_preset(name).process.levels == said.get("levels"):
+            return name
+    return None
+
+
+def _contradictions(path: Path, settings: Preset) -> list[str]:
+    """What the file's name says otherwise; weights of another number of levels have the same shapes."""
+    said, name = _said(path), settings.name
+    wrong = [
+        f"{said[key]} {unit}, {name} has {field}"
+        for key, unit, field in (
+            ("size", "px", settings.data.size),
+            ("levels", "levels", settings.process.levels),
+        )
+        if said.get(key, field) != field
+    ]
+    if "set" in said and any(name.startswith(other) for other in _SETS if other != said["set"]):
+        wrong.append(f"{said['set']}, not {name}")
+    if not wrong:
+        return []
+    named = _preset_named(path)
+    instead = f"with --preset {named}" if named else "with the preset that it says"
+    return [
+        f"the name {path.name} says {'; '.join(wrong)}: the weights fit both, but if the name is right the "
+        f"images will be wrong; import it {instead}"
+    ]
+
+
+def _notes(state: Mapping[str, Tensor], settings: Preset, averaged: bool) -> Iterator[str]:
+    """What the weights alone do not settle."""
+    outline, model = outline_model(settings), settings.model
+    if not isinstance(outline, FlexiUNet):
+        return
+    pairs = official.differing_adapters(state, outline)
+    if pairs:
+        short = [[name.removesuffix(".weight") for name in pair] for pair in pairs if "weight" in pair[0]]
+        shared = ", ".join(f"{first} = {later}" for first, later in short)
+        taken = (
+            "the averaged one, of the first name"
+            if averaged
+            else "the raw one, of the later name, as by the authors' own loader; --averaged-adapters takes "
+            "the other"
+        )
+        yield f"adapters that two levels share are stored with two values ({shared}): taken is {taken}"
+    elif averaged:
+        yield "no adapter is stored with two values: --averaged-adapters changes nothing"
+    if model.learn_sigma:
+        yield "the second half of the output, a learned variance, is kept and not used"
+    if not any("adapters_in." in name for name in state):
+        heads = f"head_channels = {model.head_channels}" if model.head_channels else f"heads = {model.heads}"
+        yield (
+            f"weights do not show model.{heads}, attention_order = {model.attention_order!r}, first_index = "
+            f"{model.first_index}, process.predict = {settings.process.predict!r} and the noise schedule: "
+            f"they are those of {settings.name}; --set changes them"
+        )
 
 
 def export_model(

@@ -135,6 +135,7 @@ def import_official(
     device: str = "auto",
     precision: str = "auto",
     where: str | Path | None = None,
+    averaged_adapters: bool = False,
 ) -> Pipeline:
     """Make a pipeline of weights that the authors of [SSD] or [CD] released, or of guided-diffusion's UNet.
 
@@ -148,6 +149,8 @@ def import_official(
         device: as in :func:`load`.
         precision: as in :func:`load`.
         where: the file of a state dict, for messages.
+        averaged_adapters: of adapters that the authors' saver stored under two names with two values take
+            the averaged one, not the one that their loader takes.
 
     Raises:
         CheckpointError: not such weights, of another architecture, or of another process; names keys, shapes
@@ -158,7 +161,8 @@ def import_official(
     settings = override(settings, {"sampling.renoise": "none"})
     place = pick_device(device)
     file = source if isinstance(source, str | Path) else where
-    weights = convert_released(state, settings, None if file is None else Path(file))
+    path = None if file is None else Path(file)
+    weights = convert_released(state, settings, path, averaged_adapters=averaged_adapters)
     pipeline = assemble(settings, weights, place, pick_precision(precision, place))
     pipeline.origin = "official weights" if isinstance(source, Mapping) else f"official weights {source}"
     return pipeline

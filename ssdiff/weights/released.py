@@ -22,13 +22,16 @@ from ssdiff.weights import process_tables
 _CLASSES = {FLEXI_UNET: FlexiUNet, CONVNEXT_UNET: ConvNextUNet, DDPM_UNET: DdpmUNet}
 
 
-def convert_released(state: Mapping[str, Tensor], settings: Preset, path: Path | None) -> dict[str, Tensor]:
+def convert_released(
+    state: Mapping[str, Tensor], settings: Preset, path: Path | None, *, averaged_adapters: bool = False
+) -> dict[str, Tensor]:
     """Return a file's weights under our names.
 
     Args:
         state: as the file has them, prefixes and tables of a process included.
         settings: that they were trained with.
         path: of the file, for messages.
+        averaged_adapters: see :func:`ssdiff.models.official.convert_weights`.
 
     Raises:
         CheckpointError: of a layout that is not known, of another network or of another process; names the
@@ -40,7 +43,7 @@ def convert_released(state: Mapping[str, Tensor], settings: Preset, path: Path |
     except CheckpointError as error:
         raise CheckpointError(str(error.args[0]), path=path, hint=error.hint) from None
     try:
-        return _convert(state, cold, network, settings)
+        return _convert(state, cold, network, settings, averaged_adapters)
     except CheckpointError as error:
         found = infer_config.outline(state, settings.data.size) if cold is None else cold.settings
         raise _with_differences(error, path, found, settings) from None
@@ -61,12 +64,16 @@ def _check_kind(
 
 
 def _convert(
-    state: Mapping[str, Tensor], cold: official_cold.ColdFile | None, network: nn.Module, settings: Preset
+    state: Mapping[str, Tensor],
+    cold: official_cold.ColdFile | None,
+    network: nn.Module,
+    settings: Preset,
+    averaged_adapters: bool,
 ) -> dict[str, Tensor]:
     """The weights under our names, if they are of the preset's network and process."""
     if cold is None:
         assert isinstance(network, FlexiUNet), "checked before"
-        return official.convert_weights(state, network)
+        return official.convert_weights(state, network, averaged_adapters=averaged_adapters)
     assert isinstance(network, ConvNextUNet | DdpmUNet), "checked before"
     weights = official_cold.convert_cold(cold, network)
     try:
