@@ -561,3 +561,44 @@ def test_a_list_is_found_from_where_it_is_named(tmp_path, monkeypatch):
     assert (preset.data.list, preset.data.part) == (str(tmp_path / "train.txt"), 0)
     assert parse_preset(preset.to_toml()) == preset
     assert load_preset(path, {"data.list": ""}).data.list is None
+
+
+CROPPED, PADDED = ("stretch", 1.12, 0, "random", True), ("bilinear", 1.0, 4, "random", True)
+AS_THEY_ARE = ("antialias", 1.0, 0, "middle", False)
+COLD_DATA = {
+    "cold-blur-mnist": CROPPED,
+    "cold-blur-cifar10": CROPPED,
+    "cold-downsample-cifar10": PADDED,
+    "cold-mask-cifar10": PADDED,
+    "cold-downsample-mnist": ("stretch", 1.12, 0, "middle", False),
+    "cold-mask-mnist": ("bilinear", 1.0, 0, "middle", False),
+    "cold-snow-cifar10": AS_THEY_ARE,
+    "cold-desaturate-cifar10": AS_THEY_ARE,
+    "cold-snow-celeba128": ("none", 1.0, 0, "middle", False),
+    "cold-desaturate-celeba128": ("none", 1.0, 0, "middle", False),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name.startswith("cold-")])
+def test_cold_diffusion_is_trained_as_published(name):
+    preset = load_preset(name)
+    data, training = preset.data, preset.training
+    assert (data.resize, data.margin, data.padding, data.crop, data.flip) == COLD_DATA.get(name, CROPPED)
+    assert data.size == (32 if name.endswith(("mnist", "cifar10")) else 128)
+    assert (training.lr, training.loss, training.grad_accum_steps, training.weight_decay) == (
+        2e-5,
+        "l1",
+        2,
+        0,
+    )
+    assert (training.ema, training.ema_every, training.ema_start) == (0.995, 10, 2_000)
+    assert (training.grad_clip_norm, training.warmup, training.lr_schedule) == (0, 0, "constant")
+    small_batches = name in ("cold-snow-celeba128", "cold-desaturate-celeba128")
+    masks = name == "cold-mask-celeba128"
+    assert training.batch == (100 if masks else 16 if small_batches else 32)
+    assert training.steps == (350_000 if masks else 700_000)
+
+
+@pytest.mark.parametrize("name", [*SSD, "ddpm-celeba64", "ddpm-imagenet64", "blurring-celeba64"])
+def test_scale_space_diffusion_cuts_images_as_its_authors(name):
+    assert load_preset(name).data.resize == "official"
