@@ -42,6 +42,7 @@ def open_as(
         names=settings.list,
         part=settings.part,
         classes_from=settings.classes_from,
+        max_pixels=settings.max_pixels,
     )
 
 

@@ -58,6 +58,7 @@ class DataSettings(Strict):
         "middle", description="which size pixels a side of the larger image training sees"
     )
     flip: bool = Field(True, description="mirror half of the training images, left to right")
+    max_pixels: int = Field(100_000_000, ge=1, description="largest image that is decoded")
     background: float = Field(1.0, ge=0, le=1, description="grey behind transparent pixels, 1 is white")
     corrupt: Literal["error", "skip"] = Field("error", description="what to do with an unreadable file")
 

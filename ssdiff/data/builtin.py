@@ -163,10 +163,11 @@ def find_idx(folder: Path, name: str, class_names: tuple[str, ...] = _DIGITS) ->
         DataError: the folder cannot be read.
     """
     try:
-        entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        entries = sorted(os.listdir(folder))
     except OSError as error:
         raise DataError(f"cannot read {folder}: {error.strerror or error}", path=folder) from error
-    found = [match for entry in entries if (match := _IDX_IMAGES.match(entry))]
+    named = [match for entry in entries if (match := _IDX_IMAGES.match(entry))]
+    found = [match for match in named if (folder / match[0]).is_file()]
     if not found:
         return None
     chosen = min(found, key=lambda match: not match["split"].startswith("train"))

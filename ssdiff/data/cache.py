@@ -32,7 +32,7 @@ from ssdiff.files import sync
 from ssdiff.home import cache_root
 from ssdiff.images.resize import middle
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout and of what decoding does; another number prepares everything anew."""
 
 Progress = Callable[[int, int], None]
@@ -54,7 +54,8 @@ class ImageSet:
         class_names: names of the classes, empty if there are none.
         fingerprint: SHA-256 of images and labels; equal for equal content, wherever it came from.
         source: the folder, file or name that it was made from.
-        skipped: (name, reason) of every file left out.
+        skipped: (name, reason) of every file that could not be read.
+        notes: what was decided that a user may want to know, one line each.
     """
 
     whole: NDArray[np.uint8]
@@ -64,6 +65,7 @@ class ImageSet:
     fingerprint: str
     source: str
     skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> NDArray[np.uint8]:
@@ -80,6 +82,7 @@ class ImageSet:
         lines = [f"{len(self)} images of {self.source}, {self.size} px{room}, {channels} channels"]
         if names := self.class_names:
             lines.append(f"{len(names)} classes: {', '.join(names[:12])}")
+        lines += self.notes
         lines += [f"left out {name}: {reason}" for name, reason in self.skipped]
         lines += [f"fingerprint {self.fingerprint[:16]}", f"prepared in {self.folder}"]
         return "\n".join(lines)
@@ -100,6 +103,7 @@ class ImageSet:
             "classes": list(self.class_names),
             "fingerprint": self.fingerprint,
             "skipped": [list(entry) for entry in self.skipped],
+            "notes": list(self.notes),
         }
 
     def batch(self, indices: Tensor) -> Tensor:
@@ -193,7 +197,7 @@ def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet 
         fingerprint, max_pixels = str(manifest["fingerprint"]), int(manifest["max_pixels"])
         class_names = tuple(map(str, manifest["classes"]))
         shape = (manifest["count"], fit.channels, fit.side, fit.side)
-    except (OSError, ValueError, KeyError, TypeError):
+    except Exception:  # numpy and json can raise anything on damaged bytes
         return None
     sound = images.shape == shape and images.dtype == np.uint8 and (labels is None or len(labels) == shape[0])
     if not sound or (skipped and max_pixels < fit.max_pixels):
@@ -201,7 +205,7 @@ def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet 
     if skipped and corrupt == "error":
         name, reason = skipped[0]
         raise _corrupt(DataError(reason, path=name))
-    return ImageSet(images, fit.size, labels, class_names, fingerprint, source.name, skipped)
+    return ImageSet(images, fit.size, labels, class_names, fingerprint, source.name, skipped, source.notes)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import itertools
 import os
 import re
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssdiff.data.listing import EDM_LABELS, edm_classes, is_image, pick_images
 from ssdiff.data.lists import NameList
 from ssdiff.errors import DataError
 from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, open_image, pixels
@@ -66,13 +69,14 @@ class Fit:
         image = open_image(
             stream,
             name,
-            channels=self.channels,
+            channels=1 if self.channels == 1 else None,  # grey is repeated when it is small
             background=self.background,
             max_pixels=self.max_pixels,
             # Published code never decodes a JPEG at a fraction of its size.
             at_least=self.side if self.resize == "antialias" else None,
         )
-        return pixels(square(image, self.side, self.resize, name))
+        small = square(image, self.side, self.resize, name)
+        return pixels(small if self.channels == 1 else small.convert("RGB"))
 
     def convert(self, array: Pixels) -> Pixels:
         """Convert an image already decoded, (H, W) grey or (H, W, 3) RGB."""
@@ -87,9 +91,11 @@ class Source(ABC):
         name: what to call it in messages.
         class_names: names of the classes, empty if there are none.
         classes_from: what of a file's name is its class, see :func:`classes`.
+        notes: what was decided that a user may want to know, one line each.
     """
 
     name: str
+    notes: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     classes_from: ClassesFrom = "folder"
 
@@ -117,11 +123,26 @@ class Source(ABC):
 class FileSource(Source):
     """Encoded images with names, which also say their classes."""
 
-    def __init__(self, name: str, members: Sequence[str], classes_from: ClassesFrom = "folder") -> None:
+    def __init__(
+        self,
+        name: str,
+        members: Sequence[str],
+        classes_from: ClassesFrom = "folder",
+        notes: Sequence[str] = (),
+        edm_labels: bytes | None = None,
+    ) -> None:
         self.name = name
         self.members = members
         self.classes_from = classes_from
-        self.class_names, self._labels = classes(members, classes_from)
+        self.notes = tuple(notes)
+        self._edm_labels = edm_labels
+        self._labels: Labels | None
+        if edm_labels is not None and classes_from == "folder":
+            self.class_names, labels = edm_classes(edm_labels, members, name)
+            self._labels = labels if self.class_names else None
+            self.notes += (f"classes are those of {EDM_LABELS}",)
+        else:
+            self.class_names, self._labels = classes(members, classes_from)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -130,6 +151,10 @@ class FileSource(Source):
     def labels(self) -> Labels | None:
         """(N,) positions in class_names, or None."""
         return self._labels
+
+    def _labelling(self) -> Iterator[str]:
+        if self._edm_labels is not None:
+            yield f"labels {hashlib.sha256(self._edm_labels).hexdigest()}"
 
     @abstractmethod
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
@@ -165,23 +190,29 @@ class FolderSource(FileSource):
     def __init__(
         self, folder: Path, only: NameList | None = None, classes_from: ClassesFrom = "folder"
     ) -> None:
-        self.folder = folder.resolve()
+        notes: list[str] = []
         try:
-            found = sorted(_walk(self.folder))
-        except OSError as error:
-            raise DataError(f"cannot read {folder}: {error.strerror or error}", path=folder) from error
-        files = [file for file in found if _is_image(file[0])]
-        if not files:
-            raise no_images(folder, len(found), "file")
+            self.folder = folder.resolve()
+            found = dict(_walk(self.folder, notes))
+            edm = self.folder / EDM_LABELS
+            labels = edm.read_bytes() if edm.is_file() else None
+        except (OSError, RuntimeError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise DataError(f"cannot read {folder}: {said}", path=folder) from error
+        chosen = pick_images(found, splits=only is None)
+        names: Sequence[str] = chosen.names
+        if not names:
+            raise no_images(folder, len(found), "file", chosen.notes)
         if only is not None:
-            only.check(name for name, _ in files)
-            files = [file for file in files if file[0] in only.names]
-        self._stamps = [stamp for _, stamp in files]
-        super().__init__(str(folder), [name for name, _ in files], classes_from)
+            only.check(names)
+            names = [name for name in names if name in only.names]
+        self._stamps = [found[name] for name in names]
+        super().__init__(str(folder), names, classes_from, (*chosen.notes, *notes), labels)
 
     def identity(self) -> Iterator[str]:
         """Return the path of the folder; name, size and time of every file."""
         yield f"folder {self.folder}"
+        yield from self._labelling()
         yield from (f"{name}\0{stamp}" for name, stamp in zip(self.members, self._stamps, strict=True))
 
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
@@ -218,30 +249,37 @@ class ZipSource(FileSource):
             raise DataError(f"cannot read {path} as a zip file: {error}", path=path) from error
         for info in entries:
             _check_member(path, info, max_pixels)
-        members = [info for info in entries if not info.is_dir()]
-        self._infos = sorted((i for i in members if _is_image(i.filename)), key=lambda i: i.filename)
-        if not self._infos:
-            raise no_images(path, len(members), "member")
+        members = {_plain(info): info for info in entries if not info.is_dir()}
+        chosen = pick_images(members, splits=only is None)
+        names: Sequence[str] = chosen.names
+        if not names:
+            raise no_images(path, len(members), "member", chosen.notes)
         if only is not None:
-            only.check(info.filename for info in self._infos)
-            self._infos = [info for info in self._infos if info.filename in only.names]
+            only.check(names)
+            names = [name for name in names if name in only.names]
+        self._infos = [members[name] for name in names]
         self._local = threading.local()
         self._handles: list[zipfile.ZipFile] = []
-        super().__init__(str(path), [info.filename for info in self._infos], classes_from)
+        labels = self._read(members[EDM_LABELS]) if EDM_LABELS in members else None
+        super().__init__(str(path), names, classes_from, chosen.notes, labels)
 
     def identity(self) -> Iterator[str]:
         """Name, size and checksum of every member."""
         yield "zip"
+        yield from self._labelling()
         yield from (f"{info.filename}\0{info.file_size}\0{info.CRC}" for info in self._infos)
 
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
         """Open the bytes of one image."""
+        return BytesIO(self._read(self._infos[index]))
+
+    def _read(self, info: zipfile.ZipInfo) -> bytes:
         handle: zipfile.ZipFile | None = getattr(self._local, "handle", None)
         if handle is None:
             handle = self._local.handle = zipfile.ZipFile(self.path)
             self._handles.append(handle)
         # Python stops at the declared size, checked above, and compares the checksum.
-        return BytesIO(handle.read(self._infos[index]))
+        return handle.read(info)
 
     def close(self) -> None:
         """Close the handle of every thread."""
@@ -295,19 +333,23 @@ def stamp(path: Path | os.DirEntry[str]) -> str:
     return f"{status.st_size}\0{status.st_mtime_ns}"
 
 
-def no_images(where: Path, found: int, kind: str) -> DataError:
+def no_images(where: Path, found: int, kind: str, notes: Sequence[str] = ()) -> DataError:
     """Return the error for a source without images."""
     others = f"none of its {found} {kind}s ends in" if found else f"it has no {kind}; searched for"
-    return DataError(f"no images in {where}: {others} {' '.join(IMAGE_SUFFIXES)}", path=where)
+    said = "; ".join((f"no images in {where}: {others} {' '.join(IMAGE_SUFFIXES)}", *notes))
+    return DataError(said, path=where)
 
 
-def _is_image(name: str) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-    return not hidden and name.lower().endswith(IMAGE_SUFFIXES)
+def _plain(info: zipfile.ZipInfo) -> str:
+    """The name of a member; some programs of Windows write its folders with backslashes."""
+    return info.filename.replace("\\", "/")
 
 
-def _walk(root: Path) -> Iterator[tuple[str, str]]:
-    """Name and stamp of every regular file, links followed; no folder is visited twice, so loops end."""
+def _walk(root: Path, notes: list[str]) -> Iterator[tuple[str, str]]:
+    """Name and stamp of every regular file, links followed; no folder is visited twice, so loops end.
+
+    Runs of ssdiff are left out, with a note: their pictures are no data.
+    """
     pending, seen = [("", root)], set()
     while pending:
         prefix, folder = pending.pop()
@@ -317,12 +359,20 @@ def _walk(root: Path) -> Iterator[tuple[str, str]]:
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
             listing = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        if prefix and {"preset.toml", "checkpoints"} <= {entry.name for entry in listing}:
+            notes.append(f"left out {prefix}, a run of ssdiff")
+            continue
         for entry in listing:
             name = prefix + entry.name
-            if entry.is_dir():
-                pending.append((name + "/", Path(entry.path)))
-            elif entry.is_file():
-                yield name, stamp(entry)
+            try:
+                if entry.is_dir():
+                    pending.append((name + "/", Path(entry.path)))
+                elif entry.is_file():
+                    yield name, stamp(entry)
+            except OSError as error:  # a link that leads to itself
+                if error.errno != errno.ELOOP:
+                    raise
+                notes.append(f"left out {name}, a link that leads to itself")
 
 
 def _check_member(path: Path, info: zipfile.ZipInfo, max_pixels: int) -> None:
@@ -333,7 +383,7 @@ def _check_member(path: Path, info: zipfile.ZipInfo, max_pixels: int) -> None:
     problem = None
     if ".." in parts or not parts[0] or re.match("[A-Za-z]:", name):
         problem = "leads outside the archive"
-    elif not _is_image(name):
+    elif not is_image("/".join(parts)) and name != EDM_LABELS:
         return  # never opened
     elif stat.S_ISLNK(info.external_attr >> 16):
         problem = "is a symbolic link"

@@ -3,9 +3,11 @@
 Policies, the same everywhere:
 
 - Only PNG, JPEG, WebP, GIF, BMP, TIFF and PPM are opened, and the number of pixels is checked on the header.
-- EXIF orientation is applied; of an animation the first frame counts; colour profiles are ignored.
-- 16-bit grey is scaled to 8 bits, never clipped.
-- Transparent pixels are composited on a grey background.
+- EXIF orientation is applied; what else the metadata say, and whether they are sound, does not matter.
+- Of an animation the first frame counts.
+- Colours of another profile than sRGB are converted to sRGB; a profile that cannot be read is ignored.
+- Grey of 12 or 16 bits, also signed or with white as zero, is scaled to 8 bits, never clipped.
+- Transparent pixels are composited on a grey background; a BMP whose alpha is zero throughout is opaque.
 - A grey file read as colour is repeated; a colour file read as grey becomes its Rec. 601 luma.
 """
 
@@ -16,14 +18,15 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from ssdiff.errors import DataError, SsdiffError, UsageError
@@ -40,6 +43,26 @@ IMAGE_SUFFIXES = (
 )
 """File name endings that are taken for images, in lower case."""
 
+# What people take for images under any name, by its first bytes.
+_ISO_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    b"jxl ": "JPEG XL",
+    b"crx ": "a raw photograph",
+}
+_FOREIGN = {b"\xff\x0a": "JPEG XL", b"8bps": "Photoshop's", b"%pdf": "PDF", b"<svg": "SVG", b"<?xml": "XML"}
+# TIFF and EXIF tags.
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BLOCK = 2**22  # values scaled at a time
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 _lock = threading.Lock()
 
@@ -117,9 +140,11 @@ def open_image(
         image = _open_header(stream, name, max_pixels)
         if at_least is not None:
             image.draft(None, (3 * at_least, 3 * at_least))
+        tiles = getattr(image, "tile", None)  # gone once it is loaded
+        layout = tiles[0][3] if tiles else None
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _normalise(image, name, channels, background)
+        _scale_transparency(image, layout)
+        return _normalise(_upright(image), name, channels, background)
     except (SsdiffError, MemoryError):
         raise
     except Exception as error:  # a decoder can raise anything on hostile bytes
@@ -147,10 +172,10 @@ def from_pillow(
     """
     name = getattr(image, "filename", "") or "the image"
     try:
-        upright = ImageOps.exif_transpose(image)
+        image.load()
     except (OSError, SyntaxError) as error:
         raise DataError(f"cannot decode {name}: {error}", path=name, hint="is the file complete?") from error
-    plain = _normalise(upright, name, channels, background)
+    plain = _normalise(_upright(image), name, channels, background)
     return fit(plain, size) if size else plain
 
 
@@ -217,7 +242,7 @@ def _open_header(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         raise DataError(
             f"{name} has {count:,} pixels, the limit is {max_pixels:,}",
             path=name,
-            hint="shrink it, or raise the limit with max_pixels (--max-pixels) if you trust the file",
+            hint="shrink it, or raise the limit (max_pixels, in a preset data.max_pixels) if you trust it",
         )
     return image
 
@@ -245,7 +270,11 @@ def _guess(stream: BinaryIO) -> str:
         return " but a web page, so its download failed"
     if head.startswith(b"version https://git-lfs"):
         return " but a Git LFS pointer, so fetch it with git lfs pull"
-    return ""
+    if head[4:8] == b"ftyp" and (kind := _ISO_BRANDS.get(head[8:12])):
+        return f" that is read but {kind}, whatever its name; convert it to PNG or JPEG"
+    return next(
+        (f" that is read but {kind}" for start, kind in _FOREIGN.items() if head.startswith(start)), ""
+    )
 
 
 def _normalise(image: Image.Image, name: str, channels: int | None, background: float) -> Image.Image:
@@ -255,27 +284,107 @@ def _normalise(image: Image.Image, name: str, channels: int | None, background: 
     mode = "L" if channels == 1 else "RGB"
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bits(image, name)
-    if image.has_transparency_data:
+    image = _to_srgb(image)
+    if image.has_transparency_data and not _is_void(image):
         grey = round(background * 255)
         base = Image.new("RGBA", image.size, (grey, grey, grey, 255))
         image = Image.alpha_composite(base, image.convert("RGBA"))
     return image if image.mode == mode else image.convert(mode)
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation says; metadata that cannot be read turn nothing."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a parser of metadata can raise anything, and the pixels are there
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _scale_transparency(image: Image.Image, layout: object) -> None:
+    """Scale the transparent grey of a PNG of 2 or 4 bits as Pillow scales its pixels."""
+    depth = re.fullmatch(r"L;([24])", layout) if isinstance(layout, str) else None
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and depth and isinstance(clear, int):
+        image.info["transparency"] = clear * 255 // (2 ** int(depth[1]) - 1)
+
+
+def _is_void(image: Image.Image) -> bool:
+    """Whether the alpha of a BMP is zero throughout, which its writers leave so where there is none."""
+    return image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """An image of 8 bits in the colours of sRGB, if it brings another profile that can be read."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not profile:
+        return image
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    bands = {"RGBA": "RGB", "LA": "L", "P": "RGB"}.get(image.mode, image.mode)
+    try:
+        if (transform := _transform(profile, bands)) is None:
+            return image
+        plain = image if bands == image.mode else image.convert(bands)
+        converted = ImageCms.applyTransform(plain, transform)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    assert converted is not None, "only a transform in place returns nothing"
+    converted.format = image.format
+    if alpha is not None:
+        converted.info.pop("transparency", None)
+        converted.putalpha(alpha)
+    return converted
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From a profile to sRGB, for images of a mode; None where nothing is to be done."""
+    source = ImageCms.ImageCmsProfile(BytesIO(profile))
+    if "srgb" in ImageCms.getProfileDescription(source).lower() or mode not in ("L", "RGB", "CMYK"):
+        return None
+    target = ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(source, target, mode, "RGB")
+
+
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """Grey of 16 or 32 bits, or floating point, as mode L (LA if one grey value stands for transparency)."""
-    values = np.asarray(image)
-    # Old Pillow reads 16-bit PNG as 32-bit integers, and 16-bit PPM still is: so this mode holds 0..65535 or
-    # a range that nobody knows.
-    top = 1.0 if image.mode == "F" else 65535
-    if not (values.min() >= 0 and values.max() <= top):
+    """Grey of 12, 16 or 32 bits, or floating point, as mode L (LA if one grey value stands for transparency).
+
+    Row by row, so that a large picture does not need many times its memory.
+    """
+    top, inverted = _grey_range(image)
+    extrema: Any = image.getextrema() if image.mode in ("I", "F") else (0, 0)
+    low, high = extrema
+    if not (low >= 0 and high <= top):
         raise DataError(
-            f"{name} has values from {values.min()} to {values.max()}, so its black and white are unknown",
+            f"{name} has values from {low} to {high}, so its black and white are unknown",
             path=name,
             hint="save it with 8 or 16 bits, or as floating point from 0 to 1",
         )
-    grey = Image.fromarray(np.rint(values * np.float64(255 / top)).astype(np.uint8))
+    grey = np.empty((image.height, image.width), np.uint8)
     clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return grey
+    opaque = np.full_like(grey, 255) if isinstance(clear, int) else None
+    rows = max(1, _BLOCK // image.width)
+    for first in range(0, image.height, rows):
+        last = min(first + rows, image.height)
+        values = np.asarray(image.crop((0, first, image.width, last)))
+        if opaque is not None:
+            opaque[first:last][values == clear] = 0
+        scaled = np.rint(values * np.float64(255 / top))
+        grey[first:last] = 255 - scaled if inverted else scaled
+    result = Image.fromarray(grey)
+    if opaque is not None:
+        result.putalpha(Image.fromarray(opaque))
+    result.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+    return result
+
+
+def _grey_range(image: Image.Image) -> tuple[float, bool]:
+    """The value of white, or of black where white is zero, and whether it is."""
+    if image.mode == "F":
+        return 1.0, False
+    # Old Pillow reads 16-bit PNG as 32-bit integers, and 16-bit PPM still is: so mode I holds 0..65535 or a
+    # range that nobody knows.
+    tags = getattr(image, "tag_v2", {})
+    bits, signed = tags.get(_BITS, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    top = 4095 if bits == 12 else 32767 if bits == 16 and signed else 65535
+    return top, tags.get(_PHOTOMETRIC) == 0

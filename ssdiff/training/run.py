@@ -342,7 +342,7 @@ class _Run:
         return trainer
 
     def _announce(self, data: ImageSet) -> None:
-        for note in self.start.notes:
+        for note in (*self.start.notes, *data.notes):
             self._tell(Event("note", self.step, note))
         if self.preset.training.compile:
             self._tell(

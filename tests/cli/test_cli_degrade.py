@@ -332,7 +332,7 @@ def test_nothing_is_overwritten_unless_told_to(folder, capsys):
         (["--t", "1", "--out", "noending"], 2, "no ending"),
         (["photo.png", "--t", "1"], 2, "would both become"),
         (["other.png", "--t", "1", "--out", "x.png"], 2, "is one file, for 2 images"),
-        (["--t", "1", "--max-pixels", "100"], 3, "--max-pixels"),
+        (["--t", "1", "--max-pixels", "100"], 3, "max_pixels"),
         (["--t", "1", "--max-pixels", "0"], 2, "--max-pixels must be at least 1"),
         (["--t", "1", "--device", "abacus"], 6, "abacus"),
     ],

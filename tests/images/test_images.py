@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageCms
 
 from ssdiff.errors import DataError, OutputError, ResourceError, UsageError
 from ssdiff.files import check_output, write_atomic
@@ -234,7 +234,7 @@ def png_header(width, height):
 def test_huge_images_are_refused_on_their_header(side):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(DataError, match=rf"{side * side:,} pixels.*100,000,000.*--max-pixels"):
+        with pytest.raises(DataError, match=rf"{side * side:,} pixels.*100,000,000.*max_pixels"):
             read_image(png_header(side, side))
 
 
@@ -405,3 +405,105 @@ def test_animation(tmp_path):
     for bad in ([], [torch.zeros(3, 2, 2), torch.zeros(3, 4, 4)]):
         with pytest.raises(UsageError, match="one shape"):
             save_gif(bad, tmp_path / "bad.gif")
+
+
+# What people's files hold
+
+
+def chunked(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(depth, rows, *more):
+    height, width = len(rows), 8 * len(rows[0]) // depth
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = ((b"IHDR", header), *more, (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunked(*part) for part in parts)
+
+
+def tiff(bits, data, side, photometric=1, *more):
+    tags = [(256, 4, side), (257, 4, side), (258, 3, bits), (259, 3, 1), (262, 3, photometric)]
+    tags += [(273, 4, 0), (277, 3, 1), (278, 4, side), (279, 4, len(data)), *more]
+    tags[5] = (273, 4, 8 + 2 + 12 * len(tags) + 4)
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0) + data
+
+
+@pytest.mark.parametrize(
+    ("depth", "byte", "clear"), [(4, 0x55, 5), (2, 0x55, 1), (1, 0xFF, 1), (8, 0x55, 0x55)]
+)
+def test_a_transparent_grey_of_few_bits(depth, byte, clear):
+    content = png(depth, [bytes([byte] * 4)] * 8, (b"tRNS", struct.pack(">H", clear)))
+    assert read_image(content, background=1.0).min() == 1
+    assert read_image(content, background=0.0).max() == -1
+
+
+@pytest.mark.parametrize(
+    ("bits", "data", "photometric", "more", "wanted"),
+    [
+        (12, b"\xff\xff\xff" * 128, 1, (), 1),
+        (12, b"\x00\x00\x00" * 128, 1, (), -1),
+        (16, struct.pack("<h", 32767) * 256, 1, ((339, 3, 2),), 1),
+        (16, struct.pack("<H", 65535) * 256, 0, (), -1),
+        (16, struct.pack("<H", 0) * 256, 0, (), 1),
+        (8, b"\x00" * 256, 0, (), 1),
+    ],
+)
+def test_white_of_a_tiff(bits, data, photometric, more, wanted):
+    image = read_image(tiff(bits, data, 16, photometric, *more))
+    assert image.min() == image.max() == wanted
+
+
+def test_an_alpha_of_zero_throughout_is_none_in_a_bmp():
+    header = struct.pack("<IiiHHIIiiII", 108, 2, 2, 1, 32, 3, 16, 0, 0, 0, 0)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"\0" * 52
+    data = b"\x10\x20\x30\x00" * 4
+    content = b"BM" + struct.pack("<IHHI", 14 + 108 + 16, 0, 0, 14 + 108) + header + masks + data
+    assert to_uint8(read_image(content)[None])[0, :, 0, 0].tolist() == [0x30, 0x20, 0x10]
+
+
+def test_odd_metadata_are_no_reason_to_refuse():
+    picture = Image.linear_gradient("L").resize((60, 40)).convert("RGB")
+    entries = [(0x112, 3, 1, struct.pack("<H", 6)), (0x11A, 2, 3, b"72\0")]
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries))
+    exif += b"".join(struct.pack("<HHI", *entry[:3]) + entry[3].ljust(4, b"\0") for entry in entries)
+    exif += struct.pack("<I", 0)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95)
+    plain = buffer.getvalue()
+    odd = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    assert read_image(odd).shape == (3, 60, 40)  # and turned
+    nonsense = png(8, [b"\x10" * 4] * 4, (b"eXIf", b"nonsense"))
+    assert read_image(nonsense).shape == (1, 4, 4)
+
+
+def test_another_profile_becomes_srgb_and_a_damaged_one_is_ignored():
+    wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()  # not for RGB: ignored
+    swapped = swapped_profile()
+    image = Image.new("RGB", (4, 4), (200, 30, 60))
+    found = {}
+    for name, profile in (("none", None), ("damaged", b"nonsense"), ("unfit", wide), ("swapped", swapped)):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", icc_profile=profile)
+        found[name] = to_uint8(read_image(buffer.getvalue())[None])[0, :, 0, 0].tolist()
+    assert found["none"] == found["damaged"] == found["unfit"] == [200, 30, 60]
+    assert np.abs(np.array(found["swapped"]) - [30, 200, 60]).max() <= 3
+
+
+def swapped_profile():
+    """sRGB with the primaries of red and green exchanged, under another name."""
+    content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = struct.unpack(">I", content[128:132])[0]
+    places = {bytes(content[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
+    red, green = (content[places[tag] + 4 : places[tag] + 12] for tag in (b"rXYZ", b"gXYZ"))
+    content[places[b"rXYZ"] + 4 : places[b"rXYZ"] + 12] = green
+    content[places[b"gXYZ"] + 4 : places[b"gXYZ"] + 12] = red
+    return bytes(content).replace("sRGB".encode("utf-16-be"), "Mine".encode("utf-16-be"))
+
+
+def test_pictures_of_other_formats_are_named_for_what_they_are():
+    with pytest.raises(DataError, match="HEIC, whatever its name"):
+        read_image(b"\0\0\0\x18ftypheic" + b"\0" * 50)
+    with pytest.raises(DataError, match="JPEG XL"):
+        read_image(b"\xff\x0a" + b"\0" * 50)
