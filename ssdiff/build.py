@@ -33,12 +33,20 @@ from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
 from ssdiff.process.base import Other, Process, State
 from ssdiff.process.cold import ColdProcess
-from ssdiff.process.degradations.base import Degradation, FixedNoise, random_noise
+from ssdiff.process.degradations.base import (
+    Degradation,
+    FixedNoise,
+    LinearDegradation,
+    Mixture,
+    random_noise,
+)
 from ssdiff.process.degradations.registry import build_degradation, degradation_options
 from ssdiff.process.degradations.resize import resize_process
 from ssdiff.process.diagonal import DiagonalProcess
 from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, variance_preserving
+from ssdiff.process.linear import LinearProcess
 from ssdiff.process.spectra import BlurNoise, Blurring, Heat
+from ssdiff.process.stages import Stage, staged
 from ssdiff.schedules import noise, resolution
 
 RESIZES: dict[str, ResizeMatrix] = {"bilinear": matrices.resize, "area": matrices.area}
@@ -90,13 +98,13 @@ def outline_model(preset: Preset) -> nn.Module:
 
 
 def check_network(preset: Preset, process: Process) -> None:
-    """Run a network of another kind than the Flexi-UNet once along each path, before anything is written.
+    """Run a network once along each path, before anything is written, unless the preset's rules do.
 
     Raises:
         UsageError: it does not give images of the resolution that is wanted.
     """
-    if preset.model.kind == FLEXI_UNET:
-        return
+    if preset.model.kind == FLEXI_UNET and preset.process.kind != "linear":
+        return  # its rules are the preset's
     outline = outline_model(preset)
     device = next(outline.parameters()).device
     sides = [state.resolution for state in process.states]
@@ -150,6 +158,13 @@ def build_degradation_of(
             return resize_process(gaussian, size, noisy=noisy, seed=seed)
         case "cold":
             return _degradation(preset, size, other, seed)
+        case "linear":
+            clean = _staged(preset, size)
+            if not noisy:
+                return clean
+            states = build_process(preset).states
+            ends = ([state.signal for state in states], [state.sigma for state in states])
+            return Mixture(clean, *ends, random_noise(seed))
         case _:
             process = _diagonal(preset, size, checked=False)
             return FixedNoise(process, size, random_noise(seed)) if noisy else process
@@ -177,6 +192,15 @@ def build_process(preset: Preset, size: Size | None = None, *, other: Other | No
             return GaussianProcess(build_states(preset, full), RESIZES[preset.process.resize])
         case "cold":
             return ColdProcess(_degradation(preset, full, other, preset.training.seed))
+        case "linear":
+            settings = preset.process
+            return LinearProcess(
+                _staged(preset, full),
+                _noise(settings),
+                channels=preset.data.channels,
+                snr_preserving=settings.snr_preserving,
+                final_snr=settings.final_snr,
+            )
         case _:
             return _diagonal(preset, full, checked=True)
 
@@ -217,6 +241,16 @@ def _degradation(preset: Preset, size: Size, other: Other | None, seed: int) -> 
         raise
     except UsageError as error:
         raise PresetError(f"process.degradation: {error}") from None
+
+
+def _staged(preset: Preset, size: Size) -> LinearDegradation:
+    settings, side = preset.process, preset.data.size
+    assert settings.stages is not None, "presets are validated"
+    stages = [Stage(stage.kind, *stage.timesteps(settings.T), stage.options) for stage in settings.stages]
+    try:
+        return staged(size, settings.T, stages, meant=(side, side), channels=preset.data.channels)
+    except UsageError as error:
+        raise PresetError(f"process.stages: {error}") from None
 
 
 def _unknown_other(images: Tensor, shape: tuple[int, ...]) -> Tensor:

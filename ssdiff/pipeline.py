@@ -122,9 +122,10 @@ class Pipeline:
                 f"predict {self.predict!r} means images that leave [-1, 1]",
                 hint="give sampling=SamplingSettings(clip_denoised=False)",
             )
-        if prediction(self.predict).of_noise and (process.changes_resolution or not process.noisy):
+        solved = process.noisy and process.invertible and not process.changes_resolution
+        if prediction(self.predict).of_noise and not solved:
             raise UsageError(
-                f"predict {self.predict!r} needs a process with noise and one size",
+                f"predict {self.predict!r} needs a process with noise and one size that loses nothing else",
                 hint="use 'x0', or a process with one level",
             )
 
@@ -263,13 +264,14 @@ class Pipeline:
         given = given.to(weight.dtype) if weight.is_floating_point() else given
         with autocast(x_t.device, self.precision):
             output: Tensor = self.model(given, index, self.process.states[t - 1].resolution, labels)
-        expected = (*x_t.shape[:2], *self.process.states[t - 1].size)
+        side = self.process.states[t - 1].resolution
+        expected = (*x_t.shape[:2], side, side)
         if tuple(output.shape) != expected:
             raise UsageError(
                 f"the network makes {tuple(output.shape)} of timestep {t}, not {expected}",
                 hint="its output has the size of timestep t - 1, which it is given as `resolution`",
             )
-        return output.to(x_t.dtype)
+        return self.process.network_output(output.to(x_t.dtype), t)
 
     def plan(
         self,

@@ -17,6 +17,7 @@ from ssdiff.config.process import (
     NoiseSettings,
     ProcessSettings,
     SigmoidLike,
+    StageSettings,
     TanhLike,
 )
 from ssdiff.config.sections import (
@@ -43,6 +44,7 @@ __all__ = [
     "ProcessSettings",
     "SamplingSettings",
     "SigmoidLike",
+    "StageSettings",
     "TanhLike",
     "TerminalPriorSettings",
     "TrainingSettings",

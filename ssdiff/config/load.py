@@ -368,7 +368,8 @@ def _sources(preset: Preset) -> list[str]:
     }
     if process.degradation is not None:
         used["degradation"] = process.degradation.kind
-    return list(dict.fromkeys(source for noun, name in used.items() if (source := source_of(noun, name))))
+    parts = [*used.items(), *(("degradation", stage.kind) for stage in process.stages or ())]
+    return list(dict.fromkeys(source for noun, name in parts if (source := source_of(noun, name))))
 
 
 def _complete(values: dict[str, Any]) -> dict[str, Any]:

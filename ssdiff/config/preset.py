@@ -218,6 +218,8 @@ def _unet_problems(preset: Preset) -> list[str]:
         problems.append(f"model.width: must be {_LEAST_WIDTH} or more for {model.kind}, not {model.width}")
     if model.residual and preset.process.levels > 1:
         problems.append("model.residual: needs process.levels = 1, for input and output of one size")
+    if model.residual and any(stage.kind == "resize" for stage in preset.process.stages or ()):
+        problems.append("model.residual: needs input and output of one size; leave out stages that resize")
     return problems
 
 
@@ -273,7 +275,9 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
             f"sampling.clip_denoised: images that predict {process.predict!r} means leave [-1, 1]; "
             "set it to false"
         )
-    if sampling.renoise == "spectral" and process.levels == 1:
+    if sampling.renoise == "spectral" and process.kind == "linear":
+        problems.append("sampling.renoise: is for kind 'ssd'; leave it 'none'")
+    elif sampling.renoise == "spectral" and process.levels == 1:
         problems.append("sampling.renoise: one level never changes resolution; leave it 'none'")
     if sampling.guidance != 1 and not preset.model.classes:
         problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")

@@ -185,11 +185,52 @@ _MIXED = ("noise", "animorph", "blur-noise")
 _UNMIXED = ("blur", "dct-blur", "desaturate", "downsample", "mask", "pixelate", "snow")
 
 
+StageOption = bool | int | float | str
+
+
+class StageSettings(Strict):
+    """A stage of a linear process: what happens, when, and its options.
+
+    ``at`` is the moment of what happens at once, ``from`` and ``to`` are the ends of what grows, all as
+    shares of T; from the beginning to the end where none is given.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, StageOption | list[StageOption]] = Field(init=False)
+
+    kind: str = Field(description="blur, resize, dct-cut, or a linear degradation, e.g. desaturate or mask")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the kind and the times."""
+        return {key: value for key, value in self.__pydantic_extra__.items() if key not in _TIMES}
+
+    @property
+    def times(self) -> dict[str, Any]:
+        """Those of ``at``, ``from`` and ``to`` that are given."""
+        return {key: self.__pydantic_extra__[key] for key in _TIMES if key in self.__pydantic_extra__}
+
+    def timesteps(self, T: int) -> tuple[int, int]:
+        """Return the timestep after which the stage begins, and the one at which it is complete.
+
+        Args:
+            T: timesteps of the process.
+        """
+        times = self.times
+        if "at" in times:
+            last = max(1, round(times["at"] * T))
+            return last - 1, last
+        return round(times.get("from", 0.0) * T), round(times.get("to", 1.0) * T)
+
+
+_TIMES = ("at", "from", "to")
+
+
 class ProcessSettings(Strict):
     """The forward process."""
 
-    kind: Literal["ssd", "ddpm", "blurring", "heat", "blur-noise", "cold"] = Field(
-        "ssd", description="ddpm is ssd with one level"
+    kind: Literal["ssd", "ddpm", "blurring", "heat", "blur-noise", "cold", "linear"] = Field(
+        "ssd", description="ddpm is ssd with one level, linear is what stages say"
     )
     T: int = Field(1000, ge=1, le=100_000, description="number of timesteps")
     levels: int = Field(1, ge=1, le=12, description="number of resolutions, the full one included")
@@ -213,6 +254,12 @@ class ProcessSettings(Strict):
     heat: HeatSettings | None = Field(None, description="for kind heat")
     blur_noise: BlurNoiseSettings | None = Field(None, description="for kind blur-noise")
     degradation: DegradationSettings | None = Field(None, description="for kind cold")
+    stages: tuple[StageSettings, ...] | None = Field(
+        None,
+        strict=False,
+        min_length=1,
+        description="for kind linear: what happens to images, in the order of time",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -286,23 +333,64 @@ def _prediction_problems(process: ProcessSettings) -> list[str]:
         )
     if process.kind in ("heat", "cold"):
         problems.append(f"process.predict: kind {process.kind!r} has hardly any noise to predict; use 'x0'")
+    if process.kind == "linear":
+        problems.append(
+            f"process.predict: of {name!r} no clean image follows where its stages lose something; use 'x0'"
+        )
     return problems
 
 
 def _table_problems(process: ProcessSettings) -> list[str]:
     """Tables of other kinds, a cold process without a degradation, blurs that shrink."""
-    own = {"cold": "degradation", "blur-noise": "blur_noise"}.get(process.kind, process.kind)
+    tables = {"cold": "degradation", "blur-noise": "blur_noise", "linear": "stages"}
+    own = tables.get(process.kind, process.kind)
     problems = [
         f"process.{name}: is for another kind than {process.kind!r}; leave it out"
-        for name in ("blurring", "heat", "blur_noise", "degradation")
+        for name in ("blurring", "heat", "blur_noise", "degradation", "stages")
         if name != own and getattr(process, name) is not None
     ]
     if process.kind == "cold" and process.degradation is None:
         problems.append("process.degradation: kind 'cold' needs one, e.g. { kind = 'mask' }")
+    if process.kind == "linear":
+        problems += _stage_problems(process)
     for name in ("heat", "blur_noise"):
         table = getattr(process, name)
         if table is not None and table.sigma_max < table.sigma_min:
             problems.append(f"process.{name}.sigma_max: {table.sigma_max:g} is below sigma_min")
+    return problems
+
+
+def _stage_problems(process: ProcessSettings) -> list[str]:
+    """Stages that are missing, at no time, or not in order."""
+    if process.stages is None:
+        example = '[{ kind = "blur", to = 0.5, std = 2.0 }]'
+        return [f"process.stages: kind 'linear' needs some, e.g. {example}"]
+    unused = {name: ProcessSettings.model_fields[name].default for name in ("factor", "resolution", "resize")}
+    problems = [
+        f"process.{name}: is for kind 'ssd'; stages say it here, leave it out"
+        for name, default in unused.items()
+        if getattr(process, name) != default
+    ]
+    before = 0
+    for number, stage in enumerate(process.stages):
+        path, times = f"process.stages[{number}]", stage.times
+        wrong = [
+            key
+            for key, value in times.items()
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1
+        ]
+        if wrong:
+            problems.append(f"{path}.{wrong[0]}: must be a share of T, 0..1, not {times[wrong[0]]!r}")
+            continue
+        if "at" in times and len(times) > 1:
+            problems.append(f"{path}.at: is for what happens at once; leave out from and to, or at")
+            continue
+        first, last = stage.timesteps(process.T)
+        if first >= last:
+            problems.append(f"{path}: has no timestep between from and to (T = {process.T}); set them apart")
+        if first < before:
+            problems.append(f"{path}: begins before the stage above; give stages in the order of time")
+        before = first
     return problems
 
 

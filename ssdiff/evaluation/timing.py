@@ -9,6 +9,7 @@ import itertools
 import re
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -301,8 +302,11 @@ class PathTrainer(Trainer):
 
     def choose(self, path: Path) -> None:
         """Take this path, one of the process's, from now on."""
-        steps = enumerate(itertools.pairwise(state.resolution for state in self.process.states), 1)
-        self._chosen.members = torch.tensor([t for t, (then, now) in steps if (now, then) == path])
+        states, groups = self.process.states, defaultdict(list)
+        for t, (then, now) in enumerate(itertools.pairwise(states), 1):
+            if (now.resolution, then.resolution) == path:
+                groups[now.size, then.size].append(t)  # a batch has one size, of those with this longer side
+        self._chosen.members = torch.tensor(max(groups.values(), key=len))
 
 
 def _first_steps(process: Process, plan: Plan) -> dict[Path, list[int]]:

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ssdiff.devices import to_device
 from ssdiff.errors import ProcessError
+from ssdiff.operators.algebra import Kronecker
 from ssdiff.operators.base import Constants, Operator, Scale
+from ssdiff.operators.filters import Filter
 from ssdiff.operators.pixelwise import ChannelMix, Mask
 from ssdiff.operators.separable import Separable
 
@@ -19,21 +21,24 @@ class Stacked:
 
     Args:
         operators: of one class, :class:`Separable`, :class:`Mask` (one mask for all images),
-            :class:`ChannelMix` or :class:`Scale`, all with the same sizes.
+            :class:`Filter` (one basis), :class:`ChannelMix` or :class:`Scale`, or all a :class:`Kronecker`
+            product of a mixture and one of these; all with the same sizes.
 
     Raises:
         ProcessError: for another kind, a mixture of kinds, or different sizes.
     """
 
     def __init__(self, operators: Sequence[Operator]) -> None:
-        kinds = {type(operator) for operator in operators}
+        mixed = all(isinstance(operator, Kronecker) for operator in operators)
+        inner = [op.pixels if isinstance(op, Kronecker) and mixed else op for op in operators]
+        kinds = {type(operator) for operator in inner}
         shapes = {(operator.in_size, operator.out_size, operator.in_channels) for operator in operators}
         if len(kinds) != 1 or len(shapes) != 1:
             raise ProcessError(
                 f"operators of {len(kinds)} kinds and {len(shapes)} sizes cannot be applied in one batch",
                 hint="use severities of one size",
             )
-        self._kind = kinds.pop()
+        self._kind, self._first = kinds.pop(), inner[0]
         self._tables = Constants(
             **{name: torch.stack([_parts(op)[name] for op in operators]) for name in _parts(operators[0])}
         )
@@ -47,8 +52,13 @@ class Stacked:
         """
         tables = self._tables.like(x)
         chosen = {name: table[to_device(index, table.device)] for name, table in tables.items()}
+        if "matrix" in chosen:
+            x = torch.einsum("bdc,bchw->bdhw", chosen["matrix"], x)
         if self._kind is ChannelMix:
-            return torch.einsum("bdc,bchw->bdhw", chosen["matrix"], x)
+            return x
+        if isinstance(self._first, Filter):
+            basis = self._first.basis
+            return basis.synthesis(chosen["gain"][:, None] * basis.analysis(x))
         if self._kind is Mask:
             return chosen["mask"][:, None] * x
         if self._kind is Scale:
@@ -64,6 +74,10 @@ def _parts(operator: Operator) -> dict[str, Tensor]:
             return {"mask": c["mask"]}
         case ChannelMix(constants=c):
             return {"matrix": c["matrix"]}
+        case Filter(constants=c):
+            return {"gain": c["gain"]}
+        case Kronecker(channels=channels, pixels=pixels):
+            return {**_parts(channels), **_parts(pixels)}
         case Scale(factor=factor):
             return {"factor": torch.tensor(factor, dtype=torch.float64)}
     raise ProcessError(f"{type(operator).__name__} operators cannot be applied in one batch")

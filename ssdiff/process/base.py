@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ssdiff import rng
 from ssdiff.errors import ProcessError
+from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
 from ssdiff.operators.separable import Separable
 from ssdiff.sampling.registry import samplers
@@ -34,8 +36,8 @@ class State:
 
     @property
     def resolution(self) -> int:
-        """Pixels a side of a square image; the height otherwise."""
-        return self.size[0]
+        """Pixels a side of the images that a network sees: the longer side."""
+        return max(self.size)
 
     @property
     def snr(self) -> float:
@@ -60,21 +62,24 @@ class ResolutionLevel:
     """The timesteps at one resolution.
 
     Attributes:
-        resolution: pixels a side.
+        resolution: pixels a side; the longer one where they differ.
         first: the first timestep of it.
         last: the last one.
         log_snr: of the first and of the last; None where there is no noise.
+        size: (height, width) where they differ; None for squares.
     """
 
     resolution: int
     first: int
     last: int
     log_snr: tuple[float | None, float | None]
+    size: Size | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
         return {
             "resolution": self.resolution,
+            **({"size": list(self.size)} if self.size else {}),
             "first": self.first,
             "last": self.last,
             "log_snr": list(self.log_snr),
@@ -95,6 +100,9 @@ class Process(ABC):
         isotropic: whether a state is one signal and one noise for all frequencies, apart from a resize.
         coloured: whether signal and noise share the variance of each coefficient, as in blur diffusion, so
             that there is a step :meth:`unsharp`.
+        invertible: whether the clean image at the size of x_t follows from x_t and its noise, so that a
+            network may predict the noise.
+        refreshes: whether a step draws fresh noise at one size too, whatever eta: for what x_t does not see.
 
     Shapes:
         x0 is (B, C, H, W) in [-1, 1], x_t is (B, C, h_t, w_t) with (h_t, w_t) = ``states[t].size``.
@@ -104,6 +112,8 @@ class Process(ABC):
     noisy: bool = True
     isotropic: bool = False
     coloured: bool = False
+    invertible: bool = True
+    refreshes: bool = False
 
     @property
     def T(self) -> int:
@@ -194,8 +204,23 @@ class Process(ABC):
     # The network.
 
     def network_input(self, x_t: Tensor, t: Timestep) -> Tensor:
-        """Return what the network is given for (B, C, h_t, w_t) x_t: itself, unless its range is another."""
-        return x_t
+        """Return what the network is given for (B, C, h_t, w_t) x_t: itself, unless its range is another.
+
+        Where height and width differ it is a square of the longer side, pixels repeated along the shorter.
+        """
+        state = self.states[t if isinstance(t, int) else int(t[0])]
+        square = (state.resolution, state.resolution)
+        return x_t if state.size == square else _repeats(state.size, state.resolution).apply(x_t)
+
+    def network_output(self, output: Tensor, t: int) -> Tensor:
+        """Return what the network gives for x_t at the size of t - 1.
+
+        Where height and width differ it gives a square of the longer side; pixels are averaged along the
+        shorter.
+        """
+        state = self.states[t - 1]
+        square = (state.resolution, state.resolution)
+        return output if state.size == square else _averages(state.size, state.resolution).apply(output)
 
     # Training.
 
@@ -368,16 +393,29 @@ class Process(ABC):
         """Return the timesteps of each resolution, 1..T, from the largest to the smallest."""
         timesteps = range(1, self.T + 1)
         found = []
-        for resolution, group in itertools.groupby(timesteps, lambda t: self.states[t].resolution):
+        for size, group in itertools.groupby(timesteps, lambda t: self.states[t].size):
             first, *others = group
             last = others[-1] if others else first
             ends = [self.states[t] for t in (first, last)]
             low, high = (round(math.log(state.snr), 3) if state.sigma else None for state in ends)
-            found.append(ResolutionLevel(resolution, first, last, (low, high)))
+            other = None if size[0] == size[1] else size
+            found.append(ResolutionLevel(max(size), first, last, (low, high), other))
         return found
 
     def _cannot(self, what: str, instead: str) -> NoReturn:
         raise ProcessError(f"a {type(self).__name__} cannot {what}", hint=instead)
+
+
+@lru_cache(maxsize=64)
+def _repeats(size: Size, side: int) -> Separable:
+    """From (h, w) pixels to a square, pixels repeated."""
+    return Separable(*(matrices.nearest(n, side) for n in size))
+
+
+@lru_cache(maxsize=64)
+def _averages(size: Size, side: int) -> Separable:
+    """From a square to (h, w) pixels, means of equal intervals."""
+    return Separable(*(matrices.area(side, n) for n in size))
 
 
 def degradation_streams(images: Tensor, seed: int) -> Tensor:

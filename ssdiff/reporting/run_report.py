@@ -17,6 +17,7 @@ from ssdiff.errors import CheckpointError
 from ssdiff.evaluation.cost import cost
 from ssdiff.files import check_output, write_atomic
 from ssdiff.generation import Generation
+from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.reporting import sections
@@ -228,7 +229,7 @@ def _drawn(
     states, preset = pipeline.process.states, pipeline.required_preset()
     work = Generation(pipeline, plan, n, 0, seed, preset.sampling.batch, None)
     walked = plan.timesteps if plan.sampler != "direct" else [plan.timesteps[0], 0]
-    shown = _spread(walked, [state.resolution for state in states])
+    shown = _spread(walked, [state.size for state in states])
     film = list(work.states(range(n), Counter(progress, "sampling", n, steps=plan.evaluations), shown))
     drawn, zoom = film[-1][1], max(1, round(_WIDE / states[0].resolution))
     classes = preset.model.classes
@@ -252,8 +253,8 @@ def _drawn(
     return [Section("Samples", [grid]), Section("Trajectory", [Text(walk), Strip(frames)])]
 
 
-def _spread(timesteps: Sequence[int], sides: Sequence[int]) -> set[int]:
+def _spread(timesteps: Sequence[int], sizes: Sequence[Size]) -> set[int]:
     """Timesteps for a film: evenly from the chain, both ends, and each at which a resolution begins."""
     last = len(timesteps) - 1
     even = {timesteps[round(i * last / (_FRAMES - 1))] for i in range(_FRAMES)}
-    return even | {s for t, s in itertools.pairwise(timesteps) if sides[s] != sides[t]}
+    return even | {s for t, s in itertools.pairwise(timesteps) if sizes[s] != sizes[t]}

@@ -134,7 +134,8 @@ def _rule(process: Process, name: str) -> Sampler:
 
 def _chain(process: Process, rule: Sampler, top: int, steps: Steps, from_top: bool) -> list[int]:
     """Timesteps from ``top`` down to 0, as a sampler wants them spaced."""
-    sizes = torch.tensor([state.resolution for state in process.states[1 : top + 1]])
+    number = {size: i for i, size in enumerate(dict.fromkeys(state.size for state in process.states))}
+    sizes = torch.tensor([number[state.size] for state in process.states[1 : top + 1]])
     if rule.spacing == "log-noise":
         return respace(sizes, steps, process.log_noise()[:top])
     if rule.spacing != "once" and isinstance(steps, int):

@@ -89,8 +89,8 @@ class Walk:
         eta = self.eta if eta is None else eta
         same_size = self.same_size(t, s)
         posterior = self.process.posterior(x, clean, t, s, eta)
-        # Where nothing is random no noise is drawn; a larger grid's new dimensions always are.
-        random = s > 0 and (eta > 0 or not same_size)
+        # Where nothing is random no noise is drawn; what x_t does not see, as of a larger grid, always is.
+        random = s > 0 and (eta > 0 or not same_size or self.process.refreshes)
         if random and self.variance == "fixed_large":
             large = self.process.transition_deviation(t, s)
             return posterior.mean + large * self.noise(s, tuple(clean.shape[1:]))

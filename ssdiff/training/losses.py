@@ -55,12 +55,13 @@ def gaussian_loss(
     Returns:
         (B,) losses, float32.
     """
-    now = process.states[int(t[0])].resolution / process.states[0].resolution
-    wanted = process.states[int(t[0]) - 1].resolution
+    first = int(t[0])  # all have its size
+    now = math.sqrt(math.prod(process.states[first].size)) / math.sqrt(math.prod(process.states[0].size))
+    wanted = process.states[first - 1].resolution
     meant, clean = prediction(predict), process.target(x0, t)
     x_t, target = process.noised(clean, t, noise), meant.target(process, clean, noise, t)
     given, t = process.network_input(x_t, t), to_device(t, x0.device)
-    output = network(given, t - 1, wanted, labels).float()
+    output = process.network_output(network(given, t - 1, wanted, labels).float(), first)
     snr = process.snr(t)
     weight = snr.clamp(snr_floor, min_snr_gamma) * math.pow(now, size_power)  # w_t (r_t / R)^p
     return meant.weight(weight, snr) * _distance(output, target, kind)

@@ -227,12 +227,12 @@ class Trainer:
         """Gradients of one micro-batch are added to those that are there."""
         settings, positions = self.settings, self._batches.positions
         timesteps = self._timesteps.draw(counter % COUNTERS, positions)
-        size = self.process.states[int(timesteps[0])].size
-        self._last = f"{size[0]} px, timesteps {int(timesteps.min())}..{int(timesteps.max())}"
-        with memory_for(f"training.batch = {settings.batch} at {size[0]} px", MEMORY_HINT):
+        side = self.process.states[int(timesteps[0])].resolution
+        self._last = f"{side} px, timesteps {int(timesteps.min())}..{int(timesteps.max())}"
+        with memory_for(f"training.batch = {settings.batch} at {side} px", MEMORY_HINT):
             losses = self._losses(counter, timesteps)
             (losses.mean() / settings.grad_accum_steps).backward()
-        row = self._sums[self._resolutions.index(size[0])]
+        row = self._sums[self._resolutions.index(side)]
         row[0] += losses.detach().sum()
         row[1] += len(losses)
 

@@ -123,7 +123,8 @@ class Description:
         for level in self.levels:
             first, last = level.log_snr
             noise = "no noise" if first is None else f"{first:6.2f} .. {last:.2f}"
-            lines.append(f"{level.resolution:10d}   {level.first:4d}..{level.last:<4d}   {noise}")
+            size = f"{level.size[1]} x {level.size[0]}" if level.size else str(level.resolution)
+            lines.append(f"{size:>10}   {level.first:4d}..{level.last:<4d}   {noise}")
         return "\n".join(lines)
 
 

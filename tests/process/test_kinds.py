@@ -28,6 +28,8 @@ KINDS = {
     "mask": 'kind = "cold"\ndegradation = { kind = "mask", centre = "random" }',
     "colour": 'kind = "cold"\ndegradation = { kind = "mask", reverse = true, fill = "colour", bumps = 6 }',
     "animorph": 'kind = "cold"\nnoise = { kind = "cosine" }\ndegradation = { kind = "animorph" }',
+    "linear": 'kind = "linear"\nresolution = { kind = "convex_decay" }\n'
+    'stages = [{ kind = "resize", at = 0.3, size = [16, 8] }, { kind = "desaturate", from = 0.3, to = 0.8 }]',
 }
 STARTS = {
     "heat": 'terminal_prior = { grid = 2, basis = "cosines", components = 2 }',

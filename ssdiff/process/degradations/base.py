@@ -17,6 +17,7 @@ from torch import Tensor
 from ssdiff import rng
 from ssdiff.devices import to_device
 from ssdiff.errors import ProcessError, UsageError
+from ssdiff.operators.algebra import quotient
 from ssdiff.operators.base import Constants, Operator, Scale, Size
 from ssdiff.operators.stacked import Stacked
 from ssdiff.process.base import Other, Process, Timestep
@@ -66,13 +67,30 @@ class LinearDegradation:
     Args:
         size: (H, W) of the clean images.
         T: the highest severity.
-        operator: t in 1..T to the operator of D(., t).
+        operator: t in 1..T to M_t, the operator of D(., t); what ``between`` gives from 0 where omitted.
+        between: (s, t) to M_{s:t}, the operator from severity s to a higher one t, M_t = M_{s:t} M_s; the
+            quotient of M_t and M_s where omitted, see :func:`ssdiff.operators.algebra.quotient`.
+
+    Raises:
+        UsageError: neither of the two is given.
     """
 
-    def __init__(self, size: Size, T: int, operator: Callable[[int], Operator]) -> None:
-        self.size, self._top = size, T
+    def __init__(
+        self,
+        size: Size,
+        T: int,
+        operator: Callable[[int], Operator] | None = None,
+        *,
+        between: Callable[[int, int], Operator] | None = None,
+    ) -> None:
+        if operator is None and between is None:
+            raise UsageError(
+                "a linear degradation needs its operators", hint="give operator(t), or between(s, t)"
+            )
+        self.size, self._top, self._operator, self._part = size, T, operator, between
         held = max(1, _HELD_VALUES // (size[0] ** 2 + size[1] ** 2))
-        self._make = lru_cache(maxsize=held)(operator)
+        self._make = lru_cache(maxsize=held)(self._whole)
+        self._between = lru_cache(maxsize=held)(self._divided)
 
     @property
     def T(self) -> int:
@@ -80,9 +98,23 @@ class LinearDegradation:
         return self._top
 
     def operator(self, t: int) -> Operator:
-        """Return the operator of D(., t); the identity for t = 0."""
+        """Return M_t, the operator of D(., t); the identity for t = 0."""
         check_severity(t, self.T)
         return self._make(t) if t else Scale()
+
+    def between(self, s: int, t: int) -> Operator:
+        """Return M_{s:t}, with M_t = M_{s:t} M_s [docs/math.md, equation (70)].
+
+        Args:
+            s: severity, 0..t.
+            t: severity, up to T.
+
+        Raises:
+            ProcessError: M_t is no function of M_s, or has no quotient in closed form.
+        """
+        check_severity(t, self.T)
+        check_severity(s, t)
+        return self._between(s, t)
 
     def degrade(self, x0: Tensor, t: Timestep, images: Tensor | None = None) -> Tensor:
         """Return D(x_0, t), as :meth:`Degradation.degrade`; the image numbers do not matter."""
@@ -91,6 +123,25 @@ class LinearDegradation:
             return self.operator(t).apply(x0)
         check_severity(t, self.T)
         return self._stacked.apply(x0, t - 1)
+
+    def _whole(self, t: int) -> Operator:
+        return self._operator(t) if self._operator else self.between(0, t)
+
+    def _divided(self, s: int, t: int) -> Operator:
+        if s == t:
+            return Scale()
+        if self._part is not None:
+            return self._part(s, t)
+        if s == 0:
+            return self.operator(t)
+        try:
+            return quotient(self.operator(t), self.operator(s))
+        except ProcessError as error:
+            gives = "between(s, t), the operator from s to t" if "closed form" in str(error) else ""
+            raise ProcessError(
+                f"severity {t} does not follow from severity {s}: {error}",
+                hint=f"give {gives}" if gives else "what is lost at a severity must stay lost at higher ones",
+            ) from None
 
     @cached_property
     def _stacked(self) -> Stacked:
