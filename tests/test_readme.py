@@ -75,6 +75,9 @@ COMMANDS = {
     "ssdiff train --preset celeba64": Run(more=(*ON_SHAPES, "--set", "training.steps=1", "--out", "faces")),
     "ssdiff train --preset shapes32 --set training.lr=1e-3 --dry-run": Run(more=(*SMALL["shapes32"], *CPU)),
     "ssdiff train --resume auto": Run(more=("--set", "training.steps=2", *CPU)),
+    "ssdiff train --preset celeba128 --data photos/ --data-list split.txt --data-part 0": Run(
+        more=(*QUICK, *CPU, "--set", "training.steps=1", "--out", "split")
+    ),
     "torchrun --nproc-per-node 4 -m ssdiff train --preset celeba64 --data photos/": Run(
         {"4": "2"}, (*QUICK, *CPU, "--set", "training.steps=1", "--out", "faces")
     ),
@@ -159,6 +162,7 @@ def place(tmp_path, monkeypatch, run_folder, cold_folder, free_folder):
         (tmp_path / folder).mkdir()
         for number, pixels in enumerate(images if folder == "photos" else images[:4]):
             Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    Path("split.txt").write_text("".join(f"{number}.png {number % 2}\n" for number in range(12)))
     Image.fromarray(images[0]).resize((48, 32)).save("img.png")
     Image.fromarray(images[0]).resize((4, 4)).save("small.png")
     Path("my_parts.py").write_text(fenced(README, "python")[1])
