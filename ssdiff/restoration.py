@@ -111,17 +111,17 @@ class Trained:
     def __init__(self, pipeline: Pipeline, t: int | None, options: Options, *, given: bool = False) -> None:
         self._pipeline, self._options = pipeline, options
         self._t = pipeline.plan(t=pipeline.process.T if t is None else t).timesteps[0]
-        mixes = pipeline.process.has_posterior
+        mixes = not pipeline.process.noisy and pipeline.process.has_posterior
         if not given:
             pipeline.check_other()
         self._at_start = given and mixes and self._t == pipeline.process.T
+        self._unknown = given and mixes and not self._at_start
         self.size, self.channels = pipeline.process.states[self._t].size, pipeline.channels
         if not pipeline.process.noisy:
             if options.draws > 1:
                 raise UsageError("a cold model restores an image in one way only", hint="leave --draws out")
-            known = not (given and mixes) or self._at_start
-            estimated = ("ddim",) if mixes else ()
-            self.samplers: tuple[str, ...] = (*(("alg2", "alg1") if known else ()), *estimated, "direct")
+            algorithms = () if self._unknown else ("alg2", "alg1")
+            self.samplers: tuple[str, ...] = (*algorithms, *(("ddim",) if mixes else ()), "direct")
         else:
             full = pipeline.process.states[self._t - 1].size == pipeline.process.states[0].size
             self.samplers = ("ancestral", "ddim", *(["direct"] if full else []))
@@ -132,7 +132,7 @@ class Trained:
         Raises:
             UsageError: then.
         """
-        if sampler in ("alg1", "alg2") and sampler not in self.samplers:
+        if self._unknown and sampler in ("alg1", "alg2"):
             raise UsageError(
                 f"{sampler} needs what is mixed into the images, which is known at t = "
                 f"{self._pipeline.process.T} only, not at {self._t}",

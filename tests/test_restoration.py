@@ -61,6 +61,16 @@ def test_degraded_images_with_and_without_their_truth(cold, x):
     assert torch.equal(known.images, without.images) and known.psnr.shape == (2,)
 
 
+def test_a_noisy_model_is_given_images_at_any_timestep(plain, x):
+    for t in (plain.process.T, 2):
+        small = plain.process.degrade(x, t)
+        found = ssdiff.restore(small, plain, t=t)
+        numbers = torch.arange(2)
+        x_t = plain.process.from_degraded(small, t, numbers, 0)
+        assert found.sampler == "ancestral"
+        assert torch.equal(found.images, plain.restore(x_t, t, "ancestral", images=numbers))
+
+
 def test_the_form_of_the_images_is_kept(cold, x, tmp_path):
     pictures = [to_pillow(one) for one in x]
     pictures[0].save(tmp_path / "photo.png")
