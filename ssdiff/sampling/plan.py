@@ -102,6 +102,8 @@ def plan_for(
     if guidance != 1 and not classes:
         raise UsageError("guidance needs a class-conditional model", hint="leave --guidance out")
     wanted = parse_steps(defaults.steps if steps is None else steps)
+    if steps is None and rule.spacing == "log-noise" and isinstance(wanted, str):
+        wanted = len(kept_timesteps(process.T, wanted))  # as many; they lie elsewhere
     if steps is None and isinstance(wanted, int):
         wanted = min(wanted, top)
     from_top = t is not None or not process.noisy or defaults.terminal_prior is not None

@@ -107,3 +107,5 @@ def test_what_the_chain_does_not_have(steps, words):
 def test_steps_of_the_second_order_sampler_are_a_number():
     with pytest.raises(ProcessError, match="another sampler"):
         pipeline(1000).plan(steps="ddim50", sampler="dpm++")
+    # Nobody asked for the preset's list here: as many steps are taken.
+    assert pipeline(1000, **{"sampling.steps": "5,10"}).plan(sampler="dpm++").evaluations == 15
