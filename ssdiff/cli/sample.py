@@ -75,7 +75,7 @@ def sample(
     """Draw images. Image i of a seed is the same whatever -n, --batch or the number of processes.
 
     Of a model's settings --set changes those of sampling, e.g. sampling.terminal_prior.noise=0 for
-    perfect symmetry.
+    perfect symmetry, or sampling.variance=fixed_large for the larger noise of plain diffusion.
     """
     main = torchrun_rank() == 0
     terminal = Terminal(quiet or not main, json and main)

@@ -208,8 +208,8 @@ def _notes(state: Mapping[str, Tensor], settings: Preset, averaged: bool) -> Ite
         return
     pairs = official.differing_adapters(state, outline)
     if pairs:
-        short = [[name.removesuffix(".weight") for name in pair] for pair in pairs if "weight" in pair[0]]
-        shared = ", ".join(f"{first} = {later}" for first, later in short)
+        modules = dict.fromkeys(" and ".join(name.rpartition(".")[0] for name in pair) for pair in pairs)
+        shared = ", ".join(modules)
         taken = (
             "the averaged one, of the first name"
             if averaged
