@@ -95,6 +95,9 @@ COMMANDS = {
     "ssdiff eval scale-space --data photos/": Run(
         more=("--size", "16", "--points", "3", "--images", "8", "--out", "s")
     ),
+    "ssdiff eval scale-space --ckpt RUN": Run(
+        {"RUN": "{run}"}, (*CPU, "--points", "2", "--images", "16", "--count", "8", "--out", "r")
+    ),
     "ssdiff eval cost RUN": Run({"RUN": "{run}"}, CPU),
     "ssdiff eval report RUN": Run({"RUN": "{run}"}, (*CPU, "--out", "report.html")),
     "ssdiff presets list": Run(),

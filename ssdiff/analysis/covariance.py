@@ -72,16 +72,54 @@ def frechet(means: Tensor, trace_a: float, trace_b: float, roots: float) -> floa
     return max(0.0, float(means.square().sum()) + trace_a + trace_b - 2 * roots)
 
 
-def frechet_of_samples(a: Tensor, b: Tensor) -> float:
-    """Compute :func:`frechet` between the moments of two samples of as many images, without a d x d matrix.
+def entropy_of_blocks(covariance: Tensor, count: int, noise: float) -> float:
+    """Estimate the entropy of a normal distribution from sample covariances at independent places, in nats.
+
+        H = sum_k log det(2 pi e (S_k + noise I)) / 2
+
+    The logarithm of a sample's determinant is too small on average; by how much is known for normal samples,
+    sum_i psi((n - i + 1) / 2) + C log(2 / n) with n = count - 1, and undone [docs/math.md, equation (78)].
 
     Args:
-        a: (N, d).
-        b: (N, d).
+        covariance: (h, w, C, C) S_k without bias, of ``count`` vectors.
+        count: more than C.
+        noise: variance that is added, positive.
     """
-    means = a.mean(0) - b.mean(0)
-    scale = 1 / math.sqrt(len(a) - 1)
-    a, b = scale * (a - a.mean(0)), scale * (b - b.mean(0))
-    # tr (A^{1/2} B A^{1/2})^{1/2} is the sum of the singular values of the product of the factors.
-    roots = float(torch.linalg.svdvals(a @ b.mT).sum())
-    return frechet(means, float(a.square().sum()), float(b.square().sum()), roots)
+    channels = covariance.shape[-1]
+    known = covariance + noise * torch.eye(channels, dtype=covariance.dtype)
+    halves = torch.linalg.cholesky(known).diagonal(dim1=-2, dim2=-1).log().sum(-1)  # log det / 2
+    n = count - 1
+    psi = torch.digamma((n - torch.arange(channels, dtype=torch.float64)) / 2).sum()
+    bias = float(psi) + channels * math.log(2 / n)
+    return float((halves + (channels * LOG_2_PI_E - bias) / 2).sum())
+
+
+def information_of_blocks(covariance: Tensor, noise: Tensor) -> float:
+    """Compute the mutual information of y = x + noise and x, normal and independent from place to place.
+
+        I(x; y) = sum_k log det(I + D_k^{-1/2} S_k D_k^{-1/2}) / 2
+
+    Args:
+        covariance: (h, w, C, C) S_k of x.
+        noise: (h, w, C) diagonals of D_k, positive.
+    """
+    scale = noise.rsqrt()
+    gram = scale[..., :, None] * covariance * scale[..., None, :]
+    gram = gram + torch.eye(gram.shape[-1], dtype=gram.dtype)
+    return float(torch.linalg.cholesky(gram).diagonal(dim1=-2, dim2=-1).log().sum())
+
+
+def root_sum_of_blocks(a: Tensor, b: Tensor) -> float:
+    """Compute the sum over places of tr (A^{1/2} B A^{1/2})^{1/2}.
+
+    Args:
+        a: (h, w, C, C) covariances.
+        b: likewise.
+    """
+    if a.shape[-1] == 1:
+        return float((a * b).clamp_min(0).sqrt().sum())
+    values, vectors = torch.linalg.eigh(a)
+    root = (
+        vectors * values.clamp_min(0).sqrt()[..., None, :]
+    )  # A = F F^T, and F^T B F has the same eigenvalues
+    return float(torch.linalg.eigvalsh(root.mT @ b @ root).clamp_min(0).sqrt().sum())

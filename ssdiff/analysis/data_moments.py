@@ -96,13 +96,13 @@ def measure_moments(
         for side, part in zip(sides, coefficients, strict=True)
     }
     found = DataMoments(sides[0], count, spectra, pixels.covariance()[0, 0] if covariance else None, resize)
-    _check_variance(found.total)
+    check_variance(found.total)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class GaussianData:
-    """Gaussian data: the normal distribution with the mean and the covariance of grey images of d pixels.
+    """Gaussian data: the normal distribution with the mean and the covariance of images of d values.
 
     Attributes:
         mean: (d,).
@@ -132,7 +132,7 @@ def gaussian_data(images: Tensor) -> GaussianData:
     """Fit Gaussian data to images, with the unbiased covariance (divided by N - 1).
 
     Args:
-        images: (N, 1, H, W), N at least 2, not all equal.
+        images: (N, C, H, W), N at least 2, not all equal.
 
     Raises:
         DataError: there are fewer, or they do not differ.
@@ -141,7 +141,7 @@ def gaussian_data(images: Tensor) -> GaussianData:
     found = RunningMoments()
     found.add(images.double().flatten(1)[..., None, None])
     values, vectors = torch.linalg.eigh(found.covariance(correction=1)[0, 0])
-    _check_variance(float(values[-1]))
+    check_variance(float(values[-1]))
     kept = values > _RANK_TOLERANCE * values[-1]
     return GaussianData(found.mean()[0, 0], vectors[:, kept] * values[kept].sqrt())
 
@@ -151,6 +151,11 @@ def _check_count(count: int) -> None:
         raise DataError(f"a covariance needs at least {_LEAST} images, not {count}", hint="use more images")
 
 
-def _check_variance(total: float) -> None:
+def check_variance(total: float) -> None:
+    """Refuse images that are all equal, by the trace of their covariance.
+
+    Raises:
+        DataError: then.
+    """
     if total < _NO_VARIANCE:
         raise DataError("the images are all equal and have no covariance", hint="use others")

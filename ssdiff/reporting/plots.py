@@ -14,6 +14,7 @@ _PANEL = (5.2, 3.6)  # inches
 _DPI = 150
 _HANDLE, _LETTER = 0.6, 0.085  # inches of a legend: about those of a line with its margins, and of a letter
 _ACROSS = 3  # panels in a row, at most
+_FRAME, _NAME, _TITLE = 1.0, 2.0, 0.3  # inches of a picture in a film, of its name and of a title
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,30 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
     columns = int(_PANEL[0] * across / (_HANDLE + _LETTER * max(map(len, named), default=1))) or 1
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=_DPI)
+    return stream.getvalue()
+
+
+def draw_films(rows: Sequence[tuple[str, Sequence[Any]]], titles: Sequence[str]) -> bytes:
+    """Draw pictures in named rows under titled columns, as one PNG file.
+
+    Args:
+        rows: name and pictures of each, (h, w) or (h, w, 3) arrays of any size in 0..255; as many as titles.
+        titles: of the columns.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_NAME + _FRAME * len(titles), _TITLE + _FRAME * len(rows)), layout="constrained")
+    for place, (name, frames) in enumerate(rows):
+        for column, frame in enumerate(frames):
+            axes = figure.add_subplot(len(rows), len(titles), place * len(titles) + column + 1)
+            axes.imshow(frame, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            if place == 0:
+                axes.set_title(titles[column], fontsize=9)
+            if column == 0:
+                axes.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center", parse_math=False)
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
     return stream.getvalue()

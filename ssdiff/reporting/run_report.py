@@ -20,7 +20,7 @@ from ssdiff.generation import Generation
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
-from ssdiff.reporting import sections
+from ssdiff.reporting import scale_space, sections
 from ssdiff.reporting.html import Block, Section, Strip, Text, magnified, page
 from ssdiff.sampling.plan import Plan
 from ssdiff.schedules.respacing import Steps
@@ -92,7 +92,8 @@ def report(
 ) -> Path:
     """Write one HTML file about a run that needs nothing else: no network, no script, no other file.
 
-    Distances are those that evaluations have left as ``RUN/eval/*.json``.
+    Distances are those that evaluations have left as ``RUN/eval/*.json``, scale-spaces those in
+    ``RUN/eval/*/``.
 
     Args:
         run: run folder; None takes the newest run.
@@ -175,6 +176,7 @@ def write_report(
         sections.curves(records, damaged),
         sections.costs(spent),
         sections.distances(results, unread),
+        *_scale_spaces(folder.path / "eval"),
         sections.settings(preset),
     ]
     content = page(f"{folder.path.resolve().name}: {preset.name}", preset.about, parts)
@@ -206,6 +208,15 @@ def find_run(run: str | Path | None = None) -> runs.RunFolder:
         what = "is no run folder: it has no preset.toml" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {what}", path=path, hint="name a folder that `ssdiff train` wrote")
     return runs.RunFolder(path)
+
+
+def _scale_spaces(folder: Path) -> list[Section]:
+    """What `ssdiff eval scale-space --out RUN/eval/NAME/` has left."""
+    return [
+        section
+        for found in scale_space.find_scale_spaces(folder)
+        for section in scale_space.sections(found, f"Scale-space {found.name}")
+    ]
 
 
 def _last_grid(folder: runs.RunFolder, preset: Preset) -> Section:

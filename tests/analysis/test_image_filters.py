@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ssdiff.analysis.data_moments import gaussian_data
 from ssdiff.analysis.image_filters import (
     HomogeneousDiffusion,
     Osmosis,
@@ -13,7 +14,7 @@ from ssdiff.analysis.image_filters import (
     laplace_eigenvalues,
     noise_guidance,
 )
-from ssdiff.analysis.scale_space_curves import flow_points, image_entropy, relative_entropy
+from ssdiff.analysis.scale_space_curves import FlowCurves, image_entropy, relative_entropy
 from ssdiff.analysis.scale_space_properties import check_flow
 from ssdiff.errors import ProcessError, UsageError
 
@@ -157,7 +158,8 @@ def test_properties_of_the_filters(name):
     at = diffusion_times(SIDE, 5)
     checks = check_flow(name, flow, at, list(evolve(flow, u, at)), exact=name == "heat")
     failed = [check.law for check in checks if not check.passed]
-    assert failed == ([] if name == "heat" else ["entropy of the image rises"])
+    assert failed == ([] if name == "heat" else ["maximum-minimum principle", "entropy of the image rises"])
+    assert not any(check.surprising for check in checks) and None not in {c.expected for c in checks}
 
 
 class Leaking(HomogeneousDiffusion):
@@ -174,14 +176,40 @@ def test_checks_find_a_broken_filter():
     checks = check_flow("broken", flow, at, list(evolve(flow, u, at)), exact=True)
     failed = {check.law for check in checks if not check.passed}
     assert {"average grey value", "positivity", "mirror image", "ends at the steady state"} <= failed
+    assert "maximum-minimum principle" in failed
+    assert failed == {check.law for check in checks if check.surprising}
 
 
-def test_curves_begin_at_the_data():
-    u = draw(6, 20)
+@pytest.mark.parametrize("full", [True, False])
+def test_curves_begin_at_the_data(full):
+    u = draw(6, 100)
     flow = HomogeneousDiffusion((SIDE, SIDE))
-    begin = {p.quantity: p.value for p in flow_points("heat", u, u, flow.steady(u), 0.0, 0.0)}
-    assert begin["frechet"] == pytest.approx(0, abs=1e-7)
+    curves = FlowCurves("heat", u, flow.steady(u), gaussian_data(2 * u - 1) if full else None)
+    begin = {p.quantity: p.value for p in curves.at(u, 0.0, 0.0)}
+    assert begin["frechet"] == 0
     assert begin["mean"] == pytest.approx(float(2 * u.mean() - 1))
     assert begin["variance"] == pytest.approx(float(4 * u.var(0).mean()))
-    end = {p.quantity: p.value for p in flow_points("heat", flow.steady(u), u, flow.steady(u), 9.0, 1.0)}
+    assert begin["mean-structure"] == pytest.approx(float((2 * u.mean(0)).std(correction=0)))
+    end = {p.quantity: p.value for p in curves.at(flow.steady(u), 9.0, 1.0)}
     assert end["image-entropy"] == pytest.approx(math.log(SIDE**2)) and end["frechet"] > 0.5
+    assert end["relative-entropy"] == pytest.approx(0, abs=1e-12)
+    assert end["mean-structure"] == pytest.approx(0, abs=1e-7)
+
+
+def test_distances_of_states_are_those_of_their_gaussian_data():
+    """The full covariance against the textbook; frequency by frequency it is a lower bound."""
+    u = draw(7, 80, side=4)
+    flow = HomogeneousDiffusion((4, 4))
+    now = flow.advance(u, 0.0, 0.3)
+    a, b = (torch.cov((2 * x).flatten(1).mT) for x in (u, now))
+    values, vectors = torch.linalg.eigh(a)
+    root = vectors * values.sqrt() @ vectors.mT
+    roots = torch.linalg.eigvalsh(root @ b @ root).clamp_min(0).sqrt().sum()
+    means = 2 * (u - now).mean(0).flatten()
+    expected = float((means @ means + a.trace() + b.trace() - 2 * roots) / a.trace())
+    found = [
+        {p.quantity: p.value for p in FlowCurves("heat", u, flow.steady(u), data).at(now, 0.3, 0.5)}
+        for data in (gaussian_data(2 * u - 1), None)
+    ]
+    assert found[0]["frechet"] == pytest.approx(expected, rel=1e-6)
+    assert 0.5 * expected < found[1]["frechet"] <= expected * (1 + 1e-9)

@@ -1,6 +1,7 @@
 """Scale-space analysis of noisy processes, and `ssdiff eval scale-space`."""
 
 import csv
+import json
 import math
 from itertools import pairwise
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 
 from ssdiff import images
-from ssdiff.analysis.covariance import frechet, frechet_of_samples, information, normal_entropy, root_sum
+from ssdiff.analysis.covariance import frechet, information, normal_entropy, root_sum
 from ssdiff.analysis.data_moments import gaussian_data
-from ssdiff.analysis.scale_space import ScaleSpace, scale_space
+from ssdiff.analysis.scale_space import ScaleSpace, check_scale_space_files, scale_space
 from ssdiff.analysis.scale_space_curves import NoisyCurves, timesteps, variance_exploding
 from ssdiff.analysis.scale_space_properties import Check, check_process, ordered, semigroup_deviation
+from ssdiff.analysis.scale_space_theory import expected_of_noise
 from ssdiff.build import build_process
 from ssdiff.config.load import load_preset
 from ssdiff.errors import DataError, OutputError, PresetError, UsageError
@@ -94,14 +96,6 @@ def test_frechet_against_the_textbook():
         assert found == pytest.approx(expected)
 
 
-def test_frechet_of_samples_is_that_of_their_gaussian_data(pictures):
-    x, y = pictures[:100].flatten(1), (0.5 * pictures[100:] + 0.2).flatten(1)
-    a, b = torch.cov(x.mT), torch.cov(y.mT)
-    roots = sqrtm(sqrtm(a) @ b @ sqrtm(a)).trace()
-    expected = (x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2 * roots
-    assert frechet_of_samples(x, y) == pytest.approx(float(expected), rel=1e-5)
-
-
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
 def test_curves_against_dense_matrices(name, share, pictures, data):
@@ -136,6 +130,18 @@ def test_curves_against_dense_matrices(name, share, pictures, data):
     distance = float(means @ means + s.trace() + seen.trace() - 2 * roots) / float(s.trace())
     assert found["frechet"] == pytest.approx(distance, rel=1e-6)
     assert found["area"] == e / D
+    top = process.states[process.T].size
+    ends = torch.eye(math.prod(top), dtype=torch.float64).reshape(-1, 1, *top)
+    last = process.pure_noise(process.T, ends).flatten(1)
+    q = last @ last if top == size else (last @ last)[0, 0] * torch.eye(e, dtype=torch.float64)
+    normal = torch.distributions.MultivariateNormal
+    p, terminal = normal(a @ data.mean, covariance), normal(torch.zeros(e).double(), q)
+    divergence = float(torch.distributions.kl_divergence(p, terminal)) / D
+    assert found["terminal-relative-entropy"] == pytest.approx(divergence, rel=1e-6, abs=1e-12)
+    mean, roots = a @ data.mean, sqrtm(sqrtm(q) @ covariance @ sqrtm(q)).trace()
+    distance = float(mean @ mean + covariance.trace() + q.trace() - 2 * roots) / float(q.trace())
+    assert found["terminal-frechet"] == pytest.approx(distance, rel=1e-4, abs=1e-9)
+    assert found["mean-structure"] == pytest.approx(float(mean.std(correction=0)), abs=1e-12)
     assert found["signal-dominated"] == pytest.approx(float(dominated) * e / D, abs=0.02)
 
 
@@ -161,10 +167,11 @@ def test_variance_exploding_keeps_the_signal():
     assert process.states[1].sigma == pytest.approx(0.1) and process.states[10].sigma == pytest.approx(10)
 
 
-def checks_of(process, data, pictures):
+def checks_of(process, data, pictures, preset=None):
     curves = NoisyCurves("p", process, data, pictures)
     points = [point for t in timesteps(process, 9) for point in curves.at(t)]
-    return {check.law: check for check in check_process("p", process, pictures[:20], points)}
+    expected = expected_of_noise(process, preset)
+    return {check.law: check for check in check_process("p", process, pictures[:20], points, expected)}
 
 
 HOLDS = {
@@ -179,14 +186,16 @@ NEVER = {"average grey value"}
 
 @pytest.mark.parametrize("name", HOLDS)
 def test_properties_of_presets(name, data, pictures):
-    checks = checks_of(process_of(name), data, pictures)
+    checks = checks_of(process_of(name), data, pictures, load_preset(name))
+    assert not [check.law for check in checks.values() if check.surprising]
     assert ALWAYS | HOLDS[name] <= {law for law, check in checks.items() if check.passed}
     changing = {"permutation of pixels", "average grey value, signal scale undone"} - HOLDS[name]
     assert NEVER | changing <= {law for law, check in checks.items() if not check.passed}
 
 
 def test_variance_exploding_has_every_property(data, pictures):
-    assert all(check.passed for check in checks_of(variance_exploding(SIDE), data, pictures).values())
+    checks = checks_of(variance_exploding(SIDE), data, pictures).values()
+    assert all(check.passed for check in checks) and not any(check.surprising for check in checks)
 
 
 def test_at_a_change_of_size_entropy_leaves_with_the_dimensions(data, pictures):
@@ -197,8 +206,10 @@ def test_at_a_change_of_size_entropy_leaves_with_the_dimensions(data, pictures):
 
 def test_noise_drawn_anew_is_no_chain(data, pictures):
     """Heat dissipation: the last timesteps know nothing of each other's noise [IHDM]."""
-    checks = checks_of(process_of("ihdm-cifar10"), data, pictures)
+    checks = checks_of(process_of("ihdm-cifar10"), data, pictures, load_preset("ihdm-cifar10"))
     assert not checks["semigroup"].passed and checks["information on x_0 falls"].passed
+    assert checks["semigroup"].expected is False and checks["ends in noise"].expected is False
+    assert not [check.law for check in checks.values() if check.surprising]
 
 
 class Forgetful(GaussianProcess):
@@ -220,14 +231,14 @@ def test_checks_find_broken_processes(data, pictures):
     assert semigroup_deviation(GaussianProcess(states), 4, 10, 18) < 1e-10
     assert semigroup_deviation(Forgetful(states), 4, 10, 18) > 0.01
     drifting = checks_of(Drifting(states), data, pictures)
-    assert not drifting["mirror image"].passed and not drifting["semigroup"].passed
+    assert drifting["mirror image"].surprising and drifting["semigroup"].surprising
     kept = [State((SIDE, SIDE), 1.0, 0.0), *[State((SIDE, SIDE), 1.0, 0.1)] * 3]
     assert not checks_of(GaussianProcess(kept), data, pictures)["ends in noise"].passed
 
 
 def test_too_short_a_process_has_no_semigroup_to_measure(data, pictures):
     check = checks_of(variance_exploding(SIDE, T=2), data, pictures)["semigroup"]
-    assert not check.passed and "3 timesteps" in check.note
+    assert not check.measured and check.verdict == "-" and "3 timesteps" in check.note
 
 
 def test_ordered_measures_the_largest_wrong_step():
@@ -237,17 +248,38 @@ def test_ordered_measures_the_largest_wrong_step():
     assert not Check("p", "l", math.nan, 1.0).passed
 
 
+@pytest.mark.parametrize(
+    ("deviation", "expected", "words"),
+    [
+        (0.0, True, ("pass", "yes", False)),
+        (2.0, True, ("fail", "yes", True)),
+        (2.0, False, ("fail", "no", False)),
+        (0.0, False, ("pass", "no", True)),
+        (2.0, None, ("fail", "-", False)),
+        (math.nan, True, ("-", "yes", False)),
+    ],
+)
+def test_a_result_against_theory_stands_out(deviation, expected, words):
+    check = Check("p", "l", deviation, 1.0, expected=expected)
+    assert (check.verdict, check.expectation, check.surprising) == words
+
+
 OPTIONS = ("--size", 8, "--images", 100, "--points", 4)
+FIXED = {"curves.csv", "properties.csv", "scale-space.png", "film.png", "mean-images.png"}
+FIXED |= {"scale-space.json", "report.html"}
 
 
 def test_command(result, ssdiff, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    values = result("eval", "scale-space", *OPTIONS, "--out", "o/")
+    names = ("celeba64", "ve", "heat", "osmosis")  # the default ones run in tests/test_readme.py
+    values = result("eval", "scale-space", *names, *OPTIONS, "--out", "o/")
     assert values["images"] == 100 and values["data"] == "shapes" and values["size"] == 8
-    names = {"curves.csv", "properties.csv", "scale-space.png", "heat.png", "osmosis.png"}
-    assert {path.name for path in (tmp_path / "o").iterdir()} == names
-    processes = {*PRESETS, "ve", "heat", "osmosis"}
+    assert values["channels"] == 1 and values["covariance"] == "full" and values["reverse"] is None
+    processes = {*names}
+    assert {path.name for path in (tmp_path / "o").iterdir()} == FIXED | {f"{name}.png" for name in processes}
     assert {row["process"] for row in values["properties"]} == processes
+    assert not [row for row in values["properties"] if row["unexpected"]]
+    assert {row["expected"] for row in values["properties"]} == {True, False, None}
     with open("o/curves.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["process", "t", "time", "quantity", "value"]
@@ -256,12 +288,18 @@ def test_command(result, ssdiff, tmp_path, monkeypatch):
     with open("o/properties.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["result"] == "pass" for row in table] == [row["passed"] for row in values["properties"]]
+    words = {True: "yes", False: "no", None: "-"}
+    assert [row["expected"] for row in table] == [words[row["expected"]] for row in values["properties"]]
     assert images.read_image("o/osmosis.png").shape[-1] > 8 * 96 > images.read_image("o/heat.png").shape[-2]
+    stored = json.loads((tmp_path / "o/scale-space.json").read_text())
+    assert stored == {key: value for key, value in values.items() if key not in ("out", "files")}
+    page = (tmp_path / "o/report.html").read_text()
+    assert page.count("<img") == 3 + len(processes) and "as theory expects" in page
     code, _, err = ssdiff("eval", "scale-space", "ve", *OPTIONS, "--out", "o/")
     assert code == 2 and "--overwrite" in err
     arguments = ("eval", "scale-space", "ve", "osmosis", *OPTIONS, "--out", "o/", "--overwrite", "--seed", 1)
     code, out, err = ssdiff(*arguments)
-    assert code == 0 and "17 of 18 properties hold" in out and not err
+    assert code == 0 and "19 of 21 properties hold, all as theory expects" in out and not err
     with open("o/curves.csv", newline="") as file:
         again = list(csv.DictReader(file))
     assert [row for row in again if row["process"] == "ve"] == [row for row in rows if row["process"] == "ve"]
@@ -274,9 +312,16 @@ def test_command(result, ssdiff, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (("celeba46",), "did you mean celeba64"),
-        (("cold-mask-mnist",), "cold process"),
+        (("ve", "--steps", 5), "steps is for the reverse process of a model"),
+        (("ve", "--count", 9), "n is for the reverse process of a model"),
+        (("ve", "--device", "cpu"), "device is for a model or an extractor"),
+        (("ve", "--weights-file", "w.pth"), "weights_file is for the extractor inception"),
+        (("ve", "--channels", 2), "channels must be 1 or 3"),
+        (("ve", "--covariance", "ful"), "did you mean full"),
+        (("ve", "--size", 65, "--covariance", "full"), "at most 4096 values"),
+        (("ve", "--extractor", "nothing"), "unknown extractor"),
         (("--points", 1), "points must be within 2..1000"),
-        (("--size", 7), "size must be within 8..64"),
+        (("--size", 7), "size must be within 8..512"),
         (("--images", 1), "images must be within"),
         (("--out", "taken"), "no folder"),
         (("celeba64", "again/celeba64.toml"), "two processes are called celeba64"),
@@ -288,7 +333,7 @@ def test_usage_errors(ssdiff, tmp_path, monkeypatch, arguments, words):
     (tmp_path / "taken").write_text("mine")
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "celeba64.toml").write_text('extends = "celeba64"\n')
-    code, _, err = ssdiff("eval", "scale-space", *arguments)
+    code, _, err = ssdiff("eval", "scale-space", *arguments)  # none begins to measure
     assert code == 2 and words in err and err.count("\n") == 1
     assert not (tmp_path / "scale-space").exists()
 
@@ -312,9 +357,11 @@ def test_the_function_measures_a_tensor(measured):
     assert isinstance(found, ScaleSpace) and (found.data, found.images, found.size) == ("tensor", 50, SIDE)
     assert list(dict.fromkeys(point.process for point in found.curves)) == ["mine", "ddpm", "heat"]
     assert {stage for stage, _, _ in told} == {"measuring"} and told[-1][1:] == (12, 12)
-    assert list(found.strips) == ["heat"] and found.strips["heat"].shape[0] == 3
+    assert list(found.strips) == ["mine", "ddpm", "heat"] and found.strips["heat"].shape[0] == 3
     assert found.to_dict()["properties"][0]["process"] == "mine"
-    assert found.table().splitlines()[0].split() == ["process", "property", "deviation", "tolerance"]
+    words = ["process", "property", "deviation", "tolerance", "holds", "expected"]
+    assert found.table().splitlines()[0].split() == words
+    assert not found.surprises and "all as theory expects" in str(found)
 
 
 def test_an_analysis_shows_itself_in_a_notebook(measured):
@@ -324,7 +371,7 @@ def test_an_analysis_shows_itself_in_a_notebook(measured):
 
 def test_an_analysis_is_saved_once(measured, tmp_path):
     paths = measured[0].save(tmp_path / "o")
-    assert [path.name for path in paths] == ["curves.csv", "properties.csv", "scale-space.png", "heat.png"]
+    assert {path.name for path in paths} == FIXED | {"mine.png", "ddpm.png", "heat.png"}
     assert all(path.stat().st_size for path in paths)
     with pytest.raises(OutputError, match="exists"):
         measured[0].save(tmp_path / "o")
@@ -340,19 +387,123 @@ def test_one_process_may_stand_alone(pictures):
     [
         ({"data": torch.zeros(4, SIDE, SIDE)}, UsageError, r"data must be a tensor \(N, C, R, R\)"),
         ({"size": 16}, UsageError, "images of 8 px, but 16 px are asked for"),
-        ({"data": torch.zeros(4, 1, 128, 128)}, UsageError, "size must be within 8..64, not 128"),
-        ({"data": torch.zeros(4, 1, SIDE, SIDE)}, DataError, "all equal"),
+        ({"data": torch.zeros(4, 1, 1024, 1024)}, UsageError, "size must be within 8..512, not 1024"),
+        ({"data": torch.zeros(9, 1, SIDE, SIDE)}, DataError, "all equal"),
+        ({"data": torch.zeros(9, 1, 40, 40)}, DataError, "all equal"),
+        ({"data": torch.zeros(4, 1, SIDE, SIDE)}, DataError, "at least 8 images, not 4"),
+        ({"channels": 3}, UsageError, "data are grey, but 3 channels are measured"),
+        ({"covariance": 3}, UsageError, "covariance"),
         ({"points": 1}, UsageError, "points must be within 2..1000, not 1"),
         ({"presets": "celeba46"}, PresetError, "did you mean celeba64"),
-        ({"presets": "cold-mask-mnist"}, UsageError, "cold process"),
         ({"presets": []}, UsageError, "no process to measure"),
         ({"presets": [3]}, UsageError, "cannot be int"),
         ({"presets": {"big": variance_exploding(16, T=5)}}, UsageError, "16 x 16 px, but 8 px"),
         ({"presets": {"heat": "ve"}}, UsageError, "two processes are called heat"),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_refusals_of_the_function(pictures, change, error, words):
     arguments = {"data": pictures[:20], "presets": "ve", "points": 2} | change
     with pytest.raises(error, match=words):
         scale_space(arguments.pop("data"), arguments.pop("presets"), **arguments)
+
+
+COLOURED = ("ddpm-celeba64", "blurring-celeba64", "blurdiff-church64", "celeba64", "celeba64-matched")
+
+
+def colours(pictures, count=200):
+    """(count, 3, SIDE, SIDE) images whose channels depend on each other."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(count, 3, SIDE, SIDE, dtype=torch.float64, generator=generator)
+    return (0.6 * pictures[:count] + 0.2 * noise).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("name", COLOURED)
+def test_colour_against_dense_matrices_of_all_channels(name, pictures):
+    x = colours(pictures)
+    process = build_process(load_preset(name, {"data.channels": 3}), (SIDE, SIDE))
+    t = round(0.6 * process.T)
+    size, d = process.states[t].size, 3 * D
+    e = 3 * math.prod(size)
+    eye = torch.eye(d, dtype=torch.float64).reshape(-1, 3, SIDE, SIDE)
+    a = process.marginal(eye, t, torch.zeros(d, 3, *size).double()).flatten(1).mT
+    small = torch.eye(e, dtype=torch.float64).reshape(-1, 3, *size)
+    root = process.pure_noise(t, small).flatten(1)
+    noise, s = root @ root, torch.cov(x.flatten(1).mT)
+    covariance = a @ s @ a.mT + noise
+    found = {p.quantity: p.value for p in NoisyCurves("p", process, gaussian_data(x), x).at(t)}
+    constant = math.log(2 * math.pi * math.e)
+    assert found["conditional-entropy"] == pytest.approx(float(noise.logdet() + e * constant) / 2 / d)
+    assert found["information"] == pytest.approx(float(covariance.logdet() - noise.logdet()) / 2 / d)
+    assert found["variance"] == pytest.approx(float(covariance.trace()) / e)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", COLOURED)
+def test_frequencies_apart_bound_the_full_covariance(name, channels, pictures):
+    """Exact for what is a trace; information from above and distances from below."""
+    x = colours(pictures) if channels == 3 else pictures
+    process = build_process(load_preset(name, {"data.channels": channels}), (SIDE, SIDE))
+    full, apart = (NoisyCurves("p", process, data, x) for data in (gaussian_data(x), None))
+    for t in (1, round(0.6 * process.T), process.T):
+        exact, bound = ({p.quantity: p.value for p in curves.at(t)} for curves in (full, apart))
+        for same in ("conditional-entropy", "variance", "mean", "mean-structure", "signal-dominated"):
+            assert bound[same] == pytest.approx(exact[same], rel=1e-6, abs=1e-9), same
+        assert exact["information"] <= bound["information"] * (1 + 1e-9) + 1e-12
+        for least in ("frechet", "terminal-frechet", "terminal-relative-entropy"):
+            assert bound[least] <= exact[least] * (1 + 1e-6) + 1e-9, least
+        assert bound["information"] < 1.5 * exact["information"] + 1e-12  # data of DCT-like covariance: close
+
+
+def test_frequencies_apart_are_exact_for_what_is_stationary(pictures):
+    """Independent frequencies in truth: both ways agree."""
+    generator = torch.Generator().manual_seed(2)
+    basis, fade = matrices.dct(SIDE), torch.linspace(0.4, 0.05, SIDE, dtype=torch.float64)
+    coefficients = torch.randn(30_000, 1, SIDE, SIDE, dtype=torch.float64, generator=generator)
+    x = basis.mT @ (coefficients * fade * fade[:, None]) @ basis
+    process = process_of("celeba64-matched")
+    full, apart = (NoisyCurves("p", process, data, x) for data in (gaussian_data(x), None))
+    for t in (100, 700):
+        exact, bound = ({p.quantity: p.value for p in curves.at(t)} for curves in (full, apart))
+        assert bound["information"] == pytest.approx(exact["information"], rel=2e-2)
+        # Repeated pixels of a small image correlate frequencies.
+        assert bound["frechet"] == pytest.approx(exact["frechet"], rel=2e-2 if t == 100 else 5e-2)
+
+
+def test_large_images_in_colour(tmp_path):
+    """Far above 64 px: nothing grows with the square of the pixels."""
+    x = torch.rand(12, 3, 96, 96, generator=torch.Generator().manual_seed(3)) - 0.5
+    found = scale_space(x, ["ve", "celeba64", "blurdiff-church64"], channels=3, points=2)
+    assert found.covariance == "frequency" and (found.size, found.channels) == (96, 3)
+    assert "upper bounds" in found.method and not found.surprises
+    assert {p.process for p in found.curves if p.quantity == "information"} == {
+        "ve",
+        "celeba64",
+        "blurdiff-church64",
+    }
+
+
+def test_too_few_images_for_a_full_covariance_are_told(pictures):
+    found = scale_space(pictures[:20], "ve", points=2, covariance="full")
+    assert len(found.warnings) == 1 and "rank" in found.warnings[0]
+    assert not scale_space(pictures[:20], "ve", points=2, covariance="frequency").warnings
+
+
+def test_features_of_a_network_over_t(pictures):
+    found = scale_space(
+        pictures[:40], ["ve", "heat", "celeba64"], points=5, extractor="tinynet:Tiny", device="cpu"
+    )
+    assert found.features == "FD-Tiny" and found.to_dict()["features"] == "FD-Tiny"
+    for process in ("ve", "heat", "celeba64"):
+        line = [p for p in found.curves if (p.process, p.quantity) == (process, "feature-distance")]
+        assert line[0].value == pytest.approx(0, abs=1e-6) and line[-1].value > 0.01
+        assert len(line) == len([p for p in found.curves if (p.process, p.quantity) == (process, "mean")])
+
+
+def test_a_process_of_ones_own_is_compared_under_its_name(pictures, tmp_path):
+    given = {"my / process": variance_exploding(SIDE, T=9), "my process": variance_exploding(SIDE, T=9)}
+    found = scale_space(pictures[:20], given, points=2)
+    names = {path.name for path in found.save(tmp_path / "o")}
+    assert names == FIXED | {"my-process.png", "my-process-2.png"}
+    planned = check_scale_space_files(tmp_path / "p", given)
+    assert {path.name for path in planned} == names

@@ -7,18 +7,25 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Terminal
+from ssdiff.cli.common import Terminal, positive
 from ssdiff.cli.options import (
+    INPUT,
     MEASUREMENT,
+    MODEL,
     OUTPUT,
-    DataName,
-    Images,
+    SAMPLING,
+    Batch,
+    Device,
+    Eta,
     Json,
+    OptionalExtractor,
     Overwrite,
     Plugins,
     Quiet,
+    Sampler,
     Seed,
-    Size,
+    Steps,
+    WeightsFile,
     option,
 )
 
@@ -26,50 +33,116 @@ _Presets = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="PRESET",
-        help="Presets or TOML files of processes with noise; ve (variance exploding), heat and osmosis "
+        help="Presets or TOML files of processes, cold ones too; ve (variance exploding), heat and osmosis "
         "besides. Default: ddpm-celeba64, ve, blurring-celeba64, blurdiff-church64, celeba64, "
-        "celeba64-matched, heat, osmosis.",
+        "celeba64-matched, heat, osmosis; nothing beside --ckpt.",
     ),
+]
+_Data = Annotated[
+    str | None,
+    option(
+        INPUT,
+        metavar="PATH|NAME",
+        help="Folder, .zip, or a data set's name.",
+        show_default="the model's training data, or shapes",
+    ),
+]
+_Size = Annotated[int | None, option(INPUT, help="Pixels a side.", show_default="the model's, or 32")]
+_Channels = Annotated[
+    int | None,
+    option(INPUT, min=1, max=3, help="1 is grey, 3 is RGB.", show_default="the model's, or 1"),
+]
+_Images = Annotated[
+    int | None,
+    option(
+        INPUT, help="Images to look at, evenly from the set.", show_default="4000, and fewer of large ones"
+    ),
+]
+_Checkpoint = Annotated[
+    Path | None,
+    option(MODEL, "--ckpt", metavar="RUN|FILE", help="Run, checkpoint or model.", show_default="no model"),
+]
+_Count = Annotated[
+    int | None, option(SAMPLING, "-n", "--count", help="Images to draw.", show_default="64, with --ckpt")
 ]
 _Points = Annotated[
     int, option(MEASUREMENT, help="Points of a curve, at least 2; resolution transitions are added.")
 ]
-_Out = Annotated[Path, option(OUTPUT, metavar="DIR/", help="Folder for tables and pictures.")]
+_Covariance = Annotated[
+    str,
+    option(
+        MEASUREMENT,
+        metavar="auto|full|frequency",
+        help="full: exact, up to 4096 values of an image; frequency: of channels at each frequency, any "
+        "size, with bounds; auto: full up to 1024 values.",
+    ),
+]
+_Out = Annotated[Path, option(OUTPUT, metavar="DIR/", help="Folder for tables, pictures and a report.")]
 
 
 def scale_space(
     presets: _Presets = None,
-    data: DataName = "shapes",
-    size: Size = 32,
-    images: Images = 4000,
+    data: _Data = None,
+    size: _Size = None,
+    channels: _Channels = None,
+    images: _Images = None,
+    ckpt: _Checkpoint = None,
     plugin: Plugins = None,
+    n: _Count = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    eta: Eta = None,
     seed: Seed = 0,
     points: _Points = 33,
+    covariance: _Covariance = "auto",
+    extractor: OptionalExtractor = None,
+    weights_file: WeightsFile = None,
     out: _Out = Path("scale-space"),
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
+    batch: Batch = None,
+    device: Device = "auto",
 ) -> None:
-    """Draw curves and check properties of forward processes as scale-spaces, exact for the data's mean and
-    covariance.
+    """Draw curves, pictures and properties of processes as scale-spaces; with --ckpt of a model's reverse
+    process too, beside its forward process.
 
-    The data are turned grey; --size is 8..64, and the time grows with its sixth power. Writes
-    curves.csv, properties.csv, scale-space.png, and film strips of heat and osmosis. Needs no model.
+    A ! marks a result against theory. --size is 8..512. Writes curves.csv, properties.csv, scale-space.png,
+    film.png, mean-images.png, scale-space.json, report.html and a film strip of each process. `ssdiff eval
+    report RUN` shows what lies in RUN/eval/NAME/.
     """
     from ssdiff.analysis import scale_space as library
 
+    for name, value in (("-n", n), ("--batch", batch)):
+        if value is not None:
+            positive(value, name)
     terminal = Terminal(quiet, json)
-    chosen = presets or list(library.DEFAULT_PROCESSES)
-    library.check_scale_space_files(out, [name for name in library.FILTERS if name in chosen], overwrite)
-    with terminal.progress_callback("point", preparing="img") as progress:
+    library.check_scale_space_files(out, presets, ckpt, overwrite)
+    with terminal.progress_callback("point", preparing="img", sampling="step") as progress:
         found = library.scale_space(
-            data, chosen, size=size, images=images, points=points, seed=seed, progress=progress
+            data,
+            presets,
+            model=ckpt,
+            size=size,
+            channels=channels,
+            images=images,
+            covariance=covariance,
+            points=points,
+            extractor=extractor,
+            weights_file=weights_file,
+            n=n,
+            steps=steps,
+            sampler=sampler,
+            eta=eta,
+            batch=batch,
+            seed=seed,
+            device=device,
+            progress=progress,
         )
     files = found.save(out, overwrite)
-    passed = sum(check.passed for check in found.checks)
-    told = (
-        f"{out}: {passed} of {len(found.checks)} properties hold; {found.images} images, {found.size} px, "
-        f"{found.seconds:.3f} s"
+    for warning in found.warnings:
+        terminal.say(f"warning: {warning}")
+    terminal.result(
+        f"{found.table()}\n{out}: {found}",
+        {"out": str(out), "files": [str(path) for path in files], **found.to_dict()},
     )
-    values = {"out": str(out), "files": [str(path) for path in files], **found.to_dict()}
-    terminal.result(f"{found.table()}\n{told}", values)
