@@ -165,7 +165,7 @@ def _data_problems(data: DataSettings) -> list[str]:
     problems = []
     if data.part is not None and data.list is None:
         problems.append("data.part: is for a list of images; give data.list (--data-list FILE), too")
-    if data.crop == "random" and int(data.margin * data.size) == data.size and not data.padding:
+    if data.crop == "random" and data.margin == 1 and not data.padding:
         problems.append(
             "data.crop: 'random' needs room around the crop; set data.margin, e.g. 1.12, or data.padding"
         )

@@ -20,6 +20,7 @@ from ssdiff.build import build_model, build_process, check_network, place_model
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
 from ssdiff.data import ImageSet, require_packages
+from ssdiff.data.lists import read_list
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.distributed import World, join_world
 from ssdiff.errors import CheckpointError, Interrupted
@@ -171,6 +172,8 @@ def train(
         check_network(start.preset, process)
         for source in (start.source, start.other):
             require_packages(source)
+        if (listed := start.preset.data.list) is not None:
+            read_list(Path(listed), start.preset.data.part)
         check_other(start, process.morphs)
         if start.preset.training.compile:
             require_compiler(world.device(pick_device(device)))

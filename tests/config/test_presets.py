@@ -540,7 +540,6 @@ def test_published_masks_and_snow():
     ("overrides", "message"),
     [
         ({"data__crop": "random"}, "data.crop: 'random' needs room"),
-        ({"data__crop": "random", "data__margin": 1.001}, "data.crop: 'random' needs room"),
         ({"data__padding": 4}, "data.padding: is for data.crop = 'random'"),
         ({"data__part": 1}, "data.part: is for a list of images"),
         ({"data__margin": 0.5}, "data.margin: must be a finite number >= 1"),
