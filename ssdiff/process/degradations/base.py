@@ -293,6 +293,17 @@ def check_dense(size: Size, T: int, instead: str) -> None:
         )
 
 
+def check_choice(name: str, value: object, choices: Sequence[str | bool]) -> None:
+    """Refuse an option that is none of its choices; those of (True, False) are true and false.
+
+    Raises:
+        UsageError: then.
+    """
+    if type(value) is not type(choices[0]) or value not in choices:
+        known = [str(choice).lower() if isinstance(choice, bool) else repr(choice) for choice in choices]
+        raise UsageError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
+
+
 def positive_pixels(name: str, value: float | None, default: float) -> float:
     """Return an option in pixels, or its default where it is not given.
 

@@ -10,7 +10,7 @@ from ssdiff.operators.base import Size
 from ssdiff.operators.colour import lab_to_rgb, rgb_to_lab
 from ssdiff.operators.pixelwise import ChannelMix
 from ssdiff.process.base import Timestep
-from ssdiff.process.degradations.base import Degradation, LinearDegradation
+from ssdiff.process.degradations.base import Degradation, LinearDegradation, check_choice
 from ssdiff.process.degradations.registry import register_degradation
 
 _FACTOR = 0.9  # of the published constant routine
@@ -41,11 +41,9 @@ def desaturate(
             where it holds them there. That cuts what lies outside [-1, 1], such as the predictions of a
             network, and changes nothing else. The published networks of that routine see Lab, ours RGB.
     """
-    if rule not in ("linear", "constant") or space not in ("rgb", "lab") or not isinstance(grey_last, bool):
-        raise UsageError(
-            f"desaturate has no rule {rule!r}, no space {space!r} or no grey_last {grey_last!r}",
-            hint="rule is 'linear' or 'constant', space is 'rgb' or 'lab', grey_last is true or false",
-        )
+    check_choice("rule", rule, ("linear", "constant"))
+    check_choice("space", space, ("rgb", "lab"))
+    check_choice("grey_last", grey_last, (True, False))
     if rule == "linear" and (factor is not None or grey_last):
         raise UsageError(
             "factor and grey_last are for rule = 'constant'", hint="the linear rule ends in grey"

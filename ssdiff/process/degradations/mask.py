@@ -23,6 +23,7 @@ from ssdiff.process.base import Timestep
 from ssdiff.process.degradations.base import (
     Degradation,
     LinearDegradation,
+    check_choice,
     check_severity,
     check_size,
     image_numbers,
@@ -73,16 +74,10 @@ def mask(
             [-0.5, 0.5], the same at every severity.
         seed: decides the random centres and colours.
     """
-    if std not in ("incremental", "constant") or centre not in ("middle", "random"):
-        raise UsageError(
-            f"a mask has no std {std!r} or no centre {centre!r}",
-            hint="std is 'incremental' or 'constant', centre is 'middle' or 'random'",
-        )
-    if fill not in ("grey", "colour") or not isinstance(reverse, bool):
-        raise UsageError(
-            f"a mask has no fill {fill!r} or reverse {reverse!r}",
-            hint="fill is 'grey' or 'colour', reverse is true or false",
-        )
+    check_choice("std", std, ("incremental", "constant"))
+    check_choice("centre", centre, ("middle", "random"))
+    check_choice("fill", fill, ("grey", "colour"))
+    check_choice("reverse", reverse, (True, False))
     if std == "constant" and (kernel_std is None or initial != 1):
         raise UsageError(
             "std = 'constant' is one width for all bumps", hint="give kernel_std, and leave initial out"

@@ -19,6 +19,7 @@ from ssdiff.process.degradations.base import (
     Degradation,
     LinearDegradation,
     Mixture,
+    check_choice,
     check_dense,
     random_noise,
 )
@@ -109,11 +110,9 @@ def down_up_sample(
         UsageError: an unknown filter or step, or an image that is too large for dense products.
         ProcessError: if T steps leave no pixel, or there are too few to be blurred.
     """
-    if filter not in _REDUCTIONS or by not in ("half", "pixel"):
-        raise UsageError(
-            f"downsample has no filter {filter!r} or no step by {by!r}",
-            hint=f"filter is {', '.join(map(repr, _REDUCTIONS))}, by is 'half' or 'pixel'",
-        )
+    check_choice("filter", filter, tuple(_REDUCTIONS))
+    check_choice("by", by, ("half", "pixel"))
+    check_choice("blur", blur, (True, False))
     most = min(size).bit_length() - 1 if by == "half" else min(size)
     if most < T:
         what = "halved" if by == "half" else "made smaller by a pixel, at first by none,"

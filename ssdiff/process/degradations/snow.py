@@ -19,7 +19,7 @@ from ssdiff.errors import UsageError
 from ssdiff.operators.base import Size
 from ssdiff.operators.colour import luma
 from ssdiff.process.base import Timestep
-from ssdiff.process.degradations.base import check_severity, check_size, image_numbers
+from ssdiff.process.degradations.base import check_choice, check_severity, check_size, image_numbers
 from ssdiff.process.degradations.registry import register_degradation
 
 
@@ -73,11 +73,8 @@ def snowfall(
     """
     if level not in LEVELS:
         raise UsageError(f"snow has no level {level}", hint=f"choose one of {', '.join(map(str, LEVELS))}")
-    if motion not in _FLAKES or not isinstance(whiten, bool):
-        raise UsageError(
-            f"snow has no motion {motion!r} or whiten {whiten!r}",
-            hint="motion is 'axis' or 'slanted', whiten is true or false",
-        )
+    check_choice("motion", motion, tuple(_FLAKES))
+    check_choice("whiten", whiten, (True, False))
     if type(share) is not int or share < 0:
         raise UsageError(
             f"share is a number of images, not {share!r}", hint="1 is a layer an image, 0 one for all"
