@@ -20,7 +20,7 @@ from ssdiff.build import build_degradation_of
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset
 from ssdiff.data.inputs import FailedFile, ImageFile
-from ssdiff.errors import DataError, ProcessError, UsageError, memory_for
+from ssdiff.errors import ChannelError, DataError, ProcessError, UsageError, memory_for
 from ssdiff.evaluation.image_quality import psnr
 from ssdiff.images.convert import ImagesLike, given
 from ssdiff.operators.base import Size
@@ -326,6 +326,9 @@ def degrade_files(
         try:
             with memory_for(file.source, "make the image smaller"):
                 done.append(_degrade_file(file, task))
+        except ChannelError as error:
+            hint = "save it with as many channels, or choose another degradation"
+            failed.append(FailedFile(file, DataError(f"{file.source}: {error}", path=file.source, hint=hint)))
         except (DataError, ProcessError) as error:
             failed.append(FailedFile(file, error))
         count()
@@ -337,6 +340,8 @@ def _degrade_file(file: ImageFile, task: DegradeTask) -> DegradedFile:
     began = time.perf_counter()
     clean = pictures.read_image(Path(file.source), max_pixels=task.max_pixels).to(task.device)
     size = (clean.shape[-2], clean.shape[-1])
+    if task.strip:
+        pictures.check_extent(file.target, *pictures.strip_extent([size] * len(task.severities)))
     numbers = torch.tensor([file.number], device=task.device)
     frames: list[Tensor] = []
     states: list[dict[str, Any]] = []

@@ -46,6 +46,10 @@ class ProcessError(UsageError):
     """States, operators or timesteps that do not make a process."""
 
 
+class ChannelError(ProcessError):
+    """An operator for other channels than the image has."""
+
+
 class OutputError(UsageError):
     """An output that would overwrite something."""
 

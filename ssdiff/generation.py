@@ -246,7 +246,7 @@ def generate(
 
 
 def class_numbers(given: Sequence[str | int] | None, pipeline: Pipeline) -> list[int] | None:
-    """Return the numbers of classes given by name or number; None for none.
+    """Return the numbers of classes given by name, or else by number; None for none.
 
     Raises:
         UsageError: the model has none, or not this one.
@@ -258,10 +258,10 @@ def class_numbers(given: Sequence[str | int] | None, pipeline: Pipeline) -> list
         raise UsageError("this model has no classes", hint="leave --class out")
     result = []
     for word in (str(part).strip() for part in given):
-        if word.isdecimal() and int(word) < count:
-            result.append(int(word))
-        elif word in names:
+        if word in names:  # before numbers, which are names in many sets
             result.append(names.index(word))
+        elif word.isascii() and word.isdecimal() and len(word) < 10 and int(word) < count:
+            result.append(int(word))
         else:
             known = did_you_mean(word, names) if names else f"choose from 0..{count - 1}"
             raise UsageError(f"unknown class {word!r}", hint=known)
@@ -305,6 +305,8 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def _write_grid(target: Destination, generation: Generation, world: World, advance: Advance) -> None:
+    size = generation.pipeline.process.states[0].size
+    images.check_extent(target.path, *images.grid_extent(generation.n, size, target.columns))
     drawn = world.gather(generation.draw(world.shard(generation.n), advance))
     if drawn is not None:
         images.save_image(images.grid(drawn, target.columns), target.path, overwrite=target.overwrite)

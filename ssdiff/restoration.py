@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import torch
@@ -21,12 +22,13 @@ from torch import Tensor
 
 from ssdiff import images as pictures
 from ssdiff import rng
-from ssdiff.arguments import require_number, require_type, require_whole
+from ssdiff.arguments import as_path, require_number, require_type, require_whole
 from ssdiff.data.inputs import FailedFile, ImageFile, expand
 from ssdiff.errors import DataError, UsageError, memory_for
 from ssdiff.evaluation.image_quality import Row, compare, mean_rows, quality_table
 from ssdiff.images import from_uint8, to_uint8
 from ssdiff.images.convert import Given, ImageLike, ImagesLike, given, one_batch, png_bytes
+from ssdiff.images.read import from_pillow, pixels
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.colour import LUMA
@@ -700,23 +702,30 @@ class _Read:
 
 
 def _truths(files: Sequence[ImageFile], folder: Path | None) -> dict[int, str]:
-    """The clean image of each file, by its name without the ending.
+    """The clean image of each file: of its name, endings apart, in the same sub-folder.
 
     Raises:
-        DataError: some have none; names them (docs/faults.md, row 39).
+        DataError: some have none, or two; names them (docs/faults.md, row 39).
     """
     if folder is None:
         return {}
-    known = {name.stem: path for path, name in expand([str(folder)])}
-    missing = [file.source for file in files if Path(file.source).stem not in known]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise DataError(
-            f"{len(missing)} of {len(files)} images have no clean image of their name in {folder}: {shown}",
-            path=folder,
-            hint="nothing was restored",
-        )
-    return {file.number: known[Path(file.source).stem] for file in files}
+    known: dict[str, list[str]] = {}
+    for path, name in expand([str(folder)]):
+        known.setdefault(_stem(name), []).append(path)
+    for count, what in ((0, "no clean image"), (2, "more than one clean image")):
+        if wrong := [file.source for file in files if min(len(known.get(_stem(file.name), ())), 2) == count]:
+            shown = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+            raise DataError(
+                f"{len(wrong)} of {len(files)} images have {what} of their name in {folder}: {shown}",
+                path=folder,
+                hint="nothing was restored; names count with their sub-folders",
+            )
+    return {file.number: known[_stem(file.name)][0] for file in files}
+
+
+def _stem(name: PurePosixPath) -> str:
+    """A name without its ending; accents are written in two ways, which are one."""
+    return unicodedata.normalize("NFC", str(name.with_suffix("")))
 
 
 def _read(file: ImageFile, task: RestoreTask, truth: str | None) -> _Read:
@@ -732,8 +741,20 @@ def _read(file: ImageFile, task: RestoreTask, truth: str | None) -> _Read:
             path=file.source,
             hint="crop and resize it; with --degrade, ssdiff does that to clean images",
         )
-    clean = pictures.read_image(truth, channels=channels, size=full) if truth else None
-    return _Read(file, clean, degraded)
+    return _Read(file, _read_truth(truth, channels, full) if truth else None, degraded)
+
+
+def _read_truth(truth: str, channels: int, full: Size) -> Tensor:
+    """A clean image, which may be larger than the model's, but of the same shape."""
+    clean = pictures.read_image(truth, channels=channels)
+    height, width = clean.shape[-2:]
+    if abs(height * full[1] - width * full[0]) > max(full):
+        raise DataError(
+            f"{truth} has {width} x {height} pixels, not the shape of the model's {full[1]} x {full[0]}",
+            path=truth,
+            hint="cut it as the degraded image was cut",
+        )
+    return pictures.read_image(truth, channels=channels, size=full)
 
 
 def _restore(part: Sequence[_Read], task: RestoreTask) -> list[RestoredFile]:
@@ -780,7 +801,21 @@ def _known(mask: Tensor | ImageLike, side: int) -> Tensor:
             )
         return (~mask).float().cpu()
     require_type("the mask", mask, Image.Image | str | os.PathLike, "give an image or (R, R) bool")
-    return (one_batch(given(mask, channels=1, size=(side, side), name="mask"))[0, 0] < 0).float()
+    height, width = _mask_pixels(mask).shape[-2:]
+    if height != width:
+        raise UsageError(
+            f"the mask has {width} x {height} pixels, the image {side} x {side}",
+            hint="give one of the image's shape: black is known, white is missing",
+        )
+    return (_mask_pixels(mask, (side, side))[0] < 0).float()
+
+
+def _mask_pixels(mask: ImageLike, size: Size | None = None) -> Tensor:
+    """(1, H, W); on black, because what was not painted on a transparent layer is not missing."""
+    if isinstance(mask, Image.Image):
+        grey = pixels(from_pillow(mask, channels=1, background=0.0, size=size))
+        return from_uint8(torch.from_numpy(grey))
+    return pictures.read_image(as_path("mask", mask), channels=1, background=0.0, size=size)
 
 
 def _own(pipeline: Pipeline) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -164,7 +165,7 @@ def load(path: Path, names: Iterable[str] | None = None, device: str | torch.dev
         meta = json.loads((path / META).read_bytes())
         if not isinstance(meta, dict):
             raise Damage(f"{META} is not a table")
-        tensors = {name: load_file(path / f"{name}{SUFFIX}", device=str(device)) for name in wanted}
+        tensors = {name: _tensors(path / f"{name}{SUFFIX}", str(device)) for name in wanted}
     except (Damage, SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be used: {error}", path=path) from None
     return Loaded(path, manifest.step, meta, tensors)
@@ -177,6 +178,14 @@ def read_meta(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
+
+
+def _tensors(file: Path, device: str) -> dict[str, Tensor]:
+    try:
+        os.fspath(file).encode()
+    except UnicodeEncodeError:  # the library takes names of UTF-8 alone
+        return {name: value.to(device) for name, value in load_bytes(file.read_bytes()).items()}
+    return load_file(file, device=device)
 
 
 def require_groups(loaded: Loaded, *names: str) -> Loaded:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -105,6 +105,18 @@ class ImageSet:
             "skipped": [list(entry) for entry in self.skipped],
             "notes": list(self.notes),
         }
+
+    def in_order(self, names: Sequence[str]) -> ImageSet:
+        """Return the same set with its classes in another order: these names first, then its own others.
+
+        Args:
+            names: of classes, whether the set has them or not; a model was trained with their positions.
+        """
+        if self.labels is None or tuple(names) == self.class_names:
+            return self
+        order = (*names, *(name for name in self.class_names if name not in names))
+        places = np.array([order.index(name) for name in self.class_names], np.int64)
+        return replace(self, labels=places[self.labels], class_names=order)
 
     def batch(self, indices: Tensor) -> Tensor:
         """Return images by number.

@@ -21,6 +21,7 @@ class ImageFile:
     source: str
     number: int
     target: Path
+    name: PurePosixPath  # under the folder that was given, or the file's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def plan_outputs(
 
     Args:
         sources: from :func:`expand`.
-        out: a file for one image, a folder (ends in a slash, or exists) for several; None: the current one.
+        out: a file for one image, or a folder: it ends in a slash, exists, or has no ending. None: the
+            current folder.
         ending: of the names in a folder: NAME-ending.
         overwrite: whether files there may be replaced.
 
@@ -70,7 +72,7 @@ def plan_outputs(
         OutputError: something is there already.
     """
     path = as_path("out", out or ".")
-    folder = path.is_dir() or (out is not None and out.endswith(("/", "\\")))
+    folder = path.is_dir() or not path.suffix or (out is not None and out.endswith(("/", "\\")))
     if not folder and len(sources) > 1:
         if path.suffix.lower() in SAVE_SUFFIXES:
             raise UsageError(
@@ -87,5 +89,5 @@ def plan_outputs(
             )
         taken[target] = source
     targets = [check_output(target, overwrite, SAVE_SUFFIXES) for target in taken]
-    pairs = zip(targets, taken.values(), strict=True)
-    return [ImageFile(source, number, target) for number, (target, source) in enumerate(pairs)]
+    pairs = zip(targets, sources, strict=True)
+    return [ImageFile(source, number, target, name) for number, (target, (source, name)) in enumerate(pairs)]

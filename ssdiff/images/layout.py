@@ -71,15 +71,31 @@ def grid(x: Tensor, columns: int | None = None, pad: int = 2, fill: float = 1.0)
     if count == 0 or columns < 1:
         raise UsageError(f"a grid needs at least 1 image and 1 column, not {count} and {columns}")
     rows = -(-count // columns)
+    extent = grid_extent(count, (height, width), columns, pad)
     # Each image brings the line on its left and above it; one line more closes the right and the bottom.
     cells = _blank(x, (rows * columns, channels, height + pad, width + pad), fill)
     cells[:count, :, pad:, pad:] = x
     cells = cells.reshape(rows, columns, channels, height + pad, width + pad).permute(2, 0, 3, 1, 4)
-    sheet = _blank(x, (channels, rows * (height + pad) + pad, columns * (width + pad) + pad), fill)
+    sheet = _blank(x, (channels, *extent), fill)
     sheet[:, : sheet.shape[1] - pad, : sheet.shape[2] - pad] = cells.reshape(
         channels, rows * (height + pad), columns * (width + pad)
     )
     return sheet
+
+
+def grid_extent(
+    count: int, size: tuple[int, int], columns: int | None = None, pad: int = 2
+) -> tuple[int, int]:
+    """Return (height, width) of :func:`grid` of ``count`` images of (height, width), pixels."""
+    columns = math.ceil(math.sqrt(count)) if columns is None else min(columns, count)
+    return -(-count // columns) * (size[0] + pad) + pad, columns * (size[1] + pad) + pad
+
+
+def strip_extent(sizes: Sequence[tuple[int, int]], pad: int = 2) -> tuple[int, int]:
+    """Return (height, width) of :func:`film_strip` of images of (height, width), pixels."""
+    height = max(size[0] for size in sizes)
+    widths = (max(1, round(width * height / own)) for own, width in sizes)
+    return height, sum(widths) + pad * (len(sizes) - 1)
 
 
 def film_strip(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from PIL import Image
 from torch import Tensor
 
-from ssdiff.errors import UsageError
+from ssdiff.errors import OutputError, UsageError
 from ssdiff.files import check_output, write_atomic
 from ssdiff.images.convert import to_pillow
 
@@ -22,6 +24,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".webp": {"format": "WEBP", "lossless": True},
 }
+
+_LARGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # pixels a side that a format takes
 
 
 def save_image(x: Tensor, path: Path | str, overwrite: bool = False) -> Path:
@@ -42,7 +46,41 @@ def save_image(x: Tensor, path: Path | str, overwrite: bool = False) -> Path:
     """
     path = check_output(path, overwrite, SAVE_SUFFIXES)
     image, options = to_pillow(x), _OPTIONS[path.suffix.lower()]
+    if max(image.size) > _LARGEST.get(path.suffix.lower(), math.inf):
+        raise _kept_beside(image, path)
     return write_atomic(path, lambda stream: image.save(stream, **options), overwrite)
+
+
+def check_extent(path: Path, height: int, width: int) -> None:
+    """Refuse a picture that is too large for its format, before it is computed.
+
+    Args:
+        path: where it shall go; its ending is the format.
+        height: of the picture, pixels.
+        width: likewise.
+
+    Raises:
+        OutputError: then.
+    """
+    most = _LARGEST.get(path.suffix.lower(), math.inf)
+    if max(width, height) > most:
+        raise OutputError(
+            f"{path} would have {width} x {height} pixels, {path.suffix.lower()} takes {most} a side",
+            path=path,
+            hint="name a .png, or make the picture smaller",
+        )
+
+
+def _kept_beside(image: Image.Image, path: Path) -> OutputError:
+    """Write as PNG what is too large for its format; the error that says so."""
+    beside = path.with_name(f"{path.name}.png")
+    write_atomic(beside, lambda stream: image.save(stream, format="PNG"), overwrite=True)
+    (width, height), most = image.size, _LARGEST[path.suffix.lower()]
+    return OutputError(
+        f"{path} cannot have {width} x {height} pixels, its format takes {most} a side",
+        path=path,
+        hint=f"the picture is in {beside}; name a .png next time",
+    )
 
 
 def save_gif(
@@ -74,6 +112,8 @@ def save_gif(
     if len(shapes) != 1:
         raise UsageError(f"an animation needs frames of one shape, not {shapes or 'none at all'}", path=path)
     first, *others = [to_pillow(frame) for frame in frames]
+    if max(first.size) > _LARGEST[".gif"]:
+        raise _kept_beside(first, path)
     options: dict[str, Any] = {"loop": 0} if loop else {}
     duration = ms if isinstance(ms, int) else list(ms)
 

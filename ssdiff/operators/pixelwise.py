@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssdiff.errors import ProcessError
+from ssdiff.errors import ChannelError, ProcessError
 from ssdiff.operators.base import Constants, Operator
 
 
@@ -86,5 +86,5 @@ class ChannelMix(Operator):
     @staticmethod
     def _mix(matrix: Tensor, x: Tensor) -> Tensor:
         if x.shape[-3] != matrix.shape[1]:
-            raise ProcessError(f"the operator mixes {matrix.shape[1]} channels, the image has {x.shape[-3]}")
+            raise ChannelError(f"the operator mixes {matrix.shape[1]} channels, the image has {x.shape[-3]}")
         return torch.einsum("dc,...chw->...dhw", matrix, x)

@@ -93,7 +93,7 @@ class CoarseMixture:
                 torch.tensor(values[name], dtype=torch.float64) for name in ("weights", "means", "roots")
             ]
             basis = values["basis"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, OverflowError, RuntimeError, TypeError, ValueError):
             raise CheckpointError("the checkpoint's terminal prior is damaged") from None
         numbers = channels * grid**2
         shapes = [tuple(table.shape) for table in tables]

@@ -66,6 +66,14 @@ def check_labels(data: ImageSet, preset: Preset) -> None:
         raise PresetError(f"{data.source} has {found} classes, the preset model.classes = {classes}")
 
 
+def untrained_classes(data: ImageSet, preset: Preset) -> list[str]:
+    """Return a note if the model has more classes than the data."""
+    classes, found = preset.model.classes, len(data.class_names)
+    if data.labels is None or classes <= found:
+        return []
+    return [f"model.classes = {classes}, the data have {found}: the others are never trained"]
+
+
 def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixture | None:
     """Fit the terminal prior to the most degraded training images; None if it is noise.
 

@@ -69,6 +69,12 @@ class Start:
         return self.loaded is not None and self.folder.resolve() in self.loaded.path.resolve().parents
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels that the checkpoint was trained with; none without a checkpoint."""
+        names = self.loaded.meta.get("class_names") if self.loaded else None
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    @property
     def lacks_spectra(self) -> bool:
         """Whether a run goes on in its folder with spectra of details that its checkpoint has not."""
         wanted = self.preset.sampling.renoise == "spectral" and self.goes_on_in_its_folder

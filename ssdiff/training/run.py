@@ -39,6 +39,7 @@ from ssdiff.training.dataset import (
     fit_start,
     portable_source,
     prepare_on_rank0,
+    untrained_classes,
 )
 from ssdiff.training.preview import preview
 from ssdiff.training.resume import (
@@ -289,6 +290,8 @@ class _Run:
 
         preset, start = self.preset, self.start
         data = prepare_on_rank0(start.source, preset, self.world, progress)
+        if start.class_names:
+            data = data.in_order(start.class_names)  # a class that was added takes nobody's number
         check_labels(data, preset)
         try:
             check_unchanged(start, data.fingerprint, self.world.size)
@@ -345,7 +348,7 @@ class _Run:
         return trainer
 
     def _announce(self, data: ImageSet) -> None:
-        for note in (*self.start.notes, *data.notes):
+        for note in (*self.start.notes, *data.notes, *untrained_classes(data, self.preset)):
             self._tell(Event("note", self.step, note))
         if self.preset.training.compile:
             self._tell(

@@ -6,7 +6,9 @@ beside it.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -20,7 +22,7 @@ from torch import Tensor
 from ssdiff import checkpoints
 from ssdiff.config import Preset
 from ssdiff.config.load import for_data_set, parse_preset
-from ssdiff.errors import CheckpointError, PresetError, UsageError
+from ssdiff.errors import CheckpointError, PresetError, UsageError, printable
 from ssdiff.files import write_atomic
 from ssdiff.runs import RunFolder, is_run
 from ssdiff.weights.untrusted import read_weights
@@ -150,14 +152,25 @@ def export(
         "step": "" if step is None else str(step),
         "start": json.dumps(start),
         "details": json.dumps(details),
-        "note": note,
+        "note": printable(note),
     }
     dtype = torch.float16 if half else torch.float32
     tensors = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
         for name, value in weights.items()
     }
+    metadata["sha256"] = _digest(metadata, tensors)
     write_atomic(path, save(tensors, metadata), overwrite=overwrite)
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over all that a file says, but for this."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read_file(path: Path) -> Stored:
@@ -181,10 +194,17 @@ def _read_file(path: Path) -> Stored:
         )
     if found != str(FORMAT):
         raise CheckpointError(f"{path} has format {found}, this version reads {FORMAT}", path=path)
+    stated = metadata.pop("sha256", None)  # files of former versions have none
+    if stated is not None and stated != (real := _digest(metadata, weights)):
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is {real[:16]}..., it should be {stated[:16]}...",
+            path=path,
+            hint="export or download it again",
+        )
     try:
         names = tuple(str(name) for name in json.loads(metadata.get("class_names", "[]")))
         start, details = (json.loads(metadata.get(name, "null")) for name in ("start", "details"))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise CheckpointError(
             f"{path} has damaged class names, terminal prior or spectra", path=path
         ) from None
@@ -196,7 +216,7 @@ def _read_file(path: Path) -> Stored:
         weights,
         names,
         origin,
-        int(step) if step.isdigit() else None,
+        int(step) if re.fullmatch(r"[0-9]{1,18}", step) else None,
         start,
         details,
         preset.data.other,

@@ -58,7 +58,9 @@ def test_an_image_is_the_same_in_any_batch(result, runs):
 
 def test_degraded_files_and_their_truth(result, runs, photos):
     images.save_image(images.to_uint8(torch.zeros(3, 16, 16)), "0.png")
-    values = result("restore", "0.png", "--ckpt", runs["cold"], "--truth", "clean", "--t", 2, *CPU)
+    (photos / "cut").mkdir()
+    images.save_image(images.read_image("clean/0.png", size=(32, 32)), "cut/0.png")  # larger is no harm
+    values = result("restore", "0.png", "--ckpt", runs["cold"], "--truth", "cut", "--t", 2, *CPU)
     assert set(values["mean"]) == {"degraded", "alg2"}
     assert read("0-restored.png").shape == (3, 16, 16)
     values = result("restore", "0.png", "--ckpt", runs["cold"], "--out", "x.png", *CPU)

@@ -118,3 +118,16 @@ def test_a_damaged_cache_is_made_again(tmp_path, name, content):
         again.fingerprint == first.fingerprint
         and (again.whole == load(tmp_path / "set", tmp_path).whole).all()
     )
+
+
+def test_an_added_class_takes_nobodys_number(tmp_path):
+    for name in ("cats/1.png", "dogs/1.png", "dogs/2.png"):
+        save(tmp_path / "set" / name)
+    before = load(tmp_path / "set", tmp_path)
+    save(tmp_path / "set" / "ants" / "1.png", 77)
+    after = load(tmp_path / "set", tmp_path).in_order(before.class_names)
+    assert after.class_names == ("cats", "dogs", "ants") and sorted(after.labels.tolist()) == [0, 1, 1, 2]
+    assert after.labels[after.whole[:, 0, 0, 0].argmax()] == 2
+    gone = before.in_order(("birds", "cats"))
+    assert gone.class_names == ("birds", "cats", "dogs") and gone.labels.tolist() == [1, 2, 2]
+    assert before.in_order(before.class_names) is before
