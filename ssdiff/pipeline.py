@@ -383,6 +383,11 @@ class Pipeline:
         if self.process.generates:
             x = self.process.start(images, seed, channels=self.channels, t=top)
             return self._disturbed(x, top, draw)
+        if self.sampling.terminal_prior is not None:
+            raise UsageError(
+                f"{self.name} begins at degraded images, which released weights do not come with",
+                hint="import them with --data SET (data=... from Python), or use `ssdiff restore IMAGE`",
+            )
         raise UsageError(
             f"{self.name} is a restoration model and cannot sample unconditionally",
             hint="use `ssdiff restore IMAGE`",

@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, str] = {
     "process.prediction": "errors registry process",
     "config": "errors arguments registry plugins "
     "sampling.registry process.prediction models.registry schedules.noise schedules.respacing",
-    "priors": "errors rng operators data process",
+    "priors": "errors rng images operators data process",
     "sampling": "errors rng registry config operators schedules process",
 }
 # From here on a module stands for one thing that users do, and may use all that comes before it.

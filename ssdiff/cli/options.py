@@ -49,6 +49,7 @@ _TIMESTEP = {"help": "Timestep, or severity of a cold degradation: 0 is the clea
 
 # Input
 Data = Annotated[str | None, option(INPUT, **_SET, **_AS_PRESET)]
+FittedData = Annotated[str | None, option(INPUT, **_SET, show_default="none")]
 DataList = Annotated[
     Path | None,
     option(

@@ -12,6 +12,7 @@ from ssdiff.cli.options import (
     MODEL,
     OUTPUT,
     PRESET,
+    FittedData,
     Json,
     ModelFile,
     Overwrite,
@@ -40,8 +41,10 @@ _Note = Annotated[str, option(OUTPUT, help="How it was made, kept in the file.")
 def import_weights(
     file: _File,
     *,
+    data: FittedData = None,
     preset: _Preset = None,
     set_: Sets = None,
+    weights: Weights = "ema",
     averaged: _Averaged = False,
     plugin: Plugins = None,
     out: ModelFile,
@@ -53,14 +56,24 @@ def import_weights(
 
     The preset is the one that they were trained with. Files of Scale Space Diffusion say it by their
     name, e.g. ssd_64res_celeba_2levels_ema_0.9999_1000000.pt. A .pt file is examined before anything
-    in it is loaded, and only tensors are ever loaded.
+    in it is loaded, and only tensors are ever loaded. Generation of cold diffusion begins at the
+    colours of images that --data names.
     """
     from ssdiff.weights.convert import import_model
 
-    made = import_model(
-        file, preset, out, overrides=parse_sets(set_), averaged_adapters=averaged, overwrite=overwrite
-    )
     terminal = Terminal(quiet, json)
+    with terminal.progress_callback() as progress:
+        made = import_model(
+            file,
+            preset,
+            out,
+            overrides=parse_sets(set_),
+            averaged_adapters=averaged,
+            weights=weights,
+            data=data,
+            overwrite=overwrite,
+            progress=progress,
+        )
     for warning in made.warnings:
         terminal.say(f"warning: {warning}")
     terminal.result(str(made), made.to_dict())

@@ -108,13 +108,17 @@ def arguments(
         if required[name] and name not in options
     ]
     problems += [
-        f"model.{name}: network {kind!r} takes no {name}; leave it at {default!r}"
+        f"model.{name}: network {kind!r} takes no {name}; leave it at {_toml(default)}"
         for name, default in unused.items()
         if name not in required and given[name] != default
     ]
     if problems:
         raise PresetError("; ".join(problems))
     return {name: given[name] for name in required if name in given} | dict(options)
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _parameters(kind: str) -> dict[str, bool]:

@@ -10,15 +10,20 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ssdiff import rng
+from ssdiff.data import evenly
 from ssdiff.errors import CheckpointError
+from ssdiff.images import from_uint8
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
+from ssdiff.process.base import Process
 
 Basis = Literal["blocks", "cosines"]
+_FITTED, _PART = 20_000, 256  # images that a prior is fitted to, and how many at once
 _ROUNDS = 100
 _RIDGE = 1e-6  # variance added to each number, so that a constant one does no harm
 
@@ -109,6 +114,26 @@ def describe(images: Tensor, grid: int, basis: Basis) -> Tensor:
     reduce, _ = _maps((images.shape[-2], images.shape[-1]), grid, basis)
     wide = images.double()
     return (reduce[0].to(wide) @ wide @ reduce[1].to(wide).mT).flatten(1).cpu()
+
+
+def fit_prior(data: np.ndarray, process: Process, grid: int, basis: Basis, components: int) -> CoarseMixture:
+    """Fit a terminal prior to the most degraded images of a set.
+
+    Args:
+        data: (N, C, S, S) uint8; up to 20,000 images are used, evenly from the whole.
+        process: degrades.
+        grid: as in :func:`describe`.
+        basis: as in :func:`describe`.
+        components: Gaussians, at most N.
+    """
+    chosen = evenly(len(data), _FITTED)
+    numbers = torch.cat(
+        [
+            describe(process.degrade(from_uint8(torch.tensor(data[part])), process.T), grid, basis)
+            for part in np.array_split(chosen, -(-len(chosen) // _PART))
+        ]
+    )
+    return fit_mixture(numbers, process.states[0].size, data.shape[1], grid, basis, components)
 
 
 def fit_mixture(

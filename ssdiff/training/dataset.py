@@ -16,13 +16,12 @@ from ssdiff.distributed import World
 from ssdiff.errors import PresetError, UsageError
 from ssdiff.images import from_uint8
 from ssdiff.priors import high_frequency
-from ssdiff.priors.coarse_mixture import CoarseMixture, describe, fit_mixture
+from ssdiff.priors.coarse_mixture import CoarseMixture, fit_prior
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process
 from ssdiff.second_set import open_as
 
-_FITTED, _PART = 20_000, 256  # images that a terminal prior is fitted to, and how many at once
-_MEASURED, _PIXELS = 2_000, 2**21  # images whose spectra are taken, and pixels at once
+_MEASURED, _PART, _PIXELS = 2_000, 256, 2**21  # images whose spectra are taken; images and pixels at once
 
 
 def prepare_on_rank0(
@@ -85,15 +84,7 @@ def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixtu
     settings = preset.sampling.terminal_prior
     if settings is None:
         return None
-    chosen = evenly(len(data), _FITTED)
-    numbers = torch.cat(
-        [
-            describe(process.degrade(_pixels(data[part]), process.T), settings.grid, settings.basis)
-            for part in np.array_split(chosen, -(-len(chosen) // _PART))
-        ]
-    )
-    size = process.states[0].size
-    return fit_mixture(numbers, size, data.shape[1], settings.grid, settings.basis, settings.components)
+    return fit_prior(data, process, settings.grid, settings.basis, settings.components)
 
 
 def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequencySpectrum | None:

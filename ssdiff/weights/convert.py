@@ -1,4 +1,4 @@
-"""Single-file models made from runs, and from the weights that the authors of [SSD] released."""
+"""Single-file models made from runs, and from the weights that the authors of [SSD] and [CD] released."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ssdiff.files import check_output
 from ssdiff.models import official, official_cold
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.models.registry import CONVNEXT_UNET, DDPM_UNET
-from ssdiff.weights import single_file
+from ssdiff.progress import Progress
+from ssdiff.weights import process_tables, single_file
 from ssdiff.weights.load import find_model, import_official
 from ssdiff.weights.released import suited_presets
 from ssdiff.weights.untrusted import read_weights
@@ -104,7 +105,10 @@ def import_model(
     *,
     overrides: Mapping[str, object] | None = None,
     averaged_adapters: bool = False,
+    weights: str = "ema",
+    data: str | Path | None = None,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> ImportedModel:
     """Write the authors' released weights as a single-file model.
 
@@ -116,7 +120,10 @@ def import_model(
         out: ends in ``.safetensors``.
         overrides: settings that differ, by their dotted names.
         averaged_adapters: see :func:`ssdiff.weights.load.import_official`.
+        weights: likewise.
+        data: likewise.
         overwrite: replace a file that exists.
+        progress: told of images prepared and in all.
 
     Raises:
         UsageError: no preset, and the file does not say which.
@@ -126,20 +133,32 @@ def import_model(
     """
     target, path = check_output(out, overwrite, _SUFFIX), as_path("the file", file)
     settings = None if preset is None else _settings(preset, overrides)
-    state = read_weights(path)
+    state = read_weights(path, weights)
     if settings is None:
         settings = load_preset(_preset_of(path, state), overrides)
-    pipeline = import_official(state, settings, device="cpu", where=path, averaged_adapters=averaged_adapters)
-    settings, weights = pipeline.required_preset(), pipeline.model.state_dict()
+    pipeline = import_official(
+        state,
+        settings,
+        device="cpu",
+        where=path,
+        averaged_adapters=averaged_adapters,
+        data=data,
+        progress=progress,
+    )
+    settings, ours = pipeline.required_preset(), pipeline.model.state_dict()
+    start = None if pipeline.terminal_prior is None else pipeline.terminal_prior.to_json()
     note = f"imported from {path.name}"
-    single_file.export(target, settings, weights, note=note, overwrite=overwrite)
+    single_file.export(target, settings, ours, start=start, note=note, overwrite=overwrite)
     layout = _LAYOUTS.get(settings.model.kind, "plain UNet")
     if any("adapters_in." in name for name in state):
         layout = "Flexi-UNet"
-    count = sum(weight.numel() for weight in weights.values())
-    notes, warnings = _notes(state, settings, averaged_adapters), _contradictions(path, settings)
+    count = sum(weight.numel() for weight in ours.values())
+    notes, warnings = (
+        _notes(state, settings, averaged_adapters, start is not None),
+        _contradictions(path, settings),
+    )
     return ImportedModel(
-        target, layout, settings.name, len(state), len(weights), count, tuple(notes), tuple(warnings)
+        target, layout, settings.name, len(state), len(ours), count, tuple(notes), tuple(warnings)
     )
 
 
@@ -201,9 +220,13 @@ def _contradictions(path: Path, settings: Preset) -> list[str]:
     ]
 
 
-def _notes(state: Mapping[str, Tensor], settings: Preset, averaged: bool) -> Iterator[str]:
+def _notes(state: Mapping[str, Tensor], settings: Preset, averaged: bool, fitted: bool) -> Iterator[str]:
     """What the weights alone do not settle."""
     outline, model = outline_model(settings), settings.model
+    if cold := official_cold.read_layout(state):
+        yield from process_tables.check_tables(cold.buffers, settings)
+        if settings.sampling.terminal_prior is not None and not fitted:
+            yield "it restores only: generation begins at a prior fitted to images, which --data SET names"
     if not isinstance(outline, FlexiUNet):
         return
     pairs = official.differing_adapters(state, outline)

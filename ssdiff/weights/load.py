@@ -16,13 +16,14 @@ from ssdiff.build import build_model, build_process, outline_model, place_model
 from ssdiff.config import Preset
 from ssdiff.config.load import for_data_set, load_preset, override, read_preset
 from ssdiff.devices import pick_device, pick_precision
-from ssdiff.errors import CheckpointError
+from ssdiff.errors import CheckpointError, UsageError
 from ssdiff.models import official
 from ssdiff.models.registry import BUILTIN
 from ssdiff.pipeline import Pipeline
-from ssdiff.priors.coarse_mixture import CoarseMixture
+from ssdiff.priors.coarse_mixture import CoarseMixture, fit_prior
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
-from ssdiff.second_set import OtherImages, SecondSet
+from ssdiff.progress import Progress, stage
+from ssdiff.second_set import OtherImages, SecondSet, open_as
 from ssdiff.weights import single_file
 from ssdiff.weights.released import convert_released
 from ssdiff.weights.untrusted import read_weights
@@ -136,6 +137,9 @@ def import_official(
     precision: str = "auto",
     where: str | Path | None = None,
     averaged_adapters: bool = False,
+    weights: str = "ema",
+    data: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Pipeline:
     """Make a pipeline of weights that the authors of [SSD] or [CD] released, or of guided-diffusion's UNet.
 
@@ -151,20 +155,35 @@ def import_official(
         where: the file of a state dict, for messages.
         averaged_adapters: of adapters that the authors' saver stored under two names with two values take
             the averaged one, not the one that their loader takes.
+        weights: ``raw`` takes those that were trained instead of their average, from a file that has both.
+        data: the images that the weights were trained with, for a preset whose generation begins at a prior
+            fitted to them; without, such a model restores only.
+        progress: told of images prepared and in all.
 
     Raises:
+        DataError: a data set that is missing, empty or damaged.
+        UsageError: a data set for a preset that needs none.
         CheckpointError: not such weights, of another architecture, or of another process; names keys, shapes
             and settings.
     """
-    state = source if isinstance(source, Mapping) else read_weights(as_path("source", source))
+    state = source if isinstance(source, Mapping) else read_weights(as_path("source", source), weights)
     settings = preset if isinstance(preset, Preset) else load_preset(preset)
     settings = override(settings, {"sampling.renoise": "none"})
+    prior = settings.sampling.terminal_prior
+    if data is not None and prior is None:
+        raise UsageError(f"{settings.name} fits nothing to a data set", hint="leave out --data (data=...)")
     place = pick_device(device)
     file = source if isinstance(source, str | Path) else where
     path = None if file is None else Path(file)
-    weights = convert_released(state, settings, path, averaged_adapters=averaged_adapters)
-    pipeline = assemble(settings, weights, place, pick_precision(precision, place))
+    converted = convert_released(state, settings, path, averaged_adapters=averaged_adapters)
+    pipeline = assemble(settings, converted, place, pick_precision(precision, place))
     pipeline.origin = "official weights" if isinstance(source, Mapping) else f"official weights {source}"
+    if data is not None and prior is not None:
+        images = open_as(
+            settings.data, data, None if progress is None else stage(progress, "preparing")
+        ).images
+        fitted = fit_prior(images, pipeline.process, prior.grid, prior.basis, prior.components)
+        pipeline.terminal_prior = fitted
     return pipeline
 
 

@@ -22,20 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ssdiff.errors import CheckpointError, one_line
+from ssdiff.errors import CheckpointError, UsageError, one_line
 
 # In which entry of a training checkpoint to look for weights: averaged ones first, as they sample best.
-CONTAINERS = (
-    "ema",
-    "ema_model",
-    "ema_state_dict",
-    "model_ema",
-    "params_ema",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "params",
-)
+_AVERAGED = ("ema", "ema_model", "ema_state_dict", "model_ema", "params_ema")
+_RAW = ("state_dict", "model_state_dict", "model", "params")
+CONTAINERS = (*_AVERAGED, *_RAW)
 _MOST_MEMBERS = 1 << 16
 _LONGEST_DIRECTORY = 1 << 24  # bytes of the archive's list of members
 _LONGEST_PICKLE = 1 << 26  # bytes of an archive's data.pkl, which holds names and shapes only
@@ -59,7 +51,7 @@ _MAGIC = (
 _AGAIN = "download it again"
 
 
-def read_weights(path: Path | str) -> dict[str, Tensor]:
+def read_weights(path: Path | str, weights: str = "ema") -> dict[str, Tensor]:
     """Read the state dict in a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file; no code of the file is
     run.
 
@@ -68,13 +60,18 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
 
     Args:
         path: the file.
+        weights: ``ema`` or ``raw``: of a training checkpoint the average, or the weights that were trained.
 
     Returns:
         Tensors on the CPU by name; if the format allows, mapped from the file and unread until used.
 
     Raises:
-        CheckpointError: absent, not weights (says what it is instead), damaged, compressed, or naming code.
+        CheckpointError: absent, not weights (says what it is instead), damaged, compressed, or naming
+            code; or raw weights are wanted, which only a training checkpoint has.
+        UsageError: ``weights`` is neither.
     """
+    if weights not in ("ema", "raw"):
+        raise UsageError(f"unknown weights {weights!r}", hint="choose one of ema, raw")
     path = Path(path)
     if not path.is_file():
         what = "only a folder, no file of weights" if path.is_dir() else "no file of weights"
@@ -84,13 +81,15 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
             head, size = stream.read(512), path.stat().st_size
             if head.startswith(b"PK\x03\x04"):
                 pickled = _check_archive(path, stream, size)
-                return _state_dict(path, _load_pickle(path, pickled, mmap=True))
+                return _state_dict(path, _load_pickle(path, pickled, mmap=True), weights)
             if re.match(rb"\x80[\x02-\x05]", head):
                 stream.seek(0)
-                return _state_dict(path, _load_pickle(path, stream.read(_SCANNED), mmap=False))
+                return _state_dict(path, _load_pickle(path, stream.read(_SCANNED), mmap=False), weights)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}", path=path) from None
     _refuse_other_kinds(path, head, size)
+    if weights == "raw":
+        raise _without_raw(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -245,13 +244,17 @@ def _foreign_globals(pickled: bytes) -> Iterator[str]:
         return
 
 
-def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
+def _state_dict(path: Path, content: object, weights: str) -> dict[str, Tensor]:
     """Find the weights in what a pickle held."""
     found, place = content, ""
+    containers = CONTAINERS if weights == "ema" else _RAW
+    both = isinstance(content, Mapping) and any(isinstance(content.get(key), Mapping) for key in _RAW)
+    if weights == "raw" and not both:
+        raise _without_raw(path)
     for _ in range(_DEEPEST):
         if not isinstance(found, Mapping):
             break
-        inner = next((key for key in CONTAINERS if isinstance(found.get(key), Mapping)), None)
+        inner = next((key for key in containers if isinstance(found.get(key), Mapping)), None)
         if inner is None:
             break
         found, place = found[inner], f"{place}[{inner!r}]"
@@ -267,6 +270,11 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
             raise CheckpointError(f"{what}, not weights alone", path=path, hint=hint)
         _check_dense(path, name, value)
     return {name: value.detach() for name, value in found.items()}
+
+
+def _without_raw(path: Path) -> CheckpointError:
+    message = f"{path} holds one set of weights, not trained ones beside their average"
+    return CheckpointError(message, path=path, hint="leave out --weights raw")
 
 
 def _check_dense(path: Path, name: str, value: Tensor) -> None:
