@@ -338,6 +338,15 @@ def test_what_is_refused(make, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_not_linear_is_no_linear_process():
+    with pytest.raises(UsageError, match="needs a LinearDegradation, not a "):
+        LinearProcess(build_degradation("snow", SIZE, T), NU)
+    with pytest.raises(UsageError, match=r"give operator\(t\), or between\(s, t\)"):
+        LinearDegradation(SIZE, T)
+    with pytest.raises(ProcessError, match="nu has shape"):
+        LinearProcess(CHAINS["mask"], NU[1:])
+
+
 def test_a_late_fault_names_its_timestep():
     chain = LinearDegradation(SIZE, T, between=lambda s, t: Curved() if t == 9 and s == 8 else Smear(t - s))
     with pytest.raises(ProcessError, match="timestep 9 is not linear"):
