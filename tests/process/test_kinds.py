@@ -20,7 +20,10 @@ NAMES = [name for name in presets() if name.startswith(FAMILIES)]
 KINDS = {
     "blurring": 'kind = "blurring"\nnoise = { kind = "cosine" }\npredict = "eps"',
     "heat": 'kind = "heat"\nheat = { sigma_max = 6.0 }',
+    "heat-difference": 'kind = "heat"\nheat = { sigma_max = 6.0 }\npredict = "difference"',
     "blur-noise": 'kind = "blur-noise"\npredict = "eps"',
+    "unsharp": 'kind = "blur-noise"\nblur_noise = { rate = "log", unit_range = true }\n'
+    'noise = { kind = "exp" }\npredict = "eps"',
     "noise": 'kind = "cold"\ndegradation = { kind = "noise" }',
     "mean": 'kind = "cold"\ndegradation = { kind = "blur", kernel = 5, first = 2.0, to_mean = true }',
     "halved": 'kind = "cold"\ndegradation = { kind = "downsample", full_size = true }',
@@ -32,6 +35,7 @@ KINDS = {
     'stages = [{ kind = "resize", at = 0.3, size = [16, 8] }, { kind = "desaturate", from = 0.3, to = 0.8 }]',
 }
 STARTS = {
+    "heat-difference": "clip_denoised = false",
     "heat": 'terminal_prior = { grid = 2, basis = "cosines", components = 2 }',
     "mean": "terminal_prior = { components = 2, noise = 0.002 }",
     "halved": "terminal_prior = { grid = 4 }",
@@ -45,13 +49,13 @@ def preset(tmp_path):
     def write(kind):
         process = KINDS[kind]
         T = 2 if kind == "halved" else 6
-        cold = '"cold"' in process
+        sampler = "alg2" if '"cold"' in process else "unsharp" if kind == "unsharp" else "ancestral"
         path = tmp_path / f"{kind}.toml"
         path.write_text(
             f'extends = "{TINY.as_posix()}"\n[process]\nlevels = 1\n'
             f"snr_preserving = 0.0\nT = {T}\n{process}\n"
             f"[model]\nclasses = 0\n[training]\nsteps = 2\ncheckpoint_every = 1\nsample_steps = 2\n"
-            f'[sampling]\nsteps = 2\nsampler = "{"alg2" if cold else "ancestral"}"\n{STARTS.get(kind, "")}\n'
+            f'[sampling]\nsteps = 2\nsampler = "{sampler}"\n{STARTS.get(kind, "")}\n'
         )
         return path
 
