@@ -53,7 +53,7 @@ from ssdiff.analysis.scale_space_properties import Check, check_flow, check_proc
 from ssdiff.analysis.scale_space_reverse import ReverseAnalysis, ReverseOptions
 from ssdiff.arguments import as_path, require_type, require_whole
 from ssdiff.build import build_process
-from ssdiff.config import Preset
+from ssdiff.config import DataSettings, Preset
 from ssdiff.config.load import load_preset, override
 from ssdiff.devices import pick_device
 from ssdiff.errors import DataError, UsageError, did_you_mean, memory_for
@@ -381,6 +381,8 @@ def scale_space(
     eta: float | None = None,
     batch: int | None = None,
     seed: int = 0,
+    names: str | os.PathLike[str] | None = None,
+    part: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> ScaleSpace:
@@ -412,6 +414,9 @@ def scale_space(
         eta: share of fresh noise of ddim, 0..1.
         batch: images of the model at once; the preset's where omitted.
         seed: of all noise.
+        names: text file with the names of those images of the data that count, one a line, for a folder or a
+            zip file; ``part`` chooses the lines that end in this number, as in CelebA's partition.
+        part: see there.
         device: of the model and of the extractor, see :func:`ssdiff.devices.pick_device`.
         progress: is told of the stages preparing, measuring and sampling.
 
@@ -433,6 +438,7 @@ def scale_space(
     options = ReverseOptions(n, steps, sampler, eta, batch)
     _check_options(options, model, extractor, weights_file, device)
     _check_numbers(size, channels, images, points, covariance, n, batch)
+    listed = _listed(data, names, part)
     pipeline = _pipeline(model, device)
     side, planes = _format(data, pipeline, size, channels)
     values = planes * side * side
@@ -455,7 +461,7 @@ def scale_space(
         weights = None if weights_file is None else as_path("weights_file", weights_file)
         network = open_extractor(extractor, weights, place)
     with memory_for(f"{count} images of {side} px", "use fewer or smaller images"):
-        chosen = _choose(data, pipeline, count, side, planes, progress)
+        chosen = _choose(data, listed, pipeline, count, side, planes, progress)
         x = torch.cat(list(chosen.batches()))
         if planes == 1 and x.shape[1] == 3:
             x = luma(x)
@@ -708,8 +714,25 @@ def _format(
     return height, pipeline.channels
 
 
+def _listed(
+    data: str | Path | Tensor | None, names: str | os.PathLike[str] | None, part: int | None
+) -> DataSettings:
+    """Which files of the data count."""
+    if names is None:
+        if part is not None:
+            raise UsageError("a part is chosen by a list of images", hint="give it, too: --data-list FILE")
+        return DataSettings()
+    if not isinstance(data, str | Path):
+        raise UsageError(
+            "a list of images is for data that are a folder or a zip file",
+            hint="give one (--data PATH), or leave the list out",
+        )
+    return DataSettings(list=str(as_path("names", names)), part=part)
+
+
 def _choose(
     data: str | Path | Tensor | None,
+    listed: DataSettings,
     pipeline: Pipeline | None,
     count: int,
     side: int,
@@ -721,19 +744,20 @@ def _choose(
         raise UsageError("data are grey, but 3 channels are measured", hint="give images in colour")
     if data is not None or pipeline is None:
         read = 3 if pipeline is None else planes
-        return choose_images(_DATA if data is None else data, count, side, read, progress=progress)
+        source = _DATA if data is None else data
+        return choose_images(source, count, side, read, settings=listed, progress=progress)
     try:
-        source = training_data(pipeline)
+        own = training_data(pipeline)
     except UsageError:
         raise UsageError(
             f"{pipeline.name} does not say what it was trained on", hint="give data (--data PATH or NAME)"
         ) from None
     return choose_images(
-        source.source,
+        own.source,
         count,
         side,
         planes,
-        settings=source.settings,
+        settings=own.settings,
         progress=progress,
     )
 

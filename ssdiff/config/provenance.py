@@ -14,12 +14,19 @@ from typing import Any
 
 from ssdiff.arguments import as_path
 from ssdiff.config.preset import SUMMARY_LENGTH, Preset
+from ssdiff.sampling.registry import SAMPLERS
 
 _NAMED = 6  # fields, in a summary
 # Settings that leave the result what it is: speed, memory, and what a run records.
 _INCIDENTAL = frozenset(
     {
-        *("data.background", "data.corrupt", "model.activation_checkpointing", "sampling.batch"),
+        *(
+            "data.background",
+            "data.corrupt",
+            "data.max_pixels",
+            "model.activation_checkpointing",
+            "sampling.batch",
+        ),
         *(f"training.{name}" for name in ("precision", "compile", "seed", "checkpoint_every")),
         *(f"training.{name}" for name in ("max_checkpoints", "sample_every", "sample_count")),
         *(f"training.{name}" for name in ("sample_steps", "log_every")),
@@ -90,6 +97,9 @@ def _told(name: str, changed: list[str], other: str) -> str:
 
 
 def _fields(preset: Preset) -> Iterator[tuple[str, Any]]:
-    for section, fields in preset.model_dump().items():
+    values = preset.model_dump()
+    if values["sampling"]["eta"] is None:  # that of the sampler
+        values["sampling"]["eta"] = SAMPLERS.get(preset.sampling.sampler).eta
+    for section, fields in values.items():
         if isinstance(fields, Mapping):
             yield from ((f"{section}.{name}", value) for name, value in fields.items())

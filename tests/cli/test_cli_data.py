@@ -156,6 +156,12 @@ def test_evaluations_of_a_split(cold_folder, pictures, split, result, ssdiff, tm
     code, _, err = ssdiff(*metric, *some)
     assert code == 2 and "a list of images is for a reference" in err
 
+    space = ("eval", "scale-space", "ve", "--size", 8, "--points", 2, "--out", tmp_path / "space")
+    code, _, err = ssdiff(*space, *some)
+    assert code == 2 and "a list of images is for data that are a folder" in err
+    split.write_text("".join(f"{file.name}\n" for file in sorted(pictures.iterdir())[:9]))
+    assert result(*space, "--data", pictures, "--data-list", split)["images"] == 9
+
 
 def test_a_changed_preset_claims_no_figure_anywhere(pictures, result, ssdiff, tmp_path):
     small = [

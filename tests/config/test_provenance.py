@@ -49,7 +49,14 @@ def test_changed_settings_lose_it(changed, fields):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"training.log_every": 7}, {"training.seed": 3}, {"data.corrupt": "skip"}, {"data.size": 64}, {}],
+    [
+        {"sampling.eta": 1.0},
+        {"training.log_every": 7},
+        {"training.seed": 3},
+        {"data.corrupt": "skip"},
+        {"data.size": 64},
+        {},
+    ],
 )
 def test_what_no_result_depends_on_keeps_it(changed):
     assert load_preset("celeba64", changed).published == FIGURE

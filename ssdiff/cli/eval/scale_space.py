@@ -15,6 +15,8 @@ from ssdiff.cli.options import (
     OUTPUT,
     SAMPLING,
     Batch,
+    DataList,
+    DataPart,
     Device,
     Eta,
     Json,
@@ -83,6 +85,8 @@ _Out = Annotated[Path, option(OUTPUT, metavar="DIR/", help="Folder for tables, p
 def scale_space(
     presets: _Presets = None,
     data: _Data = None,
+    data_list: DataList = None,
+    data_part: DataPart = None,
     size: _Size = None,
     channels: _Channels = None,
     images: _Images = None,
@@ -136,6 +140,8 @@ def scale_space(
             eta=eta,
             batch=batch,
             seed=seed,
+            names=data_list,
+            part=data_part,
             device=device,
             progress=progress,
         )
