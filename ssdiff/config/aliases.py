@@ -30,6 +30,7 @@ RENAMED: Mapping[tuple[str, ...], str] = {
 """Former key to its name of today, in the same table."""
 
 _VALUES: Mapping[tuple[str, ...], Mapping[object, object]] = {("sampling", "renoise"): {"predicted": "none"}}
+_KERNEL_OPTIONS = ("std", "first", "growth", "padding", "to_mean")
 _told: set[tuple[str, ...]] = set()
 
 
@@ -95,6 +96,9 @@ def stored(values: Mapping[str, Any]) -> dict[str, Any]:
             changed["blur_noise"] = _former_blur_noise(process.get("blur_noise") or {})
         case "cold" if degradation.get("kind") == "blur-noise":
             changed["degradation"] = _former_blur_noise(degradation)
+        case "cold" if degradation.get("kind") == "blur" and not _has_kernels(degradation):
+            # Their options had no effect without them, and are refused today.
+            changed["degradation"] = {k: v for k, v in degradation.items() if k not in _KERNEL_OPTIONS}
         case "cold" if degradation.get("kind") == "snow" and "motion" not in degradation:
             changed["degradation"] = {"motion": "slanted", "whiten": True, **degradation}
     kept = dict(process)
@@ -102,6 +106,10 @@ def stored(values: Mapping[str, Any]) -> dict[str, Any]:
         # ssdiff 0.1 and 0.2, which did not store sampling.start_noise, read this table and did not use it.
         kept.pop("noise", None)
     return {**values, "process": {**kept, **changed}}
+
+
+def _has_kernels(blur: Mapping[str, Any]) -> bool:
+    return "kernel" in blur or "last" in blur or blur.get("std") == "individual"
 
 
 def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -512,6 +512,14 @@ def test_stored_snow_means_what_it_meant(tmp_path):
     assert override(stored, {"training.lr": 1e-3}).process == stored.process
 
 
+def test_options_without_effect_leave_what_is_stored():
+    text = 'name = "mine"\n' + SNOW.replace('"snow", level = 3', '"blur", padding = "zero", max_std = 3.0')
+    assert parse_preset(text).process.degradation.options == {"max_std": 3.0}
+    for key, value in (("kernel", 5), ("std", "individual"), ("last", 2.0)):
+        kept = parse_preset(text.replace("max_std = 3.0", f"{key} = {value!r}")).process.degradation.options
+        assert kept == {"padding": "zero", key: value}
+
+
 def test_a_degradation_of_another_kind_takes_no_options_along():
     preset = load_preset("cold-snow-cifar10", {"process.degradation.kind": "blur"})
     assert preset.process.degradation.options == {}

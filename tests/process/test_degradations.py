@@ -510,6 +510,7 @@ def test_images_of_another_size(name):
         ("blur", 10, {"sd": 3.0}, "options are: max_std, kernel, std, first, growth, padding, to_mean, last"),
         ("blur", 10, {"std": "falling"}, "std = 'falling' needs last"),
         ("blur", 10, {"std": "falling", "last": 2.0, "kernel": 3}, "chooses its own taps; leave kernel out"),
+        ("blur", 10, {"padding": "circular"}, "are for kernels .*; give kernel, or leave them out"),
         ("blur", 10, {"last": 2.0}, "std = 'constant' needs kernel"),
         ("blur", 10, {"last": 2.0, "kernel": 3}, "std = 'constant' has no last"),
         ("blur", 10, {"std": "accumulated", "first": 2.0, "last": 1.0}, "must stay positive"),

@@ -84,6 +84,11 @@ def blur(
             )
             raise UsageError(f"std = {std!r} {needed}")
         return kernel_blur(size, T, kernel, std, first, growth, padding, to_mean, last)
+    if (std, first, growth, padding, to_mean) != ("constant", 1.0, 0.01, "reflect", False):
+        raise UsageError(
+            "std, first, growth, padding and to_mean are for kernels that follow one another",
+            hint="give kernel, or leave them out",
+        )
     stds = _geometric(0.3, positive_pixels("max_std", max_std, min(size) / 4), T)
 
     def operator(t: int) -> Operator:

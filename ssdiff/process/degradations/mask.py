@@ -1,4 +1,4 @@
-"""Masks: Gaussian bumps that grow and multiply up [CD, sections 5.2 and 5.3].
+"""Masks: Gaussian bumps that grow and multiply up [CD, section 5.3].
 
 What severity t keeps of a pixel is the product over i < t of 1 - g_i, g_i a bump of maximum 1 and standard
 deviation kernel_std (i + initial); in reverse order it is 1 minus that product over i < T - t. What is lost
@@ -33,7 +33,7 @@ from ssdiff.process.degradations.registry import register_degradation
 
 _BUMPS, _BUMP_GROWTH = 50, 1 / 320  # the official masks of CIFAR-10: 50 bumps, 0.1 px at 32 px
 _TABLE = 2**25  # numbers in the masks of all severities that are computed at once and kept, 256 MB
-_PALEST = 0.5  # of a colour that images fade into, away from grey [CD, section 5.2]
+_PALEST = 0.5  # of a colour that images fade into, away from grey [CD, section 5.3]
 
 Colours = Callable[[Tensor, int], Tensor]
 """Image numbers (B,) and a number of channels to colours (B, C) in [-1, 1]."""
@@ -53,7 +53,7 @@ def mask(
     fill: str = "grey",
     seed: int = 0,
 ) -> Degradation:
-    """Grow a hole with a soft edge, or let all but the middle vanish [CD, sections 5.2 and 5.3].
+    """Grow a hole with a soft edge, or let all but the middle vanish [CD, section 5.3].
 
     The masks of restoration are the default; those of the published generation are ``reverse = True`` and
     ``fill = "colour"`` with as many bumps as severities: nothing of an image is left at T, so that it can be
@@ -211,7 +211,7 @@ class RandomMask:
 class ColourFade:
     """Images that fade into one constant colour c each: D(x, t) = c + K_t (x - c), K_t the share kept.
 
-    See docs/math.md, equation (53), and [CD, section 5.2]. The colour of an image is the same at every
+    See docs/math.md, equation (53), and [CD, section 5.3]. The colour of an image is the same at every
     severity, so Algorithm 2 keeps it along a trajectory.
 
     Args:
