@@ -15,6 +15,7 @@ from ssdiff.images import to_uint8, upscale_nearest
 from ssdiff.process.base import Process
 
 _AT_ONCE = 64  # images through the extractor
+_ROUNDING = 1e-10  # of the distance of features to themselves
 
 
 class FeatureDistance:
@@ -50,7 +51,7 @@ class FeatureDistance:
         batches = (part for batch in states for part in batch.split(_AT_ONCE))
         found = collect(self._extractor, self._seen(batches))
         value = compute_metric("fid", found, self._reference)["distance"]
-        return Point(name, t, time, "feature-distance", value)
+        return Point(name, t, time, "feature-distance", value if value > _ROUNDING else 0.0)
 
     def states(self, process: Process, t: int) -> Iterator[Tensor]:
         """Draw x_t of all images, batch by batch: with noise, or D(x_0, t) of a cold process."""

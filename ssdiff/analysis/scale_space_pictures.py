@@ -17,6 +17,7 @@ FRAMES = 8
 ROWS = 4
 """Images of a film."""
 _HEIGHT = 96  # pixels of a frame
+_GAP = 4  # pixels between frames
 _RESERVED = ("scale-space", "film", "mean-images")  # names of other pictures in the same folder
 
 
@@ -70,8 +71,7 @@ def draw_side_by_side(films: Mapping[str, Film], mean: bool) -> bytes:
     from ssdiff.reporting.plots import draw_films
 
     rows = [
-        (name, [_array(frame) for frame in (film.means if mean else [x[0] for x in film.frames])])
-        for name, film in films.items()
+        (name, _strip(film.means if mean else [x[0] for x in film.frames])) for name, film in films.items()
     ]
     return draw_films(rows, [f"t / T = {share:.2f}" for share in shares()])
 
@@ -95,7 +95,9 @@ def nearest_timesteps(timesteps: Sequence[int], T: int) -> list[int]:
     return [min(timesteps, key=lambda t: abs(t - wanted)) for wanted in film_timesteps(T)]
 
 
-def _array(x: Tensor) -> Any:
-    """(C, h, w) in [-1, 1] as an array of bytes."""
-    array = pictures.to_uint8(x).permute(1, 2, 0).numpy()
-    return array[..., 0] if array.shape[-1] == 1 else array
+def _strip(frames: Sequence[Tensor]) -> Any:
+    """(h, w, 3) bytes of (C, h, w) frames side by side, each with a gap of its own."""
+    side = max(_HEIGHT, frames[0].shape[-1])
+    large = [pictures.upscale_nearest(pictures.to_uint8(x), side).expand(3, -1, -1) for x in frames]
+    gap = torch.full((3, side, _GAP), 255, dtype=torch.uint8)
+    return torch.cat([part for x in large for part in (x, gap)], dim=-1).permute(1, 2, 0).numpy()

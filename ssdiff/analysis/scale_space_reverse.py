@@ -19,6 +19,7 @@ from ssdiff.analysis.scale_space_curves import Point
 from ssdiff.analysis.scale_space_features import FeatureDistance
 from ssdiff.analysis.scale_space_moments import BlockMoments, SampleMoments
 from ssdiff.analysis.scale_space_properties import Check
+from ssdiff.analysis.scale_space_theory import is_chain
 from ssdiff.errors import DataError, UsageError, memory_for
 from ssdiff.pipeline import Pipeline
 from ssdiff.sampling.plan import Plan
@@ -261,7 +262,8 @@ class ReverseAnalysis:
     def _agreement(self, distances: dict[int, float], floors: dict[int, float]) -> list[Check]:
         """Whether the distributions are those of the forward process, at the worst t, and at t = 0."""
         worst = max(self._wanted, key=lambda t: distances[t] / floors[t] if floors[t] else 0.0)
-        expected = True if self._process.noisy else None
+        # Where noise is drawn anew there is no chain that a reverse chain could follow.
+        expected = True if self._process.noisy and is_chain(self._process) else None
         note = (
             "squared Frechet distance relative to the variance; tolerated: {} times that of two forward sets"
         )

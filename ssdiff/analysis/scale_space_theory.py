@@ -30,6 +30,11 @@ Expected = dict[str, bool | None]
 _ROUNDING = 1e-9
 
 
+def is_chain(process: Process) -> bool:
+    """Return whether states are a Markov chain; not where noise never rises, as it is drawn anew [IHDM]."""
+    return process.T == 1 or process.states[1].snr > process.states[-1].snr
+
+
 def expected_of_noise(process: Process, preset: Preset | None) -> Expected:
     """Return what is expected of a noisy process.
 
@@ -42,8 +47,7 @@ def expected_of_noise(process: Process, preset: Preset | None) -> Expected:
     known = kind in ("ssd", "ddpm", "blurring", "blur-noise", "heat")
     one_size = not process.changes_resolution
     plain = process.isotropic and one_size  # x_t = a_t x_0 + sigma_t eps
-    # Where the noise never rises beside the signal it is drawn anew at every timestep [IHDM].
-    chain = process.T == 1 or states[1].snr > states[-1].snr
+    chain = is_chain(process)
     unscaled = all(math.isclose(state.signal, 1.0) for state in states)
     preserving = all(
         math.isclose(state.signal**2 + state.sigma**2, 1.0, rel_tol=_ROUNDING) for state in states[1:]

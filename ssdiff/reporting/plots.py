@@ -115,25 +115,27 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
     return stream.getvalue()
 
 
-def draw_films(rows: Sequence[tuple[str, Sequence[Any]]], titles: Sequence[str]) -> bytes:
-    """Draw pictures in named rows under titled columns, as one PNG file.
+def draw_films(rows: Sequence[tuple[str, Any]], titles: Sequence[str]) -> bytes:
+    """Draw film strips in named rows under titled columns, as one PNG file.
 
     Args:
-        rows: name and pictures of each, (h, w) or (h, w, 3) arrays of any size in 0..255; as many as titles.
+        rows: name of each, and its strip: (h, w, 3) bytes, as many pictures side by side as titles.
         titles: of the columns.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_NAME + _FRAME * len(titles), _TITLE + _FRAME * len(rows)), layout="constrained")
-    for place, (name, frames) in enumerate(rows):
-        for column, frame in enumerate(frames):
-            axes = figure.add_subplot(len(rows), len(titles), place * len(titles) + column + 1)
-            axes.imshow(frame, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            if place == 0:
-                axes.set_title(titles[column], fontsize=9)
-            if column == 0:
-                axes.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center", parse_math=False)
+    size = (_NAME + _FRAME * len(titles), _TITLE + _FRAME * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    for place, (name, strip) in enumerate(rows):
+        axes = figure.add_subplot(len(rows), 1, place + 1)
+        axes.imshow(strip, interpolation="nearest")
+        axes.spines[:].set_visible(False)
+        axes.set(xticks=[], yticks=[])
+        if place == 0:
+            width = strip.shape[1] / len(titles)
+            axes.set_xticks([(k + 0.5) * width for k in range(len(titles))], titles, fontsize=9)
+            axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+        axes.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center", parse_math=False)
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
     return stream.getvalue()

@@ -39,6 +39,14 @@ class Best(nn.Module):
         return self.factor * self.gains[index][:, None, None, None] * x
 
 
+class Still(nn.Module):
+    """Gives back what it sees."""
+
+    def forward(self, x, t):
+        """The image."""
+        return x
+
+
 def noise_process():
     angles = [math.pi / 2 * t / (T + 1) for t in range(T + 1)]
     states = [State((SIDE, SIDE), math.cos(a), math.sin(a)) for a in angles]
@@ -114,6 +122,14 @@ def test_deterministic_steps_join_and_two_sets_of_steps_agree(data):
 def test_a_solver_with_a_memory_is_not_expected_to_restart(data):
     checks = checks_of(ssdiff.scale_space(data, model=pipeline(), points=3, n=20, sampler="dpm++", steps=8))
     assert checks[RESTARTED].expected is None and checks[RESTARTED].deviation > 0
+
+
+def test_noise_that_is_drawn_anew_is_not_expected_to_be_reversed(data):
+    """The states of heat dissipation are no chain [IHDM]."""
+    process = build_process(load_preset("ihdm-cifar10", {"data.channels": 1}), (SIDE, SIDE))
+    made = Pipeline(process, Still(), channels=1, name="best")
+    checks = checks_of(ssdiff.scale_space(data, model=made, points=3, n=20, steps=6))
+    assert checks[AS_FORWARD].expected is None and checks[RESTARTED].passed
 
 
 def test_a_batch_changes_nothing(data):
