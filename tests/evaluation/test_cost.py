@@ -55,12 +55,12 @@ def test_averages_of_the_published_model(result):
 
 def test_guidance_doubles_a_step(result):
     plain, guided = (
-        result("eval", "cost", TINY, "--no-timing", "--steps", 3, "--set", f"sampling.guidance={weight}")
+        result("eval", "cost", TINY, "--no-timing", "--steps", 4, "--set", f"sampling.guidance={weight}")
         for weight in (1, 2)
     )
     assert guided["sampling"]["gflops_per_image"] == close(2 * plain["sampling"]["gflops_per_image"])
     assert guided["paths"] == plain["paths"]
-    assert plain["sampling"]["steps"] == 4  # 3, and the resolution transition
+    assert plain["sampling"]["steps"] == 5  # 4, and the resolution transition
 
 
 def test_parameters_used_are_those_that_learn():
