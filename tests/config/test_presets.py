@@ -233,7 +233,7 @@ def test_a_decay_that_nothing_uses():
 
 
 def test_choices():
-    kinds = "'ssd', 'ddpm', 'blurring', 'heat', 'blur-noise' or 'cold'"
+    kinds = "'ssd', 'ddpm', 'blurring', 'heat', 'blur-noise', 'cold' or 'linear'"
     assert f"process.kind: must be {kinds}, not 'sdd'; did you mean 'ssd'?" in refusal(process__kind="sdd")
     assert "sampling.sampler: must be 'ancestral', " in refusal(sampling__sampler="zzz")
     message = refusal(process__resolution__kind="equl")
