@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssdiff.errors import CheckpointError
 from ssdiff.models.convnext_unet import ConvNextUNet
 from ssdiff.models.ddpm_unet import DdpmUNet
 from ssdiff.models.official import check_names, wrong_shape
@@ -134,6 +135,8 @@ def convert_cold(file: ColdFile, model: ConvNextUNet | DdpmUNet) -> dict[str, Te
         part = (like.shape[0] // len(values), *like.shape[1:])
         for name, value in zip(theirs, values, strict=True):
             # Their norms have weights of (1, C, 1, 1).
+            if not value.is_floating_point():
+                raise CheckpointError(f"the weight {name} holds {value.dtype}, not real numbers")
             if value.shape != part and value.squeeze().shape != torch.Size(part):
                 raise wrong_shape(name, value.shape, part)
         converted[ours] = torch.cat([value.reshape(part) for value in values])

@@ -55,6 +55,9 @@ def check_tables(tables: Mapping[str, Tensor], preset: Preset) -> list[str]:
     if degradation is None or degradation.kind not in kinds:
         what = " or ".join(map(repr, kinds))
         raise _contradicts(preset, f"tables of a process of degradation {what}", own)
+    for name, value in tables.items():
+        if not value.is_floating_point() or not value.dim():
+            raise CheckpointError(f"the table {name} is no list of real numbers, it is damaged")
     if (found := severities_of(tables)) != preset.process.T:
         raise _contradicts(preset, f"T = {found}", f"T = {preset.process.T}")
     if kinds == ("blur",):
@@ -85,7 +88,7 @@ def _check_kernels(tables: Mapping[str, Tensor], preset: Preset) -> None:
         if (value := tables.get(name)) is None:
             raise _contradicts(preset, f"no {name}", f"T = {preset.process.T}")
         if value.shape[-2:] != (taps, taps):
-            raise _contradicts(preset, f"kernels of {value.shape[-1]} taps", f"kernel = {taps}")
+            raise _contradicts(preset, f"kernels of {tuple(value.shape)}", f"kernel = {taps}")
         std = STDS[options["std"]](i, first, growth)
         row = matrices.gaussian_blur(taps, std, taps, "zero")[taps // 2]
         difference = float((value.double() - torch.outer(row, row)).abs().max() / row.max() ** 2)

@@ -27,6 +27,7 @@ SMALL = {
     "sampling.steps": T,
 }
 SETS = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
+WHOLE = torch.ones(3, dtype=torch.int64)
 BLUR = "cold-blur-celeba128-gen"
 
 
@@ -134,7 +135,11 @@ def test_every_prefix(prefix):
     ("state", "options", "words"),
     [
         (lambda: blur(count=5), [], f"the file has T = 5, {BLUR} has T = {T}"),
-        (lambda: blur(taps=7), [], "kernels of 7 taps"),
+        (lambda: blur(taps=7), [], "kernels of (3, 1, 7, 7)"),
+        (lambda: blur() | {"module.gaussian_kernels.1.weight": torch.tensor(1.0)}, [], "is damaged"),
+        (lambda: blur() | {"module.gaussian_kernels.1.weight": WHOLE}, [], "is damaged"),
+        (lambda: network() | {"module.alphas_cumprod": WHOLE}, [], "has degradation 'blur'"),
+        (lambda: blur() | {"module.denoise_fn.final_conv.1.bias": WHOLE}, [], "not real"),
         (lambda: blur(growth=0.02), [], "another gaussian_kernels.1.weight, off by"),
         (lambda: {n: v for n, v in blur().items() if ".2.w" not in n or "kernels" not in n}, [], "T = 5"),
         (blur, ["--set", "process.degradation.std=constant"], "another gaussian_kernels.1.weight"),
