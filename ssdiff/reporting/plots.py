@@ -15,6 +15,7 @@ _DPI = 150
 _HANDLE, _LETTER = 0.6, 0.085  # inches of a legend: about those of a line with its margins, and of a letter
 _ACROSS = 3  # panels in a row, at most
 _FRAME, _NAME, _TITLE = 1.0, 2.0, 0.3  # inches of a picture in a film, of its name and of a title
+_MARGIN = 0.1  # inches around films
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ def draw_films(rows: Sequence[tuple[str, Any]], titles: Sequence[str]) -> bytes:
     from matplotlib.figure import Figure
 
     size = (_NAME + _FRAME * len(titles), _TITLE + _FRAME * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size)
+    figure.subplots_adjust(left=_NAME / size[0], hspace=0.05)
     for place, (name, strip) in enumerate(rows):
         axes = figure.add_subplot(len(rows), 1, place + 1)
         axes.imshow(strip, interpolation="nearest")
@@ -137,7 +139,7 @@ def draw_films(rows: Sequence[tuple[str, Any]], titles: Sequence[str]) -> bytes:
             axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
         axes.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center", parse_math=False)
     stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI)
+    figure.savefig(stream, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=_MARGIN)
     return stream.getvalue()
 
 
