@@ -244,7 +244,7 @@ class Pipeline:
         return clean.clamp(-1, 1) if self.sampling.clip_denoised else clean
 
     def _predict_noise(self, x_t: Tensor, t: int, labels: Tensor | None, guidance: float) -> Tensor:
-        """The noise, of arguments that fit; where the network gives it no clipping touches it."""
+        """The noise, of arguments that fit; the network's own where its clean image needs no clipping."""
         meant = prediction(self.predict)
         if not meant.of_noise:
             return self.process.noise_from_clean(x_t, self._predict(x_t, t, labels, guidance), t)
@@ -253,7 +253,13 @@ class Pipeline:
         output = self._output(x_t, t, labels)
         if labels is not None and guidance != 1.0:
             output = torch.lerp(self._output(x_t, t, torch.full_like(labels, self.classes)), output, guidance)
-        return meant.noise(self.process, x_t, output, t)
+        noise = meant.noise(self.process, x_t, output, t)
+        if not self.sampling.clip_denoised:
+            return noise
+        clean = meant.clean(self.process, x_t, output, t)
+        a, sigma = self.process.coefficients(t, x_t)
+        # What is cut off the clean image is noise: x_t = a clean + sigma noise still holds.
+        return noise + self.process.synthesis(a * self.process.analysis(clean - clean.clamp(-1, 1)) / sigma)
 
     def _network(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
         return prediction(self.predict).clean(self.process, x_t, self._output(x_t, t, labels), t)

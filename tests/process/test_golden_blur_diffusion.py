@@ -1,5 +1,6 @@
 """Blur diffusion and heat dissipation against the numbers of the published implementations."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 from golden import golden, normal
 from torch.testing import assert_close
 
+from ssdiff import rng
 from ssdiff.build import build_model, build_process
+from ssdiff.config import SamplingSettings
 from ssdiff.config.load import load_preset
 from ssdiff.models import flexi_unet
 from ssdiff.models.blocks import sinusoids
@@ -160,6 +163,37 @@ def test_the_network_is_told_t_and_sees_the_unit_range(monkeypatch):
     Pipeline(p, network, preset=preset).predict_x0(p.marginal(x0, 7, eps), 7)
     assert seen[2].tolist() == [7, 7]
     assert_close(seen[3], p.network_input(p.marginal(x0, 7, eps), 7))
+
+
+class _Predicts(torch.nn.Module):
+    """A network whose noise is wrong by a factor."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(factor))
+
+    def forward(self, x, t):
+        return self.factor * normal(404, x.shape)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_clipping_holds_the_step_of_the_authors(clip):
+    """Without it the network's noise is taken as it is; with it no more of it than images in [-1, 1] have."""
+    p, seen = process("quartic", 0.4, 0.0, 0.15, 0, unit_range=True), []
+    settings = SamplingSettings(sampler="unsharp", steps=1000, clip_denoised=clip)
+    for factor, x0 in ((1.0, 0.3), (3.0, 0.9)):
+        x = p.marginal(torch.full((1, 3, 16, 16), x0), 300, normal(404, (1, 3, 16, 16)))
+        pipe = Pipeline(p, _Predicts(factor), predict="eps", sampling=settings)
+        plan = replace(pipe.plan(t=300), timesteps=[300, 299])
+        *_, (_, x_s) = pipe.walk(torch.tensor([0]), plan, x=x)
+        raw = p.unsharp(x, factor * normal(404, x.shape), 300, 299, _fresh())
+        seen.append(torch.allclose(x_s, raw, atol=1e-5))
+    assert seen == [True, not clip]
+
+
+def _fresh():
+    key = rng.derive(0, "sample")
+    return rng.normal(key, torch.tensor([0]), 299, (3, 16, 16))
 
 
 def test_heat_arrays_are_all_compared():
