@@ -292,12 +292,12 @@ class _Run:
         data = prepare_on_rank0(start.source, preset, self.world, progress)
         if start.class_names:
             data = data.in_order(start.class_names)  # a class that was added takes nobody's number
-        check_labels(data, preset)
         try:
             check_unchanged(start, data.fingerprint, self.world.size)
         except CheckpointError:
             self.begun = not start.goes_on_in_its_folder  # refused: the run stays as it is
             raise
+        check_labels(data, preset)
         if self.world.rank == 0:
             self.folder.write_preset(preset.to_toml())
         if self.process.morphs:
