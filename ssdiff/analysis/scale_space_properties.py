@@ -174,10 +174,12 @@ def semigroup_deviation(process: Process, s: int, u: int, t: int, channels: int 
     """
     first, second, whole = (_Transition(process, *pair, channels) for pair in ((s, u), (u, t), (s, t)))
     x_0, x_s, x_t = (_probes(process, step, channels) for step in (0, s, t))
+    # What hardly leaves a trace is measured in units of the noise, of which gains have a rounding of 1e-8.
+    noise = float(noise_variances(process, t, channels).max().sqrt())
     return max(
-        distance(second.forward(first.forward(x_s)), whole.forward(x_s)),
+        distance(second.forward(first.forward(x_s)), whole.forward(x_s), noise),
         distance(second.forward(first.spread(second.backward(x_t))) + second.spread(x_t), whole.spread(x_t)),
-        distance(whole.forward(signal(process, x_0, s)), signal(process, x_0, t)),
+        distance(whole.forward(signal(process, x_0, s)), signal(process, x_0, t), noise),
         *(transition.deviation() for transition in (first, second, whole)),
     )
 
@@ -233,15 +235,16 @@ class _Transition:
         return self._process.synthesis(self._noise[t] ** power * self._process.analysis(x))
 
 
-def distance(a: Tensor, b: Tensor) -> float:
+def distance(a: Tensor, b: Tensor, least: float = 0.0) -> float:
     """Measure the largest difference, in units of the largest number of b; infinite if only b is zero.
 
     Args:
         a: (B, C, h, w).
         b: likewise.
+        least: unit where the largest number of b is smaller.
     """
-    difference = float((a - b).abs().max())
-    return difference / float(b.abs().max()) if difference and b.any() else math.inf if difference else 0.0
+    difference, unit = float((a - b).abs().max()), max(float(b.abs().max()), least)
+    return difference / unit if difference and unit else math.inf if difference else 0.0
 
 
 def _equivariance(name: str, process: Process, x: Tensor, label: str, move: Move) -> Check:

@@ -204,6 +204,12 @@ def test_at_a_change_of_size_entropy_leaves_with_the_dimensions(data, pictures):
     assert len(jumps) == 3 and all(jump < 0 for jump in jumps)
 
 
+@pytest.mark.parametrize("name", ["blurdiff-church64", "blurdiff-bedroom64-log"])
+def test_blur_diffusion_is_as_theory_expects(name, data, pictures):
+    checks = checks_of(process_of(name), data, pictures, load_preset(name))
+    assert checks["semigroup"].passed and not [c.law for c in checks.values() if c.surprising]
+
+
 def test_noise_drawn_anew_is_no_chain(data, pictures):
     """Heat dissipation: the last timesteps know nothing of each other's noise [IHDM]."""
     checks = checks_of(process_of("ihdm-cifar10"), data, pictures, load_preset("ihdm-cifar10"))
