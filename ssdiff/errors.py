@@ -67,7 +67,7 @@ class CheckpointError(SsdiffError):
 
 
 class NonFiniteError(SsdiffError):
-    """A loss or gradient that is not a finite number."""
+    """A loss, gradient or image that is not of finite numbers."""
 
     code = 5
 

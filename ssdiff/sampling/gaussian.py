@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ssdiff.errors import NonFiniteError
 from ssdiff.sampling.registry import register_sampler
 
 if TYPE_CHECKING:
@@ -62,12 +63,20 @@ def unsharp_masking(walk: Walk) -> Iterator[tuple[int, Tensor]]:
 
     Yields:
         (s, x_s) for each timestep after the first; x_0 is the last state, no prediction.
+
+    Raises:
+        NonFiniteError: the images have grown beyond all numbers.
     """
     x = walk.x
     for t, s in walk.steps:
         # The published code adds no noise in its last two steps.
         fresh = walk.noise(s, tuple(x.shape[1:])) if s > 1 else None
         x = walk.process.unsharp(x, walk.predict_noise(x, t), t, s, fresh)
+        if s == 0 and not bool(x.isfinite().all()):
+            raise NonFiniteError(
+                "sampler unsharp left the range of numbers: its network does not know these states",
+                hint="train longer, or use --sampler ancestral",
+            )
         yield s, x
 
 

@@ -13,6 +13,7 @@ from ssdiff import rng
 from ssdiff.build import build_model, build_process
 from ssdiff.config import SamplingSettings
 from ssdiff.config.load import load_preset
+from ssdiff.errors import NonFiniteError
 from ssdiff.models import flexi_unet
 from ssdiff.models.blocks import sinusoids
 from ssdiff.pipeline import Pipeline
@@ -189,6 +190,15 @@ def test_clipping_holds_the_step_of_the_authors(clip):
         raw = p.unsharp(x, factor * normal(404, x.shape), 300, 299, _fresh())
         seen.append(torch.allclose(x_s, raw, atol=1e-5))
     assert seen == [True, not clip]
+
+
+def test_a_network_that_makes_images_grow_is_told():
+    """Without any noise predicted a coefficient that is gone grows by 2 - sqrt(B) a step."""
+    p = process("log", 0.4, 0.0, 1.0, 0)
+    settings = SamplingSettings(sampler="unsharp", steps=1000, clip_denoised=False)
+    pipe = Pipeline(p, _Predicts(0.0), predict="eps", sampling=settings)
+    with pytest.raises(NonFiniteError, match="unsharp left the range of numbers"):
+        pipe.sample(1)
 
 
 def _fresh():
