@@ -71,8 +71,8 @@ def test_errors_as_json(failing, ssdiff):
 
 
 def test_usage_errors_are_one_line_too(ssdiff):
-    code, out, err = ssdiff("sample", "--steps", "many", "--json")
-    assert code == 2 and json.loads(out)["code"] == 2 and "--steps" in err and err.count("\n") == 1
+    code, out, err = ssdiff("sample", "--batch", "many", "--json")
+    assert code == 2 and json.loads(out)["code"] == 2 and "--batch" in err and err.count("\n") == 1
     code, _, err = ssdiff("sampel")
     assert code == 2 and "'sample'" in err and err.count("\n") == 1
 

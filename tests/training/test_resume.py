@@ -62,7 +62,7 @@ def final(out):
 
 def test_ten_kills_leave_the_uninterrupted_result(tmp_path):
     straight, out = tmp_path / "straight", tmp_path / "killed"
-    assert start(straight).wait(timeout=120) == 0
+    assert start(straight).wait(timeout=240) == 0
 
     choice = random.Random(0)
     for _ in range(KILLS):
@@ -76,7 +76,7 @@ def test_ten_kills_leave_the_uninterrupted_result(tmp_path):
         assert process.returncode in (-signal.SIGKILL, 0)
         for path in checkpoints.list_steps(out / "checkpoints"):
             checkpoints.verify(path)
-    assert start(out).wait(timeout=120) == 0
+    assert start(out).wait(timeout=240) == 0
 
     ours, theirs = final(out), final(straight)
     assert ours.step == theirs.step == 40
@@ -97,7 +97,7 @@ def test_sigterm_saves_and_says_that_it_can_be_resumed(tmp_path):
     while process.poll() is None and not (out / "metrics.jsonl").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 75, err
     assert err.startswith("ssdiff: error: stopped at step") and f"--resume {out}" in err
     status = json.loads((out / "status.json").read_text())
@@ -112,7 +112,7 @@ def test_sigterm_does_not_wait_for_a_picture(tmp_path):
         time.sleep(0.01)
     time.sleep(1)  # the picture, which would take many minutes, has been begun
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 75, err
     assert final(out).step in (2, 3) and not list((out / "samples").glob("*.png"))
 
@@ -123,9 +123,9 @@ def test_a_second_writer_is_refused(tmp_path):
     while first.poll() is None and not published(out):
         time.sleep(0.01)
     second = start(out)
-    _, err = second.communicate(timeout=60)
+    _, err = second.communicate(timeout=240)
     assert second.returncode == 6 and str(first.pid) in err
     assert first.poll() is None, "the first run goes on"
     first.send_signal(signal.SIGINT)
-    first.communicate(timeout=60)
+    first.communicate(timeout=240)
     assert first.returncode == 75
