@@ -123,10 +123,11 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
         """Handle the signals for the length of a block."""
-        names = ("SIGTERM", "SIGINT", "SIGHUP")
-        known = (getattr(signal, name) for name in names if hasattr(signal, name))
+        signals = [signal.SIGTERM, signal.SIGINT]
+        hangup = getattr(signal, "SIGHUP", None)
         # Whoever began us with nohup wants it ignored.
-        signals = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+        if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+            signals.append(hangup)
         before = {number: signal.signal(number, self._handle) for number in signals}
         try:
             yield self
