@@ -12,9 +12,9 @@ import struct
 import threading
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssdiff.data.listing import EDM_LABELS, edm_classes, is_image, pick_images
+from ssdiff.data.listing import EDM_LABELS, Chosen, edm_classes, is_image, pick_images
 from ssdiff.data.lists import NameList
 from ssdiff.errors import DataError
 from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, open_image, pixels
@@ -199,15 +199,9 @@ class FolderSource(FileSource):
         except (OSError, RuntimeError) as error:
             said = getattr(error, "strerror", None) or error
             raise DataError(f"cannot read {folder}: {said}", path=folder) from error
-        chosen = pick_images(found, splits=only is None)
-        names: Sequence[str] = chosen.names
-        if not names:
-            raise no_images(folder, len(found), "file", chosen.notes)
-        if only is not None:
-            only.check(names)
-            names = [name for name in names if name in only.names]
-        self._stamps = [found[name] for name in names]
-        super().__init__(str(folder), names, classes_from, (*chosen.notes, *notes), labels)
+        chosen = _chosen(found, folder, "file", only)
+        self._stamps = [found[name] for name in chosen.names]
+        super().__init__(str(folder), chosen.names, classes_from, (*chosen.notes, *notes), labels)
 
     def identity(self) -> Iterator[str]:
         """Return the path of the folder; name, size and time of every file."""
@@ -250,18 +244,12 @@ class ZipSource(FileSource):
         for info in entries:
             _check_member(path, info, max_pixels)
         members = {_plain(info): info for info in entries if not info.is_dir()}
-        chosen = pick_images(members, splits=only is None)
-        names: Sequence[str] = chosen.names
-        if not names:
-            raise no_images(path, len(members), "member", chosen.notes)
-        if only is not None:
-            only.check(names)
-            names = [name for name in names if name in only.names]
-        self._infos = [members[name] for name in names]
+        chosen = _chosen(members, path, "member", only)
+        self._infos = [members[name] for name in chosen.names]
         self._local = threading.local()
         self._handles: list[zipfile.ZipFile] = []
         labels = self._read(members[EDM_LABELS]) if EDM_LABELS in members else None
-        super().__init__(str(path), names, classes_from, chosen.notes, labels)
+        super().__init__(str(path), chosen.names, classes_from, chosen.notes, labels)
 
     def identity(self) -> Iterator[str]:
         """Name, size and checksum of every member."""
@@ -331,6 +319,21 @@ def stamp(path: Path | os.DirEntry[str]) -> str:
     """Return the size and time of change of a file, which stand for its content."""
     status = path.stat()
     return f"{status.st_size}\0{status.st_mtime_ns}"
+
+
+def _chosen(found: Collection[str], where: Path, kind: str, only: NameList | None) -> Chosen:
+    """The images among files, of a list if there is one.
+
+    Raises:
+        DataError: there are none, or one that is listed is not there.
+    """
+    chosen = pick_images(found, splits=only is None)
+    if not chosen.names:
+        raise no_images(where, len(found), kind, chosen.notes)
+    if only is None:
+        return chosen
+    only.check(chosen.names)
+    return replace(chosen, names=tuple(name for name in chosen.names if name in only.names))
 
 
 def no_images(where: Path, found: int, kind: str, notes: Sequence[str] = ()) -> DataError:
