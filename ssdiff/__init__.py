@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ssdiff.process.degradations.registry import register_degradation as register_degradation
     from ssdiff.process.prediction import register_prediction as register_prediction
     from ssdiff.reporting.run_report import report as report
-    from ssdiff.restoration import RestoreResult as RestoreResult
-    from ssdiff.restoration import restore as restore
+    from ssdiff.restoration.results import RestoreResult as RestoreResult
+    from ssdiff.restoration.verb import restore as restore
     from ssdiff.sampling.registry import register_sampler as register_sampler
     from ssdiff.sampling.registry import samplers as samplers
     from ssdiff.schedules.noise import register_noise_schedule as register_noise_schedule
@@ -51,7 +51,7 @@ _MODULES = {
     "Evaluation": "ssdiff.evaluation.generative",
     "Pipeline": "ssdiff.pipeline",
     "RestorationEvaluation": "ssdiff.evaluation.restoration",
-    "RestoreResult": "ssdiff.restoration",
+    "RestoreResult": "ssdiff.restoration.results",
     "ScaleSpace": "ssdiff.analysis.scale_space",
     "SchedulePlan": "ssdiff.analysis.schedule_plan",
     "TrainResult": "ssdiff.training.run",
@@ -74,7 +74,7 @@ _MODULES = {
     "register_prediction": "ssdiff.process.prediction",
     "register_sampler": "ssdiff.sampling.registry",
     "report": "ssdiff.reporting.run_report",
-    "restore": "ssdiff.restoration",
+    "restore": "ssdiff.restoration.verb",
     "samplers": "ssdiff.sampling.registry",
     "scale_space": "ssdiff.analysis.scale_space",
     "train": "ssdiff.training.run",

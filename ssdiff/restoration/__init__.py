@@ -1,0 +1,27 @@
+"""Restoring images: by the degradation that a model was trained for, or by one that it never saw."""
+
+from ssdiff.restoration.choose import choose_method, choose_samplers
+from ssdiff.restoration.files import RestoredFile, RestoreFilesResult, RestoreTask, restore_files
+from ssdiff.restoration.options import Method, Options
+from ssdiff.restoration.results import RestoreResult
+from ssdiff.restoration.tasks import TASKS
+from ssdiff.restoration.trained import Trained
+from ssdiff.restoration.verb import restore
+from ssdiff.restoration.zero_shot import ZeroShot, zero_shot
+
+__all__ = [
+    "TASKS",
+    "Method",
+    "Options",
+    "RestoreFilesResult",
+    "RestoreResult",
+    "RestoreTask",
+    "RestoredFile",
+    "Trained",
+    "ZeroShot",
+    "choose_method",
+    "choose_samplers",
+    "restore",
+    "restore_files",
+    "zero_shot",
+]

@@ -1,0 +1,98 @@
+"""Which way to restore, and by which sampler."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ssdiff.errors import UsageError
+from ssdiff.images.convert import ImageLike
+from ssdiff.pipeline import Pipeline
+from ssdiff.restoration.masks import known_pixels
+from ssdiff.restoration.options import Method, Options
+from ssdiff.restoration.tasks import TASKS
+from ssdiff.restoration.trained import Trained
+from ssdiff.restoration.zero_shot import zero_shot
+from ssdiff.sampling.registry import SAMPLERS
+
+
+def choose_method(
+    pipeline: Pipeline,
+    op: str | None = None,
+    t: int | None = None,
+    options: Options | None = None,
+    *,
+    factor: int = 4,
+    std: float = 2.0,
+    mask: Tensor | ImageLike | None = None,
+    noise_std: float = 0.0,
+    given: bool = False,
+) -> Method:
+    """Return a way to restore: the model's own degradation, or a task that it was not trained for.
+
+    Args:
+        pipeline: the model.
+        op: what happened to the images; None for what the model was trained for.
+        t: timestep of the images, for the model's own degradation.
+        options: of the sampler.
+        factor: of super-resolve.
+        std: of deblur, pixels.
+        mask: of inpaint: an image or file whose white is missing, or (R, R) bool, True where missing.
+        noise_std: of the degraded images, in units of the [-1, 1] image, with a task.
+        given: the images are degraded already, as of :class:`Trained`.
+
+    Raises:
+        UsageError: options that do not go together, or a model that cannot do it.
+    """
+    options = options or Options()
+    if op not in TASKS:
+        for name, value in (("mask", mask is not None), ("noise_std", noise_std != 0)):
+            if value:
+                raise UsageError(f"{name} needs an op", hint=f"one of {', '.join(TASKS)}")
+        own = _own(pipeline)
+        if op not in (None, own):
+            raise UsageError(
+                f"the model was trained for {own}, not for {op}",
+                hint=f"leave op out, use another model, or choose one of {', '.join(TASKS)}",
+            )
+        return Trained(pipeline, t, options, given=given)
+    if t is not None:
+        raise UsageError(f"t does not go with op {op}, which begins at noise", hint="leave t out")
+    if mask is not None and op != "inpaint":
+        raise UsageError("mask goes with op inpaint only", hint="leave it out")
+    known = None if mask is None else known_pixels(mask, pipeline.process.states[0].resolution)
+    return zero_shot(pipeline, op, options, factor=factor, std=std, mask=known, noise_std=noise_std)
+
+
+def choose_samplers(
+    pipeline: Pipeline, method: Method, options: Options, sampler: str | None, t: int | None, every: bool
+) -> list[str]:
+    """Return the samplers to restore by; a wrong one, or wrong steps or eta, is found here.
+
+    Args:
+        pipeline: the model.
+        method: how.
+        options: of the samplers.
+        sampler: None for the best one.
+        t: timestep to begin at.
+        every: all that the method has.
+
+    Raises:
+        UsageError: then.
+    """
+    if every and sampler is not None:
+        raise UsageError("a comparison tries every sampler", hint="leave --sampler or --compare out")
+    samplers = list(method.samplers) if every else [sampler or method.samplers[0]]
+    for name in samplers:
+        if isinstance(method, Trained):
+            method.check(name)
+        taken = not every or SAMPLERS.get(name).takes_eta
+        pipeline.plan(options.steps, name, options.eta if taken else None, t=t)
+    return samplers
+
+
+def _own(pipeline: Pipeline) -> str:
+    """The name of what a model was trained for."""
+    if pipeline.preset is None:
+        return "its own process"
+    process = pipeline.preset.process
+    return process.degradation.kind if process.degradation else process.kind

@@ -1,0 +1,132 @@
+"""What can be undone without training: a linear operator for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssdiff.errors import UsageError
+from ssdiff.operators import matrices
+from ssdiff.operators.base import Operator, Size
+from ssdiff.operators.colour import LUMA
+from ssdiff.operators.pixelwise import ChannelMix, Mask
+from ssdiff.operators.separable import Separable
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of what was done to the images; each task looks at its own.
+
+    Attributes:
+        factor: of super-resolution, a divisor of both sides.
+        std: of the blur, pixels of the full image.
+        mask: (H, W), 1 where the image is known and 0 where it is missing; a rectangle in the middle is
+            missing where omitted.
+    """
+
+    factor: int = 4
+    std: float = 2.0
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What was done to images of one size.
+
+    Attributes:
+        operator: A, from full-size images.
+        channels: of A's results.
+        full_size: A's results to full-size images without a model, the baseline.
+    """
+
+    operator: Operator
+    channels: int
+    full_size: Callable[[Tensor], Tensor]
+
+
+def build_task(name: str, size: Size, channels: int, known: Known) -> Task:
+    """Return what a task means for (H, W) images.
+
+    Raises:
+        UsageError: an unknown task, or a number or mask that does not fit the size.
+    """
+    if name not in _BUILDERS:
+        raise UsageError(f"unknown task {name!r}", hint=f"choose one of {', '.join(TASKS)}")
+    return _BUILDERS[name](size, channels, known)
+
+
+def _super_resolve(size: Size, channels: int, known: Known) -> Task:
+    larger = partial(F.interpolate, size=size, mode="bicubic", align_corners=False)
+    return Task(_shrink(size, known.factor), channels, larger)
+
+
+def _deblur(size: Size, channels: int, known: Known) -> Task:
+    if not 0 < known.std < min(size):
+        raise UsageError(f"the blur must have a std within 0..{min(size)} pixels, not {known.std}")
+    blur = [matrices.gaussian_blur(n, known.std) for n in size]
+    return Task(Separable(*blur), channels, torch.clone)
+
+
+def _inpaint(size: Size, channels: int, known: Known) -> Task:
+    mask = _check_mask(known.mask, size)
+    return Task(Mask(mask), channels, partial(_filled, known=mask))
+
+
+def _colourise(size: Size, channels: int, known: Known) -> Task:
+    if channels != 3:
+        raise UsageError("a model of grey images knows no colours")
+    return Task(ChannelMix(torch.tensor([LUMA])), 1, partial(torch.Tensor.repeat, repeats=(1, 3, 1, 1)))
+
+
+_BUILDERS: dict[str, Callable[[Size, int, Known], Task]] = {
+    "super-resolve": _super_resolve,
+    "deblur": _deblur,
+    "inpaint": _inpaint,
+    "colourise": _colourise,
+}
+TASKS = tuple(_BUILDERS)
+
+
+def _shrink(size: Size, factor: int) -> Separable:
+    """The chain of progressive_downsample that the published SSD makes, as far as the factor is a power of
+    two."""
+    if factor < 2 or any(n % factor for n in size):
+        pixels = f"{size[0]}" if size[0] == size[1] else f"{size[1]} x {size[0]}"
+        raise UsageError(f"a factor of {factor} does not divide {pixels} pixels", hint="choose a divisor")
+    result: Separable | None = None
+    while factor > 1:
+        step = 2 if factor % 2 == 0 else factor
+        smaller = (size[0] // step, size[1] // step)
+        shrunk = Separable(*map(matrices.resize, size, smaller))
+        composed = shrunk if result is None else shrunk @ result
+        assert isinstance(composed, Separable), "resizes compose"
+        result, size, factor = composed, smaller, factor // step
+    assert result is not None, "the factor is at least 2"
+    return result
+
+
+def _check_mask(mask: Tensor | None, size: Size) -> Tensor:
+    """(H, W) of known pixels; all but the middle of half the sides where none is given."""
+    height, width = size
+    if mask is None:
+        mask = torch.ones(size)
+        top, left = height // 4, width // 4
+        mask[top : height - top, left : width - left] = 0
+    if tuple(mask.shape) != size or not 0 < float(mask.mean()) < 1:
+        raise UsageError(
+            f"the mask must be {width} x {height} pixels, with some known and some missing",
+            hint="black is known, white is missing",
+        )
+    return mask
+
+
+def _filled(y: Tensor, known: Tensor) -> Tensor:
+    """Missing pixels get the mean of the known ones, channel by channel."""
+    mask = known.to(y)
+    mean = (y * mask).sum((-2, -1), keepdim=True) / mask.sum()
+    return torch.where(mask > 0, y, mean)
