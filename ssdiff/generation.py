@@ -1,10 +1,13 @@
 """Generating images to a file: grid, film strip, animation, array, or a folder with a file an image.
 
-Several processes share the work; an image is the same whatever their number.
+Several processes share the work; an image is the same whatever their number. A folder that was left half full
+is filled up: see :mod:`ssdiff.image_folder`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +24,15 @@ from ssdiff import images
 from ssdiff.arguments import as_path
 from ssdiff.config.load import override
 from ssdiff.distributed import World
-from ssdiff.errors import OutputError, ResourceError, UsageError, did_you_mean, memory_for
+from ssdiff.errors import UsageError, did_you_mean, memory_for
 from ssdiff.files import check_output, write_atomic
+from ssdiff.image_folder import (
+    check_image_folder,
+    finished_images,
+    forget_jobs,
+    image_file,
+    record_job,
+)
 from ssdiff.pipeline import Pipeline, check_counts
 from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.plan import Plan
@@ -107,6 +117,39 @@ class Generation:
         for t, parts in kept.items():
             yield t, torch.cat(parts)
 
+    @property
+    def numbers(self) -> range:
+        """Of the images."""
+        return range(self.first, self.first + self.n)
+
+    def recipe(self) -> dict[str, object]:
+        """Return all that decides an image but its number, in plain values; weights by their SHA-256."""
+        pipeline, plan = self.pipeline, self.plan
+        preset, sampling = pipeline.preset, pipeline.sampling
+        process = repr(pipeline.process.states) if preset is None else preset.process.model_dump_json()
+        drawn = pipeline.terminal_prior is not None or pipeline.process.morphs
+        classes = pipeline.classes and (self.classes or list(range(pipeline.classes)))
+        return {
+            "model": pipeline.name,
+            "step": pipeline.step,
+            "weights": _weights_digest(pipeline),
+            "process": _digest(process.encode()),
+            "begins": _begins(pipeline, plan, self.seed) if drawn else "noise",
+            "seed": self.seed,
+            "steps": plan.evaluations,
+            "timesteps": _digest(repr(plan.timesteps).encode()),
+            "sampler": plan.sampler,
+            "eta": plan.eta,
+            "variance": plan.variance,
+            "guidance": plan.guidance,
+            "classes": classes,
+            "clip_denoised": sampling.clip_denoised,
+            "renoise": sampling.renoise,
+            "start_noise": sampling.start_noise,
+            "prior_noise": sampling.terminal_prior.noise if sampling.terminal_prior else 0.0,
+            "precision": str(pipeline.precision).removeprefix("torch."),
+        }
+
     def _numbers(self, positions: range) -> Tensor:
         return torch.arange(self.first + positions.start, self.first + positions.stop)
 
@@ -137,7 +180,7 @@ def check_destination(
     if trajectory and (folder or suffix == _ARRAY):
         raise UsageError("--trajectory writes one picture", hint="give --out film.png or film.gif")
     if folder:
-        _check_folder(path, numbers, overwrite)
+        check_image_folder(path, numbers, overwrite)
         return Destination("folder", path, overwrite, columns)
     kind = {".gif": "gif", _ARRAY: "array"}.get(suffix, "strip" if trajectory else "grid")
     check_output(path, overwrite, (*images.SAVE_SUFFIXES, ".gif", _ARRAY))
@@ -153,20 +196,29 @@ class GenerationResult:
         generation: what was drawn.
         sampler: as it was asked for.
         seconds: that drawing and writing took.
+        kept: how many of a folder's images were there already, made with the same.
     """
 
     out: Path
     generation: Generation
     sampler: str
     seconds: float
+    kept: int = 0
 
     def __str__(self) -> str:
         """Return one line for people."""
         made = self.generation
+        if self.kept == made.n:
+            return f"{self.out}: all {made.n} images are there already, of the same model, seed and options"
+        kept = f", {self.kept} of them there already" if self.kept else ""
         return (
-            f"{self.out}: {made.n} images, {made.plan.evaluations} steps of {self.sampler}, "
-            f"seed {made.seed}, {self.seconds:.1f} s, {made.n / self.seconds:.3g} images/s"
+            f"{self.out}: {made.n} images{kept}, {made.plan.evaluations} steps of {self.sampler}, "
+            f"seed {made.seed}, {self.seconds:.1f} s, {self._rate:.3g} images/s"
         )
+
+    @property
+    def _rate(self) -> float:
+        return (self.generation.n - self.kept) / self.seconds
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON says of it."""
@@ -174,6 +226,7 @@ class GenerationResult:
         return {
             "out": str(self.out),
             "n": made.n,
+            "kept": self.kept,
             "steps": plan.evaluations,
             "network_evaluations": plan.evaluations * (1 if plan.guidance == 1 else 2),
             "sampler": self.sampler,
@@ -182,7 +235,7 @@ class GenerationResult:
             "guidance": plan.guidance,
             "seed": made.seed,
             "seconds": round(self.seconds, 3),
-            "images_per_second": round(made.n / self.seconds, 3),
+            "images_per_second": round(self._rate, 3),
             "ckpt": made.pipeline.origin,
             "device": str(made.pipeline.device),
         }
@@ -210,8 +263,9 @@ def generate(
     Args:
         pipeline: the model.
         n: how many images.
-        out: a file or folder that must not be there, or from :func:`check_destination`: x.png (grid), x.gif
-            (all on their way from noise), x.npz (``arr_0``, (N, H, W, C) uint8), or a folder.
+        out: a file that must not be there, a folder, or from :func:`check_destination`: x.png (grid), x.gif
+            (all on their way from noise), x.npz (``arr_0``, (N, H, W, C) uint8), or a folder. Images that a
+            folder has of a stopped job with the same model, seed and options are kept, not drawn anew.
         steps: see :meth:`ssdiff.Pipeline.plan`, likewise ``sampler``, ``eta`` and ``guidance``.
         sampler: rule of a step.
         eta: share of fresh noise.
@@ -226,7 +280,7 @@ def generate(
 
     Raises:
         UsageError: an option out of range, or an unknown class.
-        OutputError: something is there already.
+        OutputError: something is there already, in a folder images of another model, seed or options.
     """
     check_counts(n, first, batch)
     numbers = range(first, first + n)
@@ -239,10 +293,10 @@ def generate(
     generation = Generation(pipeline, plan, n, first, seed, size, chosen)
     began = time.perf_counter()
     advance = Counter(progress, "sampling", n, steps=plan.evaluations, ranks=world.size)
-    _WRITERS[target.kind](target, generation, world, advance)
+    kept = _WRITERS[target.kind](target, generation, world, advance) or 0
     world.barrier()
     name = sampler or pipeline.sampling.sampler
-    return GenerationResult(target.path, generation, name, time.perf_counter() - began)
+    return GenerationResult(target.path, generation, name, time.perf_counter() - began, kept)
 
 
 def class_numbers(given: Sequence[str | int] | None, pipeline: Pipeline) -> list[int] | None:
@@ -288,20 +342,23 @@ def override_sampling(pipeline: Pipeline, changes: Mapping[str, object]) -> None
         )
 
 
-def _check_folder(path: Path, numbers: range, overwrite: bool) -> None:
-    there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
-    if not there.is_dir():
-        hint = "end the name in .png, .gif or .npz, or choose another folder"
-        raise OutputError(f"{there} is no folder", path=there, hint=hint)
-    if not os.access(there, os.W_OK):
-        raise ResourceError(f"cannot write in {there}", path=there, hint="choose another folder")
-    taken = next((file for i in numbers if (file := _file(path, i)).exists()), None)
-    if taken is not None and not overwrite:
-        raise OutputError(f"{taken} exists", path=taken, hint="use --overwrite or another folder")
+def _digest(*parts: bytes) -> str:
+    """SHA-256 of the parts one after the other, as much of it as tells recipes apart."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:32]
 
 
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.png"
+def _weights_digest(pipeline: Pipeline) -> str:
+    found = hashlib.sha256(json.dumps(pipeline.spectrum and pipeline.spectrum.to_json()).encode())
+    for name, value in sorted(pipeline.model.state_dict().items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:32]
+
+
+def _begins(pipeline: Pipeline, plan: Plan, seed: int) -> str:
+    """The first states of a few images, which come from a fitted prior or a second set."""
+    _, x = next(pipeline.walk(torch.arange(4, device=pipeline.device), plan, seed))
+    return _digest(images.to_uint8(x).cpu().numpy().tobytes())
 
 
 def _write_grid(target: Destination, generation: Generation, world: World, advance: Advance) -> None:
@@ -312,24 +369,42 @@ def _write_grid(target: Destination, generation: Generation, world: World, advan
         images.save_image(images.grid(drawn, target.columns), target.path, overwrite=target.overwrite)
 
 
-def _write_folder(target: Destination, generation: Generation, world: World, advance: Advance) -> None:
-    """A batch is written while the next one is drawn."""
+def _write_folder(target: Destination, generation: Generation, world: World, advance: Advance) -> int:
+    """A batch is written while the next one is drawn; one of which all is there already is left out.
+
+    Batches are those of a job that was never stopped, because kernels add in another order in another batch.
+    """
+    folder, numbers = target.path, generation.numbers
+    recipe, replaces = generation.recipe(), False
+    kept = set() if target.overwrite else finished_images(folder, numbers, recipe)
+    world.barrier()
+    if world.rank == 0:
+        replaces = target.overwrite and forget_jobs(folder, numbers)
+        if not replaces:
+            record_job(folder, numbers, recipe)
     share = world.shard(generation.n)
     pending: list[Future[Path]] = []
     with ThreadPoolExecutor(_FILES) as pool:
         for start in range(share.start, share.stop, generation.batch):
             part = range(start, min(start + generation.batch, share.stop))
+            wanted = {i for i in part if numbers[i] not in kept}
+            if not wanted:
+                advance(len(part) * generation.plan.evaluations)
+                continue
             drawn = generation.draw(part, advance)
             for file in pending:
                 file.result()
             pending = [
-                pool.submit(
-                    images.save_image, image, _file(target.path, generation.first + i), target.overwrite
-                )
+                pool.submit(images.save_image, image, image_file(folder, numbers[i]), target.overwrite)
                 for i, image in zip(part, drawn, strict=True)
+                if i in wanted
             ]
         for file in pending:
             file.result()
+    world.barrier()
+    if replaces:
+        record_job(folder, numbers, recipe)
+    return len(kept)
 
 
 def _write_array(target: Destination, generation: Generation, world: World, advance: Advance) -> None:
@@ -381,7 +456,7 @@ def _spread(timesteps: list[int], count: int) -> set[int]:
     return {timesteps[round(i * last / (count - 1))] for i in range(count)}
 
 
-_WRITERS = {
+_WRITERS: dict[str, Callable[[Destination, Generation, World, Advance], int | None]] = {
     "grid": _write_grid,
     "folder": _write_folder,
     "array": _write_array,

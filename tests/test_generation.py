@@ -77,7 +77,7 @@ def test_every_kind_of_file(pipe, drawn, tmp_path):
     assert np.array_equal(stored["arr_0"], to_uint8(drawn).permute(0, 2, 3, 1).numpy())
     assert stored["seed"] == "5" and result.to_dict()["steps"] == stored["steps"]
     generate(pipe, 2, f"{tmp_path}/many/", first=1, **options)
-    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == ["000001.png", "000002.png"]
+    assert sorted(path.name for path in (tmp_path / "many").glob("*.png")) == ["000001.png", "000002.png"]
     generate(pipe, 3, tmp_path / "walk.gif", **options)
     film = check_destination(str(tmp_path / "film.png"), range(3), trajectory=True)
     assert film.kind == "strip"

@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, str] = {
     "schedules.respacing": "errors",
     "plugins": "errors arguments registry",
     "files": "errors arguments",
+    "image_folder": "errors files",
     "home": "errors arguments",
     "failures": "errors registry plugins",
     "devices": "errors",

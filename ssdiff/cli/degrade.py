@@ -18,6 +18,7 @@ from ssdiff.cli.options import (
     Preset,
     Quiet,
     Seed,
+    SkipExisting,
     Timestep,
     option,
 )
@@ -99,6 +100,7 @@ def degrade(
     strip: _Strip = None,
     upscale: _Upscale = False,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
     json: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
@@ -121,12 +123,14 @@ def degrade(
     family = family_of(chosen, top, noise, seed, preset, other, options)
     wanted = severities(t, strip, family.T)
     ending = f"strip{strip}" if strip is not None else f"t{wanted[-1]}"
-    files = plan_outputs(expand(images), out, f"{family.label}-{ending}.png", overwrite)
+    outputs = plan_outputs(expand(images), out, f"{family.label}-{ending}.png", overwrite, skip_existing)
     task = DegradeTask(family, wanted, strip is not None, upscale, limit, pick_device(device), overwrite)
     terminal = Terminal(quiet, json)
+    for note in outputs.notes:
+        terminal.say(note)
     with terminal.progress_callback("img") as progress:
-        result = degrade_files(files, task, progress=progress)
-    if result.failed and len(files) == 1:
+        result = degrade_files(outputs.files, task, progress=progress)
+    if result.failed and len(outputs.files) == 1 and not outputs.kept:
         raise result.failed[0].error
-    terminal.result("\n".join(str(one) for one in result.done), result.to_dict())
-    raise_failures(result.failed, len(result.done))
+    terminal.result("\n".join(str(one) for one in result.done), result.to_dict() | outputs.to_dict())
+    raise_failures(result.failed, len(result.done) + len(outputs.kept))

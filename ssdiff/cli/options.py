@@ -158,6 +158,10 @@ ResultFile = Annotated[
     option(OUTPUT, "--out", metavar="x.json", help="Write the result, for `eval report` too."),
 ]
 Overwrite = Annotated[bool, option(OUTPUT, "--overwrite", help="Replace outputs that exist.")]
+SkipExisting = Annotated[
+    bool,
+    option(OUTPUT, "--skip-existing", help="Keep results that are there, and do what is missing."),
+]
 Json = Annotated[bool, option(OUTPUT, "--json", help="Print the result as one JSON object on stdout.")]
 Quiet = Annotated[bool, option(OUTPUT, "--quiet", "-q", help="No messages, no progress; errors only.")]
 

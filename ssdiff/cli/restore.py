@@ -26,6 +26,7 @@ from ssdiff.cli.options import (
     Quiet,
     Seed,
     Sets,
+    SkipExisting,
     Steps,
     Weights,
     With,
@@ -109,6 +110,7 @@ def restore(
     compare: _Compare = False,
     strip: _Strip = False,
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
     json: Json = False,
     quiet: Quiet = False,
     batch: Batch = None,
@@ -143,11 +145,13 @@ def restore(
         given=not degrade,
     )
     samplers = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, compare)
-    files = plan_outputs(expand(images), out, "restored.png", overwrite)
+    outputs = plan_outputs(expand(images), out, "restored.png", overwrite, skip_existing)
     task = RestoreTask(pipeline, method, samplers, batch, degrade, strip or compare, truth, overwrite)
+    for note in outputs.notes:
+        terminal.say(note)
     with terminal.progress_callback("img") as progress:
-        result = restore_files(files, task, progress=progress)
-    if result.failed and len(files) == 1:
+        result = restore_files(outputs.files, task, progress=progress)
+    if result.failed and len(outputs.files) == 1 and not outputs.kept:
         raise result.failed[0].error
-    terminal.result(str(result), result.to_dict())
-    raise_failures(result.failed, len(result.done))
+    terminal.result(str(result), result.to_dict() | outputs.to_dict())
+    raise_failures(result.failed, len(result.done) + len(outputs.kept))

@@ -74,6 +74,8 @@ def sample(
 ) -> None:
     """Draw images. Image i of a seed is the same whatever -n, --batch or the number of processes.
 
+    A DIR/ that was left half full, by a kill or for more images now, is filled up by the same command.
+
     Of a model's settings --set changes those of sampling, e.g. sampling.terminal_prior.noise=0 for
     perfect symmetry, or sampling.variance=fixed_large for the larger noise of plain diffusion.
     """

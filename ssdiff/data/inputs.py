@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -55,9 +56,40 @@ def expand(arguments: Sequence[str]) -> list[tuple[str, PurePosixPath]]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What is to be done, and what need not be.
+
+    Attributes:
+        files: images without a result, numbered among all of them.
+        kept: results that are there already and stay.
+        left_out: images that are results of others, from a call before this one.
+    """
+
+    files: list[ImageFile]
+    kept: list[Path]
+    left_out: list[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person wants to know of it, one line each."""
+        count, whole = len(self.kept), len(self.kept) + len(self.files)
+        kept = f"{count} of {whole} results are there already, and stay"
+        left_out = f"left out {len(self.left_out)} images that are results of others here"
+        return [kept] * bool(self.kept) + [left_out] * bool(self.left_out)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON says of results that stay."""
+        return {"kept": [str(path) for path in self.kept]}
+
+
 def plan_outputs(
-    sources: Sequence[tuple[str, PurePosixPath]], out: str | None, ending: str, overwrite: bool
-) -> list[ImageFile]:
+    sources: Sequence[tuple[str, PurePosixPath]],
+    out: str | None,
+    ending: str,
+    overwrite: bool,
+    skip_existing: bool = False,
+) -> Outputs:
     """Decide and check every output before anything is computed.
 
     Args:
@@ -65,12 +97,18 @@ def plan_outputs(
         out: a file for one image, or a folder: it ends in a slash, exists, or has no ending. None: the
             current folder.
         ending: of the names in a folder: NAME-ending.
-        overwrite: whether files there may be replaced.
+        overwrite: whether files there may be replaced. An image that is itself such a file, the result of
+            another one, is then left out.
+        skip_existing: likewise, but images whose result is there already are not done again; the others keep
+            their numbers, by which a random degradation draws.
 
     Raises:
-        UsageError: an ending that is not supported, or two images that would become one file.
+        UsageError: an ending that is not supported, two images that would become one file, or both ways to
+            treat a file that is there.
         OutputError: something is there already.
     """
+    if overwrite and skip_existing:
+        raise UsageError("--overwrite and --skip-existing do not go together", hint="give one of them")
     path = as_path("out", out or ".")
     folder = path.is_dir() or not path.suffix or (out is not None and out.endswith(("/", "\\")))
     if not folder and len(sources) > 1:
@@ -79,15 +117,28 @@ def plan_outputs(
                 f"--out {out} is one file, for {len(sources)} images", hint="name a folder: --out DIR/"
             )
         folder = True
+
+    def target_of(name: PurePosixPath) -> Path:
+        return path / name.parent / f"{name.stem}-{ending}" if folder else path
+
+    left_out: list[str] = []
+    if folder and (overwrite or skip_existing):
+        results = {os.path.abspath(target_of(name)) for _, name in sources}
+        left_out = [source for source, _ in sources if os.path.abspath(source) in results]
+        sources = [(source, name) for source, name in sources if source not in set(left_out)]
     taken: dict[Path, str] = {}
     for source, name in sources:
-        target = path / name.parent / f"{name.stem}-{ending}" if folder else path
+        target = target_of(name)
         if target in taken:
             raise UsageError(
                 f"{taken[target]} and {source} would both become {target}",
                 hint="do them one after the other, into different folders",
             )
         taken[target] = source
-    targets = [check_output(target, overwrite, SAVE_SUFFIXES) for target in taken]
-    pairs = zip(targets, sources, strict=True)
-    return [ImageFile(source, number, target, name) for number, (target, (source, name)) in enumerate(pairs)]
+    kept = {target for target in taken if skip_existing and target.is_file()}
+    files = []
+    for number, (target, (source, name)) in enumerate(zip(taken, sources, strict=True)):
+        checked = check_output(target, overwrite or target in kept, SAVE_SUFFIXES)
+        if target not in kept:
+            files.append(ImageFile(source, number, checked, name))
+    return Outputs(files, sorted(kept), left_out)

@@ -355,3 +355,39 @@ def test_quiet(capsys):
 def test_a_folder_that_cannot_be_written(folder):
     (folder / "locked").write_text("a file, no folder")
     assert degrade("photo.png", "--t", 1, "--out", "locked/x.png") == 6
+
+
+def test_results_that_are_there_stay(capsys, folder):
+    """The others are what they would have been in one go, though a mask of noise draws by image number."""
+    (folder / "in" / "deep").mkdir(parents=True)
+    for name in ("a", "b", "deep/c"):
+        scene().save(f"in/{name}.png")
+    common = ("in", "--op", "noise", "--t", 500)
+    assert degrade(*common, "--out", "whole/") == 0
+    assert degrade(*common, "--out", "part/") == 0
+    removed, kept = folder / "part" / "b-noise-t500.png", folder / "part" / "a-noise-t500.png"
+    removed.unlink()
+    kept.write_bytes(b"mine")
+    capsys.readouterr()
+    assert degrade(*common, "--out", "part/", "--skip-existing", "--json") == 0
+    out, err = capsys.readouterr()
+    assert "2 of 3 results are there already" in err and len(json.loads(out)["kept"]) == 2
+    assert kept.read_bytes() == b"mine"
+    assert removed.read_bytes() == (folder / "whole" / removed.name).read_bytes()
+    assert degrade(*common, "--out", "part/", "--skip-existing", "--quiet") == 0
+    assert degrade(*common, "--out", "part/", "--skip-existing", "--overwrite") == 2
+
+
+@pytest.mark.parametrize("again", ["--skip-existing", "--overwrite"])
+def test_results_are_no_images_to_be_degraded(capsys, folder, again):
+    """Whether they lie beside the images or in a folder of theirs."""
+    (folder / "in").mkdir()
+    scene().save("in/a.png")
+    for out in ("in", "in/results/"):
+        command = ("in/a.png" if out == "in" else "in", "--op", "blur", "--t", 9, "--out", out)
+        assert degrade(*command) == 0
+        before = sorted(path.name for path in folder.rglob("*"))
+        assert degrade("in", *command[1:], again) == 0
+        assert "left out" in capsys.readouterr().err
+        assert sorted(path.name for path in folder.rglob("*")) == before
+        (folder / "in" / "a-blur-t9.png").unlink(missing_ok=True)

@@ -166,3 +166,17 @@ def test_usage_errors(ssdiff, runs, photos, model, options, words):
 def test_images_of_another_size(ssdiff, runs):
     code, _, err = ssdiff("restore", "clean/0.png", "--ckpt", runs["cold"], *CPU)
     assert code == 3 and "30 x 20 pixels" in err and "16 x 16" in err
+
+
+def test_results_that_are_there_stay(result, runs, photos):
+    common = ("restore", "clean", "--ckpt", runs["ssd"], "--degrade", "--steps", 2, *CPU, "--out")
+    result(*common, "whole/")
+    result(*common, "part/")
+    (photos / "part" / "1-restored.png").unlink()
+    (photos / "part" / "2-restored.png").write_bytes(b"mine")
+    values = result(*common, "part/", "--skip-existing")
+    assert values["kept"] == ["part/0-restored.png", "part/2-restored.png"] and len(values["images"]) == 1
+    assert float((read("part/1-restored.png") - read("whole/1-restored.png")).abs().max()) <= 2 / 255 + 1e-6
+    assert (photos / "part" / "2-restored.png").read_bytes() == b"mine"
+    values = result(*common, "part/", "--skip-existing")
+    assert values["images"] == [] and len(values["kept"]) == 3

@@ -83,7 +83,9 @@ def test_every_kind_of_output(result, run_folder, tmp_path):
     with Image.open(tmp_path / "walk.gif") as walk:
         assert walk.n_frames > 3
     result(*common, f"{tmp_path}/many/")
-    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == [f"{i:06d}.png" for i in range(3)]
+    assert sorted(path.name for path in (tmp_path / "many").glob("*.png")) == [
+        f"{i:06d}.png" for i in range(3)
+    ]
     result(*common, tmp_path / "grid.jpg", "--columns", 1)
 
 
