@@ -43,6 +43,7 @@ def open_as(
         part=settings.part,
         classes_from=settings.classes_from,
         max_pixels=settings.max_pixels,
+        whole=settings.patches,
     )
 
 

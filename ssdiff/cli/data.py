@@ -25,6 +25,9 @@ _Resize = Annotated[
 _Margin = Annotated[
     float, option(INPUT, min=1, max=4, help="Keep images this much larger, for crops at random; 1.12.")
 ]
+_Patches = Annotated[
+    bool, option(INPUT, "--patches", help="Keep pictures whole, for patches of --size pixels.")
+]
 _ClassesFrom = Annotated[
     str, option(INPUT, help="folder or prefix: what of a name is its class; before the first underscore.")
 ]
@@ -44,6 +47,7 @@ def prepare(
     size: Size = 64,
     resize: _Resize = "antialias",
     margin: _Margin = 1.0,
+    patches: _Patches = False,
     channels: _Channels = 3,
     background: _Background = 1.0,
     corrupt: _Corrupt = "error",
@@ -73,6 +77,7 @@ def prepare(
             names=data_list,
             part=data_part,
             classes_from=classes_from,
+            whole=patches,
             progress=stage(progress, "preparing"),
         )
     terminal.result(str(images), images.to_dict())

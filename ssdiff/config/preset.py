@@ -13,7 +13,7 @@ from ssdiff.config.base import Strict
 from ssdiff.config.process import ProcessSettings, process_problems
 from ssdiff.config.sections import DataSettings, ModelSettings, SamplingSettings, TrainingSettings
 from ssdiff.errors import PresetError, ProcessError, did_you_mean
-from ssdiff.models.registry import COLD_UNETS, FLEXI_UNET, NETWORKS, arguments
+from ssdiff.models.registry import FLEXI_UNET, NETWORKS, OTHER_UNETS, arguments
 from ssdiff.process.prediction import PREDICTIONS
 from ssdiff.sampling.registry import SAMPLERS, samplers_of_kind
 from ssdiff.schedules.respacing import Steps, kept_timesteps
@@ -83,8 +83,8 @@ class Preset(Strict):
         for name in ("plugins", "published", "trained_on"):
             if not values[name]:
                 del values[name]
-        if (kind := self.model.kind) in COLD_UNETS:  # most fields are not its own
-            taken = ("kind", "options", *COLD_UNETS[kind])
+        if (kind := self.model.kind) in OTHER_UNETS:  # most fields are not its own
+            taken = ("kind", "options", *OTHER_UNETS[kind])
             values["model"] = {name: value for name, value in values["model"].items() if name in taken}
         elif kind != FLEXI_UNET:
             values["model"] = self.model.model_dump(exclude_none=True, exclude_defaults=True)
@@ -135,7 +135,7 @@ def _kind_problems(preset: Preset) -> list[str]:
         given = model_arguments(preset)
     except PresetError as error:
         return [str(error)]
-    if model.kind not in COLD_UNETS:
+    if model.kind not in OTHER_UNETS:
         return []
     return _size_problems(preset) or _option_problems(given) + _unet_problems(preset)
 
@@ -165,12 +165,29 @@ def _data_problems(data: DataSettings) -> list[str]:
     problems = []
     if data.part is not None and data.list is None:
         problems.append("data.part: is for a list of images; give data.list (--data-list FILE), too")
+    if data.patches:
+        return problems + _patch_problems(data)
+    if data.scales != (1, 1):
+        problems.append("data.scales: are those of patches; set data.patches = true, too")
     if data.crop == "random" and data.margin == 1 and not data.padding:
         problems.append(
             "data.crop: 'random' needs room around the crop; set data.margin, e.g. 1.12, or data.padding"
         )
     if data.crop == "middle" and data.padding:
         problems.append("data.padding: is for data.crop = 'random'; the middle never reaches it")
+    return problems
+
+
+def _patch_problems(data: DataSettings) -> list[str]:
+    """What does not go together with patches of whole pictures."""
+    problems = []
+    if data.crop != "random":
+        problems.append('data.patches: are drawn at random; set data.crop = "random", too')
+    if data.scales[0] > data.scales[1]:
+        problems.append(f"data.scales: {list(data.scales)} is no range; give the least factor first")
+    for name, default in (("resize", "antialias"), ("margin", 1), ("padding", 0)):
+        if getattr(data, name) != default:
+            problems.append(f"data.{name}: is not for patches of whole pictures; leave it out")
     return problems
 
 
@@ -197,7 +214,7 @@ def _size_problems(preset: Preset) -> list[str]:
 
 def _unet_problems(preset: Preset) -> list[str]:
     model, sizes = preset.model, preset.model_resolutions
-    takes = COLD_UNETS.get(model.kind, ("attention", "heads"))
+    takes = OTHER_UNETS.get(model.kind, ("attention", "heads"))
     problems = []
     unknown = [size for size in model.attention if size not in sizes]
     if unknown and "attention" in takes:

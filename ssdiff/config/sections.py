@@ -28,6 +28,7 @@ def _steps(value: object) -> Steps:
 
 SamplingSteps = Annotated[Steps, BeforeValidator(_steps)]
 Scalar = bool | int | float | str
+Scale = Annotated[float, Field(gt=0.01, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -56,6 +57,17 @@ class DataSettings(Strict):
     padding: int = Field(0, ge=0, le=4096, description="black pixels around an image, for random crops")
     crop: Literal["middle", "random"] = Field(
         "middle", description="which size pixels a side of the larger image training sees"
+    )
+    patches: bool = Field(
+        False,
+        description="keep pictures whole, at their own resolution; training sees size x size patches, "
+        "drawn at random",
+    )
+    scales: tuple[Scale, Scale] = Field(
+        (1.0, 1.0),
+        strict=False,
+        description="of patches: least and largest factor by which pictures are reduced, antialiased, drawn "
+        "anew for each patch",
     )
     flip: bool = Field(True, description="mirror half of the training images, left to right")
     max_pixels: int = Field(100_000_000, ge=1, description="largest image that is decoded")

@@ -3,7 +3,8 @@
 `open_data` takes a folder, a zip file or a name; the result is prepared once and memory-mapped ever after.
 """
 
-from ssdiff.data.cache import ImageSet, evenly
+from ssdiff.data.cache import evenly
+from ssdiff.data.image_set import ImageSet, PictureSet
 from ssdiff.data.open import (
     DATA_NAMES,
     check_source,
@@ -17,6 +18,7 @@ from ssdiff.data.open import (
 __all__ = [
     "DATA_NAMES",
     "ImageSet",
+    "PictureSet",
     "check_source",
     "evenly",
     "holds_jpeg",

@@ -3,12 +3,16 @@
 A prepared set is a folder in the cache: `images.npy` (N, C, side, side) uint8, `labels.npy` (N,) int64 if
 there are classes, and `manifest.json`, which is written last. The folder is named by a hash of the source's
 listing and of the settings; it is staged beside its place and renamed, so that it is complete or absent.
+
+Of whole pictures `images.npy` is (bytes,) uint8, the (C, H, W) of each picture one after another, and
+`sizes.npy` (N, 2) int64 are their heights and widths.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -16,21 +20,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ssdiff.data.sources import Fit, Labels, Pixels, Source
+from ssdiff.data.image_set import ImageSet, PictureSet
+from ssdiff.data.sources import Fit, Pixels, Source
 from ssdiff.errors import DataError, ResourceError
 from ssdiff.files import sync
-from ssdiff.home import cache_root
-from ssdiff.images.resize import middle
 
 FORMAT = 2
 """Version of the layout and of what decoding does; another number prepares everything anew."""
@@ -40,94 +40,6 @@ Corrupt = Literal["error", "skip"]
 
 _BLOCK = 128  # images a task
 _SKIP_SHARE = 0.01
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images ready for training.
-
-    Attributes:
-        whole: (N, C, side, side) uint8, memory-mapped, read-only; side is above size where there is room for
-            crops at random.
-        size: pixels a side that a model sees.
-        labels: (N,) int64 positions in class_names, or None.
-        class_names: names of the classes, empty if there are none.
-        fingerprint: SHA-256 of images and labels; equal for equal content, wherever it came from.
-        source: the folder, file or name that it was made from.
-        skipped: (name, reason) of every file that could not be read.
-        notes: what was decided that a user may want to know, one line each.
-    """
-
-    whole: NDArray[np.uint8]
-    size: int
-    labels: Labels | None
-    class_names: tuple[str, ...]
-    fingerprint: str
-    source: str
-    skipped: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def images(self) -> NDArray[np.uint8]:
-        """(N, C, size, size) uint8, the middle of each; the same memory as :attr:`whole`."""
-        start = middle(self.whole.shape[-1], self.size)
-        return self.whole[..., start : start + self.size, start : start + self.size]
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-    def __str__(self) -> str:
-        channels, side = self.whole.shape[1:3]
-        room = f" in {side} px for crops" if side > self.size else ""
-        lines = [f"{len(self)} images of {self.source}, {self.size} px{room}, {channels} channels"]
-        if names := self.class_names:
-            lines.append(f"{len(names)} classes: {', '.join(names[:12])}")
-        lines += self.notes
-        lines += [f"left out {name}: {reason}" for name, reason in self.skipped]
-        lines += [f"fingerprint {self.fingerprint[:16]}", f"prepared in {self.folder}"]
-        return "\n".join(lines)
-
-    @property
-    def folder(self) -> Path:
-        """Where its array lies, which a user may want to know or delete."""
-        return Path(str(getattr(self.whole, "filename", None) or cache_root())).parent
-
-    def to_dict(self) -> dict[str, object]:
-        """Return what ``ssdiff data prepare --json`` prints."""
-        return {
-            "source": self.source,
-            "path": str(self.folder),
-            "images": len(self),
-            "size": self.size,
-            "side": self.whole.shape[-1],
-            "classes": list(self.class_names),
-            "fingerprint": self.fingerprint,
-            "skipped": [list(entry) for entry in self.skipped],
-            "notes": list(self.notes),
-        }
-
-    def in_order(self, names: Sequence[str]) -> ImageSet:
-        """Return the same set with its classes in another order: these names first, then its own others.
-
-        Args:
-            names: of classes, whether the set has them or not; a model was trained with their positions.
-        """
-        if self.labels is None or tuple(names) == self.class_names:
-            return self
-        order = (*names, *(name for name in self.class_names if name not in names))
-        places = np.array([order.index(name) for name in self.class_names], np.int64)
-        return replace(self, labels=places[self.labels], class_names=order)
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """Return images by number.
-
-        Args:
-            indices: (B,) int64, in any order, repeats allowed.
-
-        Returns:
-            (B, C, size, size) uint8, a copy in memory.
-        """
-        return torch.from_numpy(np.asarray(self.images[indices.cpu().numpy()]))
 
 
 def evenly(total: int, count: int) -> NDArray[np.int64]:
@@ -192,7 +104,8 @@ def _key(source: Source, fit: Fit) -> str:
     # What a new setting adds is left out where it has its default, so that sets prepared before it serve on.
     scaled = "" if fit.resize == "antialias" and fit.side == fit.size else f" {fit.resize} {fit.side}"
     rule = "" if source.classes_from == "folder" else f" {source.classes_from}"
-    settings = f"{FORMAT} {fit.size} {fit.channels} {fit.background!r}{scaled}{rule}\n"
+    whole = " whole" if fit.whole else ""
+    settings = f"{FORMAT} {fit.size} {fit.channels} {fit.background!r}{scaled}{rule}{whole}\n"
     digest = hashlib.sha256(settings.encode())
     for line in source.identity():
         digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
@@ -208,16 +121,23 @@ def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet 
         skipped = tuple((str(name), str(reason)) for name, reason in manifest["skipped"])
         fingerprint, max_pixels = str(manifest["fingerprint"]), int(manifest["max_pixels"])
         class_names = tuple(map(str, manifest["classes"]))
-        shape = (manifest["count"], fit.channels, fit.side, fit.side)
+        sizes = np.load(folder / "sizes.npy", allow_pickle=False) if fit.whole else None
+        shape = (
+            (manifest["count"], fit.channels, fit.side, fit.side)
+            if sizes is None
+            else (fit.channels * int(sizes.prod(axis=1).sum()),)
+        )
+        counts = {manifest["count"]} | {len(found) for found in (labels, sizes) if found is not None}
     except Exception:  # numpy and json can raise anything on damaged bytes
         return None
-    sound = images.shape == shape and images.dtype == np.uint8 and (labels is None or len(labels) == shape[0])
+    sound = images.shape == shape and images.dtype == np.uint8 and len(counts) == 1
     if not sound or (skipped and max_pixels < fit.max_pixels):
         return None
     if skipped and corrupt == "error":
         name, reason = skipped[0]
         raise _corrupt(DataError(reason, path=name))
-    return ImageSet(images, fit.size, labels, class_names, fingerprint, source.name, skipped, source.notes)
+    parts = (images, fit.size, labels, class_names, fingerprint, source.name, skipped, source.notes)
+    return ImageSet(*parts) if sizes is None else PictureSet(*parts, sizes=sizes, channels=fit.channels)
 
 
 @contextmanager
@@ -243,7 +163,7 @@ def _build(
     if alone:
         for leftover in folder.parent.glob(f"{staging_prefix}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-    needed = len(source) * fit.channels * fit.side**2
+    needed = len(source) * fit.channels * fit.side**2  # of whole pictures the least; more is found out
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise ResourceError(
@@ -267,17 +187,18 @@ def _build(
 
 def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Progress | None) -> None:
     """Decode everything into a staging folder, the manifest last."""
-    room = () if fit.side == fit.size else (fit.size,)
+    room = ("whole",) if fit.whole else () if fit.side == fit.size else (fit.size,)
     digest = hashlib.sha256(repr((fit.channels, fit.side, fit.side, *room)).encode())
     with (folder / "images.npy").open("wb") as stream:
-        kept, skipped = _write_images(stream, digest, source, fit, corrupt, progress)
+        kept, sizes, skipped = _write_images(stream, digest, source, fit, corrupt, progress)
         sync(stream)
+    if fit.whole:
+        digest.update(np.array(sizes, "<i8").tobytes())
+        _write_array(folder / "sizes.npy", np.array(sizes, np.int64))
     if source.labels is not None:
         labels = source.labels[kept]
         digest.update(labels.astype("<i8").tobytes())
-        with (folder / "labels.npy").open("wb") as stream:
-            np.save(stream, labels, allow_pickle=False)
-            sync(stream)
+        _write_array(folder / "labels.npy", labels)
     manifest = {
         "format": FORMAT,
         "source": source.name,
@@ -292,6 +213,12 @@ def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Pr
         sync(stream)
 
 
+def _write_array(path: Path, array: NDArray[np.int64]) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+        sync(stream)
+
+
 def _write_images(
     stream: BinaryIO,
     digest: hashlib._Hash,
@@ -299,22 +226,24 @@ def _write_images(
     fit: Fit,
     corrupt: Corrupt,
     progress: Progress | None,
-) -> tuple[list[int], list[tuple[str, str]]]:
+) -> tuple[list[int], list[tuple[int, int]], list[tuple[str, str]]]:
     """Write an .npy file, through the file because a map on a full disk would kill the process.
 
     Returns:
-        The numbers of the images in it, and (name, reason) of those left out.
+        The numbers of the images in it, their (height, width), and (name, reason) of those left out.
     """
     total, shape = len(source), (fit.channels, fit.side, fit.side)
     kept: list[int] = []
+    sizes: list[tuple[int, int]] = []
     skipped: list[tuple[str, str]] = []
-    body = _write_header(stream, (total, *shape))
+    body = _write_header(stream, (total * math.prod(shape),) if fit.whole else (total, *shape))
     for start, block in _blocks(source, fit):
         good: list[Pixels] = []
         for number, item in enumerate(block, start):
             if not isinstance(item, DataError):
                 good.append(item)
                 kept.append(number)
+                sizes.append(item.shape[-2:])
             elif corrupt == "skip":
                 skipped.append((item.path or source.name, _reason(item)))
             else:
@@ -329,9 +258,10 @@ def _write_images(
         raise DataError(f"no readable image in {source.name}: {skipped[0][1]}", path=source.name)
     stream.seek(0)
     # numpy pads its header for longer numbers, so the true count fits where the expected one was.
-    rewritten = _write_header(stream, (len(kept), *shape))
+    taken = fit.channels * sum(h * w for h, w in sizes)
+    rewritten = _write_header(stream, (taken,) if fit.whole else (len(kept), *shape))
     assert rewritten == body, "the header grew over the images"
-    return kept, skipped
+    return kept, sizes, skipped
 
 
 def _blocks(source: Source, fit: Fit) -> Iterator[tuple[int, Sequence[Pixels | DataError]]]:

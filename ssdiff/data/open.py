@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ssdiff.arguments import as_path
 from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source, require_package
-from ssdiff.data.cache import Corrupt, ImageSet, Progress, prepare
+from ssdiff.data.cache import Corrupt, Progress, prepare
+from ssdiff.data.image_set import ImageSet
 from ssdiff.data.lists import NameList, read_list
 from ssdiff.data.sources import ClassesFrom, FileSource, Fit, FolderSource, Source, ZipSource
 from ssdiff.errors import DataError, UsageError, did_you_mean
@@ -44,6 +45,7 @@ def open_data(
     names: str | Path | None = None,
     part: int | None = None,
     classes_from: str = "folder",
+    whole: bool = False,
 ) -> ImageSet:
     """Open a training set, preparing it on first use.
 
@@ -67,9 +69,11 @@ def open_data(
             :func:`ssdiff.data.lists.read_list`; for a folder or a zip file.
         part: lines of that file end in a number, and those with this one count.
         classes_from: what of a name is the class, see :func:`ssdiff.data.sources.classes`.
+        whole: pictures are kept at their own size, for patches of ``size`` pixels a side; one that is smaller
+            counts as unreadable.
 
     Returns:
-        The set; `.images` is memory-mapped.
+        The set; `.images` is memory-mapped. A :class:`ssdiff.data.PictureSet` of whole pictures.
 
     Raises:
         DataError: the source is missing, empty, damaged or unsafe.
@@ -92,7 +96,9 @@ def open_data(
     only = None if names is None else read_list(as_path("names", names), part)
     rule: ClassesFrom = "prefix" if classes_from == "prefix" else "folder"
     images = _find(source, root, max_pixels, only, rule)
-    fit = Fit(size, channels, background, max_pixels, resize, margin)
+    if whole and (resize, margin) != ("antialias", 1.0):
+        raise UsageError("whole pictures are kept as they are", hint="leave resize and margin out")
+    fit = Fit(size, channels, background, max_pixels, resize, margin, whole)
     return prepare(images, fit, corrupt=corrupt, cache=root, progress=progress)
 
 

@@ -50,6 +50,7 @@ class Fit:
         max_pixels: an image with more is not decoded.
         resize: how it is scaled, see :func:`ssdiff.images.resize.scale`.
         margin: how much larger it is kept, for crops.
+        whole: keep it as it is, (channels, H, W), whatever shape it has; ``size`` is that of patches.
     """
 
     size: int
@@ -58,6 +59,7 @@ class Fit:
     max_pixels: int = MAX_PIXELS
     resize: str = "antialias"
     margin: float = 1.0
+    whole: bool = False
 
     @property
     def side(self) -> int:
@@ -73,15 +75,31 @@ class Fit:
             background=self.background,
             max_pixels=self.max_pixels,
             # Published code never decodes a JPEG at a fraction of its size.
-            at_least=self.side if self.resize == "antialias" else None,
+            at_least=self.side if self.resize == "antialias" and not self.whole else None,
         )
-        small = square(image, self.side, self.resize, name)
+        small = self._keep(image, name)
         return pixels(small if self.channels == 1 else small.convert("RGB"))
 
     def convert(self, array: Pixels) -> Pixels:
         """Convert an image already decoded, (H, W) grey or (H, W, 3) RGB."""
         image = Image.fromarray(array).convert("L" if self.channels == 1 else "RGB")
-        return pixels(square(image, self.side, self.resize))
+        return pixels(self._keep(image, "the image"))
+
+    def _keep(self, image: Image.Image, name: str) -> Image.Image:
+        """The square or the whole that training reads.
+
+        Raises:
+            DataError: it has no room for a square that may not be enlarged.
+        """
+        if not self.whole:
+            return square(image, self.side, self.resize, name)
+        if min(image.size) < self.size:
+            raise DataError(
+                f"{name} has {image.width} x {image.height} pixels, patches have {self.size} a side",
+                path=name,
+                hint="leave it out, or set a smaller data.size",
+            )
+        return image
 
 
 class Source(ABC):

@@ -51,9 +51,10 @@ def zeroed(module: _Module) -> _Module:
     return module
 
 
-def resize_images(x: Tensor, side: int) -> Tensor:
-    """Return (B, C, H, W) images at side x side pixels, bilinear and antialiased."""
-    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
+def resize_images(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Return (B, C, H, W) images at another (height, width), or side, bilinear and antialiased."""
+    wanted = (size, size) if isinstance(size, int) else size
+    return F.interpolate(x, wanted, mode="bilinear", align_corners=False, antialias=True)
 
 
 def sinusoids(index: Tensor, width: int) -> Tensor:

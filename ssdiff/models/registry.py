@@ -18,7 +18,9 @@ FLEXI_UNET = "flexi-unet"
 """The network of Scale Space Diffusion, which a preset has unless it says otherwise."""
 CONVNEXT_UNET = "convnext-unet"
 DDPM_UNET = "ddpm-unet"
-COLD_UNETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+CONV_UNET = "conv-unet"
+"""The network of photographs of any size."""
+OTHER_UNETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         CONVNEXT_UNET: (
             *("channels", "width", "multipliers", "residual", "activation_checkpointing"),
@@ -28,10 +30,12 @@ COLD_UNETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("size", "channels", "width", "multipliers", "blocks", "attention", "dropout"),
             *("residual", "activation_checkpointing"),
         ),
+        CONV_UNET: ("channels", "width", "multipliers", "blocks", "residual", "activation_checkpointing"),
     }
 )
-"""The networks of cold diffusion, with the arguments of their classes: presets are checked without torch."""
-BUILTIN = (FLEXI_UNET, *COLD_UNETS)
+"""The U-Nets that run as a whole at every resolution, with the arguments of their classes: presets are
+checked without torch."""
+BUILTIN = (FLEXI_UNET, *OTHER_UNETS)
 """Networks of ssdiff: U-Nets of ``model.width`` and ``model.multipliers``, each level half the size of the
 one before."""
 
@@ -123,7 +127,7 @@ def _toml(value: object) -> str:
 
 def _parameters(kind: str) -> dict[str, bool]:
     """Name of each argument of a network's builder, and whether it has no default."""
-    if kind in COLD_UNETS:
-        return dict.fromkeys(COLD_UNETS[kind], False)
+    if kind in OTHER_UNETS:
+        return dict.fromkeys(OTHER_UNETS[kind], False)
     parameters = options_of(kind, NETWORKS.get(kind), ())
     return {option.name: option.default is inspect.Parameter.empty for option in parameters}

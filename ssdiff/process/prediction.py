@@ -197,3 +197,37 @@ class Velocity(Prediction):
         a, sigma = process.coefficients(t, x_t)
         kept = a * process.analysis(x_t) - sigma * process.analysis(output)
         return process.synthesis(kept / (a**2 + sigma**2))
+
+
+@register_prediction("preconditioned")
+class Preconditioned(Prediction):
+    """The clean image as a mixture of input and output, also where the size changes [EDM, equation (7)].
+
+    x^ = a_t L x_t - sigma_t F with the network's output F, whose variance is about 1 at all noise levels: the
+    skip of EDM for states that preserve the variance and images of variance 1. L is the lift of docs/math.md,
+    equation (26), to the size of t - 1; where the size stays L = 1, and F is the velocity of equation (33)
+    [docs/math.md, equation (82)].
+    """
+
+    of_noise = False  # noise is never asked for at the finer grid
+    kinds = ("ddpm", "ssd")
+
+    def target(self, process: Process, clean: Tensor, noise: Tensor, t: Timestep) -> Tensor:
+        """Return F = (a_t L x_t - R_{t-1} x_0) / sigma_t."""
+        a, sigma = process.coefficients(t, clean)
+        return (a * _lifted(process, process.noised(clean, t, noise), t) - clean) / sigma
+
+    def weight(self, weight: Tensor, snr: Tensor) -> Tensor:
+        """Return w_t sigma_t^2 = w_t / (SNR_t + 1): x^ - x_0 = -sigma_t (F^ - F)."""
+        return weight / (snr + 1)
+
+    def clean(self, process: Process, x_t: Tensor, output: Tensor, t: Timestep) -> Tensor:
+        """Return x^ = a_t L x_t - sigma_t F."""
+        a, sigma = process.coefficients(t, x_t)
+        return a * _lifted(process, x_t, t) - sigma * output
+
+
+def _lifted(process: Process, x_t: Tensor, t: Timestep) -> Tensor:
+    """L x_t, at the size of t - 1; the (B,) timesteps of a tensor have one size now and one next."""
+    now = t if isinstance(t, int) else int(t[0])
+    return process.lift(x_t, now - 1, now)

@@ -225,6 +225,29 @@ def log_snr(T: int, first: LogSnr = 9.2, last: LogSnr = -12.0) -> Tensor:
     return torch.exp(-torch.linspace(first, last, T, dtype=torch.float64) / 2)
 
 
+def _bends(first: float, bend: float, last: float, share: float) -> str | None:
+    return (
+        None if first > bend > last else f"bend: {bend:g} must lie between first {first:g} and last {last:g}"
+    )
+
+
+@register_noise_schedule("bent_log_snr", rule=_bends)
+def bent_log_snr(
+    T: int, first: LogSnr = 8.4, bend: LogSnr = 1.3, last: LogSnr = -12.0, share: Beta = 0.6
+) -> Tensor:
+    """Return (T,) noise levels nu, the log-SNR on two lines: from ``first`` to ``bend`` in a ``share`` of the
+    timesteps, then to ``last``.
+
+    Timesteps are drawn uniformly in training, so the share is what a denoiser learns of faint noise, which
+    restoration needs most; by default stds of 2 to 66 of 255.
+    """
+    import torch
+
+    turn = min(max(round(share * T), 1), T - 1)
+    faint = torch.linspace(first, bend, turn + 1, dtype=torch.float64)[:-1]
+    return torch.exp(-torch.cat([faint, torch.linspace(bend, last, T - turn, dtype=torch.float64)]) / 2)
+
+
 def snr_preserving(nu: Tensor, gain: Tensor, match: float, final_snr: float) -> Tensor:
     """Return SNR-preserving noise nu_t g_t^m: what shrinks the image shrinks the noise.
 

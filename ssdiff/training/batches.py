@@ -18,6 +18,7 @@ from ssdiff.distributed import World
 from ssdiff.images import from_uint8
 from ssdiff.operators.base import Size
 from ssdiff.schedules.resolution import batch_shares
+from ssdiff.training.patches import Patches
 
 _RESIDENT_SHARE = 0.4  # of the device's free memory that a data set may take
 _PART = 1024  # images copied to the device at once
@@ -99,7 +100,7 @@ class Batches:
     A set that fits stays on the device as bytes; otherwise bytes travel and are converted there.
 
     Args:
-        images: (N, C, S, S) uint8, an array or memory map.
+        images: (N, C, S, S) uint8, an array or memory map; or patches of whole pictures.
         labels: (N,) classes, or None.
         device: where batches are wanted.
         world: this process's place among all of them.
@@ -119,7 +120,7 @@ class Batches:
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: np.ndarray | Patches,
         labels: np.ndarray | None,
         device: torch.device,
         world: World,
@@ -140,8 +141,10 @@ class Batches:
         self._crop, self._padding = crop, padding
         self._crop_keys = [rng.derive(seed, f"train/crop/{axis}") for axis in ("top", "left")]
         self._flip_key, self._label_key = rng.derive(seed, "train/flip"), rng.derive(seed, "train/label")
-        self._host = images
-        self._resident = _on_device(images, device) if self._fits() else None
+        self._images = images
+        self._resident: Tensor | None = None
+        if isinstance(images, np.ndarray) and _fits(images, device):
+            self._resident = _on_device(images, device)
         self._labels = None if labels is None or not classes else torch.from_numpy(labels.astype(np.int64))
 
     def __call__(self, counter: int) -> tuple[Tensor, Tensor | None]:
@@ -152,19 +155,25 @@ class Batches:
         """
         positions = self.positions
         numbers = self._order(positions + counter * self.global_batch)
-        images = self._bytes(numbers)
-        if self._crop is not None:
-            places = images.shape[-1] + 2 * self._padding - self._crop + 1
-            top, left = (
-                to_device(rng.integers(key, positions, counter % COUNTERS, 0, places), self._device)
-                for key in self._crop_keys
-            )
-            images = cut(images, top, left, self._crop, self._padding)
-        images = from_uint8(images)
+        images = self._float(numbers, counter % COUNTERS)
         if self._flip:
             mirrored = rng.uniform(self._flip_key, positions, counter % COUNTERS, (1, 1, 1)) < 0.5
             images = torch.where(to_device(mirrored, self._device), images.flip(-1), images)
         return images, self._classes_of(numbers, positions, counter)
+
+    def _float(self, numbers: Tensor, counter: int) -> Tensor:
+        """Images in [-1, 1], cut at random where they are larger."""
+        if isinstance(self._images, Patches):
+            return to_device(self._images(numbers, self.positions, counter), self._device)
+        images = self._bytes(self._images, numbers)
+        if self._crop is not None:
+            places = images.shape[-1] + 2 * self._padding - self._crop + 1
+            top, left = (
+                to_device(rng.integers(key, self.positions, counter, 0, places), self._device)
+                for key in self._crop_keys
+            )
+            images = cut(images, top, left, self._crop, self._padding)
+        return from_uint8(images)
 
     def _classes_of(self, numbers: Tensor, positions: Tensor, counter: int) -> Tensor | None:
         if not self._classes:
@@ -174,16 +183,10 @@ class Batches:
         hidden = rng.uniform(self._label_key, positions, counter % COUNTERS, ()) <= self._dropout
         return to_device(torch.where(hidden, blank, labels), self._device)
 
-    def _bytes(self, numbers: Tensor) -> Tensor:
+    def _bytes(self, images: np.ndarray, numbers: Tensor) -> Tensor:
         if self._resident is not None:
             return self._resident[to_device(numbers, self._device)]
-        return to_device(torch.from_numpy(self._host[numbers.numpy()]), self._device)
-
-    def _fits(self) -> bool:
-        if self._device.type != "cuda":
-            return False
-        free, _ = torch.cuda.mem_get_info(self._device)
-        return bool(self._host.nbytes < _RESIDENT_SHARE * free)
+        return to_device(torch.from_numpy(images[numbers.numpy()]), self._device)
 
 
 def cut(images: Tensor, top: Tensor, left: Tensor, size: int, padding: int = 0) -> Tensor:
@@ -205,6 +208,13 @@ def cut(images: Tensor, top: Tensor, left: Tensor, size: int, padding: int = 0) 
     rows, columns = top[:, None, None] + along[:, None], left[:, None, None] + along  # (B, S, 1), (B, 1, S)
     which = torch.arange(len(images), device=images.device)[:, None, None]
     return images[which, :, rows, columns].permute(0, 3, 1, 2)
+
+
+def _fits(images: np.ndarray, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return bool(images.nbytes < _RESIDENT_SHARE * free)
 
 
 def _on_device(images: np.ndarray, device: torch.device) -> Tensor:

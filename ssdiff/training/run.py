@@ -19,7 +19,7 @@ from ssdiff.arguments import as_path, require_callable, require_type
 from ssdiff.build import build_model, build_process, check_network, place_model
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
-from ssdiff.data import ImageSet, require_packages
+from ssdiff.data import ImageSet, PictureSet, require_packages
 from ssdiff.data.lists import read_list
 from ssdiff.devices import pick_device, pick_precision
 from ssdiff.distributed import World, join_world
@@ -41,6 +41,7 @@ from ssdiff.training.dataset import (
     prepare_on_rank0,
     untrained_classes,
 )
+from ssdiff.training.patches import Patches
 from ssdiff.training.preview import preview
 from ssdiff.training.resume import (
     Request,
@@ -316,9 +317,10 @@ class _Run:
             torch.manual_seed(rng.derive(settings.seed, "train/weights") >> 1)
             model = build_model(preset)
         place_model(model, self._device)
-        crops = preset.data.crop == "random"
+        patches = Patches(data, preset.data.scales, settings.seed) if isinstance(data, PictureSet) else None
+        crops = preset.data.crop == "random" and patches is None
         batches = Batches(
-            data.whole if crops else data.images,
+            data.whole if crops else data.images if patches is None else patches,
             data.labels,
             self._device,
             self.world,

@@ -11,7 +11,7 @@ from ssdiff.errors import CheckpointError, ProcessError
 from ssdiff.models import official_cold
 from ssdiff.models.convnext_unet import ConvNextUNet, LinearAttention
 from ssdiff.models.ddpm_unet import DdpmUNet, ShrinkByConvolution
-from ssdiff.models.registry import COLD_UNETS, NETWORKS
+from ssdiff.models.registry import NETWORKS, OTHER_UNETS
 
 CONVNEXT, DDPM = golden("convnext_unet"), golden("ddpm_unet")
 RELEASED = golden("convnext_checkpoints")
@@ -132,7 +132,7 @@ def test_weights_of_other_shapes_and_names_are_refused():
 
 
 def test_arguments_are_those_that_presets_are_checked_with():
-    for kind, arguments in COLD_UNETS.items():
+    for kind, arguments in OTHER_UNETS.items():
         assert set(inspect.signature(NETWORKS.get(kind)).parameters) == set(arguments), kind
 
 

@@ -122,11 +122,32 @@ def test_sampling_is_the_same_with_each(flow, sampler):
     assert 0.1 < float(drawn["x0"].std()) < 0.9
 
 
+def test_preconditioning_is_v_at_one_size_and_goes_across_transitions():
+    found = build_process(load_preset("celeba64-2l-matched", SMALL))
+    meant = prediction("preconditioned")
+    x0 = torch.rand(2, 3, *found.states[0].size) * 2 - 1
+    kinds = set()
+    for t in range(1, found.T + 1):
+        noise = torch.randn(2, 3, *found.states[t].size)
+        clean = found.target(x0, t)
+        output, x_t = meant.target(found, clean, noise, t), found.noised(clean, t, noise)
+        assert output.shape == clean.shape  # of the finer image
+        assert_close(meant.clean(found, x_t, output, t), clean, atol=1e-4, rtol=0)
+        pair = torch.tensor([t, t])
+        assert_close(meant.clean(found, x_t, output, pair), clean, atol=1e-4, rtol=0)
+        kinds.add(output.shape == x_t.shape)
+        if output.shape == x_t.shape:
+            assert_close(output, prediction("v").target(found, clean, noise, t), atol=1e-4, rtol=0)
+    assert kinds == {True, False}
+    with pytest.raises(PresetError, match="'preconditioned' is for kind 'ddpm' or 'ssd', not 'heat'"):
+        load_preset("ihdm-cifar10", {"process.predict": "preconditioned", "sampling.clip_denoised": True})
+
+
 def test_presets_know_predictions(flow):
     sets = SMALL | {"process.predict": "v"}
     assert load_preset("ddpm-celeba64", sets).process.predict == "v"
     assert load_preset("ddpm-celeba64", SMALL | {"process.predict": flow}).process.predict == "flow"
-    with pytest.raises(PresetError, match="'flow', 'v' or 'x0', not 'flwo'; did you mean flow"):
+    with pytest.raises(PresetError, match="'preconditioned', 'v' or 'x0', not 'flwo'; did you mean flow"):
         load_preset("ddpm-celeba64", SMALL | {"process.predict": "flwo"})
     with pytest.raises(PresetError, match="'difference' is for kind 'heat', not 'ddpm'"):
         load_preset("ddpm-celeba64", SMALL | {"process.predict": "difference"})
@@ -154,7 +175,7 @@ def test_what_cannot_be_registered():
         with pytest.raises(UsageError, match=message) as refused:
             ssdiff.register_prediction(name)(part)
         assert refused.value.hint
-    assert PREDICTIONS.names() == ("difference", "eps", "v", "x0")
+    assert PREDICTIONS.names() == ("difference", "eps", "preconditioned", "v", "x0")
 
 
 def test_noise_cannot_be_predicted_across_sizes_or_of_nothing():
