@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ssdiff.files import check_output
 from ssdiff.models import official, official_cold
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.models.registry import CONVNEXT_UNET, DDPM_UNET
+from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Progress
 from ssdiff.weights import process_tables, single_file
 from ssdiff.weights.load import find_model, import_official
@@ -48,6 +50,7 @@ class ImportedModel:
         parameters: numbers in them.
         notes: what to know of it.
         warnings: what looks wrong.
+        following: the command that uses it first.
     """
 
     out: Path
@@ -58,6 +61,7 @@ class ImportedModel:
     parameters: int
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    following: str = "ssdiff sample"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``ssdiff import --json`` prints."""
@@ -77,7 +81,7 @@ class ImportedModel:
             f"it fits {self.preset}\n"
             f"{self.out}: {self.weights} weights, {self.parameters / 1e6:.2f} M parameters\n"
             + "".join(f"note  {note}\n" for note in self.notes)
-            + f"next  ssdiff sample --ckpt {self.out}"
+            + f"next  {self.following}"
         )
 
 
@@ -158,8 +162,24 @@ def import_model(
         _contradictions(path, settings),
     )
     return ImportedModel(
-        target, layout, settings.name, len(state), len(ours), count, tuple(notes), tuple(warnings)
+        target,
+        layout,
+        settings.name,
+        len(state),
+        len(ours),
+        count,
+        tuple(notes),
+        tuple(warnings),
+        _following(pipeline, shlex.quote(str(target))),
     )
+
+
+def _following(pipeline: Pipeline, file: str) -> str:
+    """The command that uses a model first: what has no start of generation restores."""
+    settings = pipeline.required_preset()
+    if not pipeline.generates or (settings.sampling.terminal_prior and pipeline.terminal_prior is None):
+        return f"ssdiff restore IMAGES --ckpt {file} --degrade --compare --out restored/"
+    return f"ssdiff sample --ckpt {file}" + (" --with SET" if pipeline.process.morphs else "")
 
 
 def _settings(preset: Preset | str | Path, overrides: Mapping[str, object] | None) -> Preset:

@@ -76,7 +76,8 @@ class ModelFile:
     def lines(self) -> list[str]:
         """Return what people are told of it."""
         classes = [f"classes {', '.join(self.class_names)}"] if self.class_names else []
-        return [f"step {self.step}", *classes, self.origin]
+        trained = [] if self.step is None else [f"step {self.step}"]
+        return [*trained, *classes, self.origin]
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,9 @@ def test_without_data_it_restores_only_and_says_so(result, ssdiff, file, tmp_pat
     out = tmp_path / "m.safetensors"
     values = result("import", file, "--preset", BLUR, *SETS, "--out", out)
     assert any("--data" in note for note in values["notes"])
+    said = ssdiff("import", file, "--preset", BLUR, *SETS, "--out", out, "--overwrite")[1]
+    assert "next  ssdiff restore" in said and "ssdiff sample" not in said
+    assert "step None" not in ssdiff("info", out)[1]
     code, _, err = ssdiff("sample", "--ckpt", out, "-n", 1, "--out", tmp_path / "s.png")
     assert code == 2 and "import them with --data" in err and err.count("\n") == 1
 
