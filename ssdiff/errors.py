@@ -96,6 +96,7 @@ class RenamedSetting(FutureWarning):
 
 _LISTED = 40  # names in a hint
 _SAID = 200  # letters of another library's message
+_WORD = 280  # letters of a word in a message, such as a path; more than a name in a folder may have
 
 
 def did_you_mean(name: str, names: Iterable[str], *, prefix: str = "", most: int = 3) -> str:
@@ -134,6 +135,15 @@ def printable(text: str) -> str:
     are no UTF-8.
     """
     return "".join(c if c.isprintable() or c == "\n" else _spelt(c) for c in text)
+
+
+def readable(text: str) -> str:
+    """Return a message as :func:`printable` text on one line, words of many letters cut in their middle."""
+    words = (
+        word if len(word) <= _WORD else f"{word[: _WORD // 2]}...{word[-_WORD // 4 :]}"
+        for word in text.split()
+    )
+    return printable(" ".join(words))
 
 
 def _spelt(letter: str) -> str:

@@ -7,7 +7,10 @@ folders of files, sync each file and rename the folder.
 
 from __future__ import annotations
 
+import errno
 import os
+import select
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -17,6 +20,7 @@ from typing import BinaryIO
 from ssdiff.arguments import as_path
 from ssdiff.errors import OutputError, ResourceError, UsageError
 
+_PART = 2**20  # bytes that are read at a time
 Content = bytes | Callable[[BinaryIO], object]
 """What to write: the bytes, or a function that writes them to a binary stream."""
 
@@ -107,6 +111,55 @@ def write_atomic(path: Path | str, content: Content, overwrite: bool = False) ->
     except OSError as error:
         raise _cannot_write(path, error) from error
     return path
+
+
+def open_input(path: Path, pipes: bool = False) -> BinaryIO:
+    """Open a file that a user named, and that may be something else: a pipe, a device, a folder.
+
+    Args:
+        path: of the file.
+        pipes: whether a pipe will do; it is opened whether anybody writes to it or not.
+
+    Raises:
+        OSError: it cannot be opened, or is no file; ``strerror`` says what it is.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    kind = os.fstat(handle).st_mode
+    if not (stat.S_ISREG(kind) or (pipes and stat.S_ISFIFO(kind))):
+        os.close(handle)
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe" if stat.S_ISFIFO(kind) else "a device"
+        raise OSError(errno.EINVAL, f"it is {what}, not a file", str(path))
+    return os.fdopen(handle, "rb", buffering=0 if pipes else -1)
+
+
+def read_input(path: Path, most: int, pipes: bool = False) -> bytes:
+    """Read a whole file that a user named, and that may be something else, or without end.
+
+    Args:
+        path: of the file.
+        most: bytes that may be in it.
+        pipes: whether a pipe that somebody writes to will do.
+
+    Raises:
+        OSError: it cannot be read, is longer, or is no file; ``strerror`` says what it is.
+    """
+    parts: list[bytes] = []
+    left = most + 1
+    with open_input(path, pipes) as stream:
+        while left:
+            part: bytes | None = stream.read(min(left, _PART))
+            if part is None:  # of a pipe whose writer is not ready
+                select.select([stream], [], [])
+            elif part:
+                parts.append(part)
+                left -= len(part)
+            else:
+                break
+        if not parts and stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe that nobody writes to", str(path))
+    if not left:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return b"".join(parts)
 
 
 def replace_file(path: Path, content: Content, overwrite: bool = True) -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from ssdiff.arguments import as_path
 from ssdiff.errors import SsdiffError, UsageError, one_line
+from ssdiff.files import read_input
 from ssdiff.registry import credited_to
+
+_LARGEST = 2**26  # bytes of a file of Python
 
 _loaded: dict[str, str] = {}  # by content or module, so that a moved copy of a file is the same plugin
 
@@ -34,7 +37,7 @@ def load_plugin(plugin: str | Path) -> str:
     if is_file(plugin):
         path = as_path("plugin", plugin).absolute()
         try:
-            source = path.read_bytes()
+            source = read_input(path, _LARGEST)
         except OSError as error:
             raise UsageError(
                 f"cannot read plugin {path}: {error.strerror}",

@@ -29,8 +29,8 @@ MAY_IMPORT: dict[str, str] = {
     "models.registry": "errors registry",
     "schedules.noise": "errors registry",
     "schedules.respacing": "errors",
-    "plugins": "errors arguments registry",
     "files": "errors arguments",
+    "plugins": "errors arguments files registry",
     "image_folder": "errors files",
     "home": "errors arguments",
     "failures": "errors registry plugins",
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, str] = {
     "data": "errors arguments progress rng files home images operators",
     "process": "errors rng registry devices operators schedules sampling.registry",
     "process.prediction": "errors registry process",
-    "config": "errors arguments registry plugins "
+    "config": "errors arguments files registry plugins "
     "sampling.registry process.prediction models.registry schedules.noise schedules.respacing",
     "priors": "errors rng images operators data process",
     "sampling": "errors rng registry config operators schedules process",

@@ -35,7 +35,7 @@ from ssdiff.cli import (
 from ssdiff.cli import eval as evaluation
 from ssdiff.cli.common import torchrun_rank
 from ssdiff.cli.streams import make_lasting
-from ssdiff.errors import RenamedSetting, SsdiffError, printable
+from ssdiff.errors import RenamedSetting, SsdiffError, readable
 from ssdiff.failures import explain
 
 app = typer.Typer(
@@ -174,7 +174,7 @@ def _failed(arguments: list[str], error: BaseException) -> int:
 def _report(
     arguments: list[str], message: str, code: int, path: str | None = None, hint: str | None = None
 ) -> int:
-    main = torchrun_rank() == 0
+    main, message = torchrun_rank() == 0, readable(message)
     try:
         if "--json" in arguments and main:
             print(json.dumps({"error": message, "code": code, "path": path, "hint": hint}))
@@ -182,7 +182,7 @@ def _report(
     except OSError:  # full, or nobody reads: stderr still tells
         _nobody_reads()
     rank = "" if main else f"rank {torchrun_rank()}: "
-    print(f"ssdiff: error: {rank}{printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"ssdiff: error: {rank}{message}", file=sys.stderr)
     return code
 
 

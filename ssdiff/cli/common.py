@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ssdiff.errors import DataError, PartialFailure, UsageError, printable
+from ssdiff.errors import DataError, PartialFailure, UsageError, printable, readable
 from ssdiff.progress import Progress
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ def raise_failures(failed: Sequence[FailedFile], done: int) -> None:
     """
     for one in failed:
         about = "" if one.file.source in str(one.error) else f"{one.file.source}: "
-        print(f"ssdiff: error: {printable(f'{about}{one.error}')}", file=sys.stderr)
+        print(f"ssdiff: error: {readable(f'{about}{one.error}')}", file=sys.stderr)
     if failed:
         message = f"{len(failed)} of {done + len(failed)} images failed, each named above"
         raise PartialFailure(message) if done else DataError(message)

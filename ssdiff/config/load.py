@@ -27,6 +27,7 @@ from ssdiff.config.aliases import stored, today
 from ssdiff.config.process import NoiseSettings, noise_kinds
 from ssdiff.config.provenance import settle, with_data_set
 from ssdiff.errors import PresetError, did_you_mean, nearest_names, one_line
+from ssdiff.files import read_input
 from ssdiff.models.registry import FLEXI_UNET
 from ssdiff.registry import source_of
 
@@ -255,7 +256,7 @@ def _extend(values: dict[str, Any], base: Path | None, seen: tuple[str, ...]) ->
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_input(path, 4 * _LONGEST, pipes=True).decode("utf-8").replace("\r\n", "\n")
     except FileNotFoundError:
         near = nearest_names(path.stem, presets(), 1)
         hint = f"did you mean the preset {near[0]}?" if near else "give the name of a preset or a TOML file"

@@ -9,10 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ssdiff.arguments import as_path
+from ssdiff.data.listing import is_image
 from ssdiff.data.sources import FolderSource
 from ssdiff.errors import SsdiffError, UsageError
 from ssdiff.files import check_output
 from ssdiff.images import SAVE_SUFFIXES
+from ssdiff.images.read import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ def plan_outputs(
         sources: from :func:`expand`.
         out: a file for one image, or a folder: it ends in a slash, exists, or has no ending. None: the
             current folder.
-        ending: of the names in a folder: NAME-ending.
+        ending: of the names in a folder: NAME-ending; NAME has the ending of its file where another image of
+            that name lies beside it, as a.webp beside a.png.
         overwrite: whether files there may be replaced. An image that is itself such a file, the result of
             another one, is then left out.
         skip_existing: likewise, but images whose result is there already are not done again; the others keep
@@ -118,17 +121,19 @@ def plan_outputs(
             )
         folder = True
 
-    def target_of(name: PurePosixPath) -> Path:
-        return path / name.parent / f"{name.stem}-{ending}" if folder else path
+    named = _distinct_names([source for source, _ in sources])
+
+    def target_of(source: str, name: PurePosixPath) -> Path:
+        return path / name.parent / f"{named[source]}-{ending}" if folder else path
 
     left_out: list[str] = []
     if folder and (overwrite or skip_existing):
-        results = {os.path.abspath(target_of(name)) for _, name in sources}
+        results = {os.path.abspath(target_of(source, name)) for source, name in sources}
         left_out = [source for source, _ in sources if os.path.abspath(source) in results]
         sources = [(source, name) for source, name in sources if source not in set(left_out)]
     taken: dict[Path, str] = {}
     for source, name in sources:
-        target = target_of(name)
+        target = target_of(source, name)
         if target in taken:
             raise UsageError(
                 f"{taken[target]} and {source} would both become {target}",
@@ -142,3 +147,33 @@ def plan_outputs(
         if target not in kept:
             files.append(ImageFile(source, number, checked, name))
     return Outputs(files, sorted(kept), left_out)
+
+
+def _distinct_names(sources: Sequence[str]) -> dict[str, str]:
+    """What to call the result of each image: its name without ending, as far as that tells it from the others
+    in its folder."""
+    beside: dict[Path, dict[str, list[str]]] = {}
+    names = {}
+    for path in map(Path, sources):
+        if path.parent not in beside:
+            beside[path.parent] = _by_stem(path.parent)
+        first = min(beside[path.parent].get(path.stem, [path.name]), key=_order)
+        names[str(path)] = path.stem if path.name == first else path.name
+    return {source: names[str(Path(source))] for source in sources}
+
+
+def _by_stem(folder: Path) -> dict[str, list[str]]:
+    """Names of the images of a folder by what they are without their ending."""
+    found: dict[str, list[str]] = {}
+    try:
+        for name in os.listdir(folder):
+            if is_image(name):
+                found.setdefault(Path(name).stem, []).append(name)
+    except OSError:  # what is wrong with it shows when the image is read
+        pass
+    return found
+
+
+def _order(name: str) -> tuple[int, str]:
+    ending = Path(name).suffix.lower()
+    return (IMAGE_SUFFIXES.index(ending) if ending in IMAGE_SUFFIXES else len(IMAGE_SUFFIXES), name)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ssdiff.errors import DataError
+from ssdiff.files import read_input
 
 _NAMED = 3  # files, in a message
+_LARGEST = 2**30  # bytes of a list
 _PARTS = "its lines end in the number of a part: choose one with data.part (--data-part), e.g. 0"
 
 
@@ -56,7 +58,7 @@ def read_list(path: Path, part: int | None = None) -> NameList:
             line without a number where a part is asked for.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_input(path, _LARGEST, pipes=True).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DataError(f"there is no list of images {path}", path=path, hint="check --data-list") from None
     except UnicodeDecodeError:

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 from ssdiff.arguments import require_type
 from ssdiff.errors import CheckpointError, ResourceError, UsageError, one_line
-from ssdiff.files import write_atomic
+from ssdiff.files import read_input, write_atomic
 from ssdiff.weights.untrusted import read_weights
 
 INCEPTION = "inception"
 _FILE = "weights-inception-2015-12-05-6726825d.pth"
 _URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_FILE}"
 _SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+_LARGEST = 2**28  # bytes that are read of a file that should be this one
 _PATIENCE = 30.0  # seconds that a server may take to connect, and then between two parts of its answer
 _POOL, _LOGITS = "2048", "logits_unbiased"
 
@@ -138,7 +139,7 @@ def _inception(weights: Path | None, device: torch.device) -> Extractor:
 
     path = weights or _cached_weights()
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_input(path, _LARGEST)).hexdigest()
     except OSError as error:
         message = f"cannot read the weights of Inception in {path}: {error.strerror}"
         raise ResourceError(message, path=path, hint=f"SHA-256 of the right file: {_SHA256}") from None

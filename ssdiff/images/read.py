@@ -30,6 +30,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from ssdiff.errors import DataError, SsdiffError, UsageError
+from ssdiff.files import open_input
 from ssdiff.images.layout import from_uint8
 
 MAX_PIXELS = 100_000_000
@@ -93,7 +94,7 @@ def read_image(
     """
     name = "the image" if isinstance(source, bytes) else str(source)
     try:
-        with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+        with BytesIO(source) if isinstance(source, bytes) else open_input(Path(source)) as stream:
             image = open_image(
                 stream,
                 name,

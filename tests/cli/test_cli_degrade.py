@@ -391,3 +391,21 @@ def test_results_are_no_images_to_be_degraded(capsys, folder, again):
         assert "left out" in capsys.readouterr().err
         assert sorted(path.name for path in folder.rglob("*")) == before
         (folder / "in" / "a-blur-t9.png").unlink(missing_ok=True)
+
+
+def test_images_of_one_name_do_not_meet(folder):
+    """A photograph often lies beside its other formats; a result is called the same whichever is given."""
+    (folder / "in").mkdir()
+    for name in ("a.jpg", "a.png", "a.WEBP", "b.jpg"):
+        scene().save(f"in/{name}")
+    named = [
+        "a-downsample-t1.png",
+        "a.WEBP-downsample-t1.png",
+        "a.jpg-downsample-t1.png",
+        "b-downsample-t1.png",
+    ]
+    assert degrade("in", "--t", 1, "--out", "whole/") == 0
+    assert sorted(path.name for path in (folder / "whole").iterdir()) == named
+    for path in sorted((folder / "in").iterdir()):
+        assert degrade(path, "--t", 1, "--out", "single/") == 0
+    assert sorted(path.name for path in (folder / "single").iterdir()) == named
