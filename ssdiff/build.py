@@ -32,6 +32,7 @@ from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.models.registry import BUILTIN, FLEXI_UNET, NETWORKS
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
+from ssdiff.operators.resizing import ResizeMatrix, is_large, resize_step
 from ssdiff.process.base import Other, Process, State
 from ssdiff.process.cold import ColdProcess
 from ssdiff.process.degradations.base import (
@@ -41,10 +42,11 @@ from ssdiff.process.degradations.base import (
     Mixture,
     random_noise,
 )
+from ssdiff.process.degradations.lengths import lengths_of
 from ssdiff.process.degradations.registry import build_degradation, degradation_options
 from ssdiff.process.degradations.resize import resize_process
 from ssdiff.process.diagonal import DiagonalProcess
-from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix, variance_preserving
+from ssdiff.process.gaussian import GaussianProcess, variance_preserving
 from ssdiff.process.linear import LinearProcess
 from ssdiff.process.spectra import BlurNoise, Blurring, Heat
 from ssdiff.process.stages import Stage, staged
@@ -171,7 +173,9 @@ def build_degradation_of(
             return FixedNoise(process, size, random_noise(seed)) if noisy else process
 
 
-def build_process(preset: Preset, size: Size | None = None, *, other: Other | None = None) -> Process:
+def build_process(
+    preset: Preset, size: Size | None = None, *, other: Other | None = None, in_pixels: bool = False
+) -> Process:
     """Build the forward process of a preset.
 
     Args:
@@ -179,6 +183,8 @@ def build_process(preset: Preset, size: Size | None = None, *, other: Other | No
         size: (height, width) of the clean image; the preset's square by default. Another size keeps the
             preset's noise, the ratios of its levels and, for blurring and heat, the blur relative to it.
         other: what animorphosis turns images into.
+        in_pixels: lengths stay those of the preset's own size, in pixels, instead: what a network sees that
+            is run on tiles of that size. A process of kind linear cannot be had so.
 
     Raises:
         PresetError: if a level is never used, or a degradation is unknown or has wrong options.
@@ -188,11 +194,17 @@ def build_process(preset: Preset, size: Size | None = None, *, other: Other | No
     require_type("preset", preset, Preset, _LOAD)
     side = preset.data.size
     full = size or (side, side)
+    meant = (side, side) if in_pixels else full
     match preset.process.kind:
         case "ssd" | "ddpm":
             return GaussianProcess(build_states(preset, full), RESIZES[preset.process.resize])
         case "cold":
-            return ColdProcess(_degradation(preset, full, other, preset.training.seed))
+            return ColdProcess(_degradation(preset, full, other, preset.training.seed, meant))
+        case "linear" if in_pixels:
+            raise ProcessError(
+                f"{preset.name}, a process of kind linear, is for images of {side} x {side} pixels",
+                hint="crop and resize them",
+            )
         case "linear":
             settings = preset.process
             return LinearProcess(
@@ -203,11 +215,11 @@ def build_process(preset: Preset, size: Size | None = None, *, other: Other | No
                 final_snr=settings.final_snr,
             )
         case _:
-            return _diagonal(preset, full, checked=True)
+            return _diagonal(preset, full, checked=not in_pixels, meant=min(meant))
 
 
-def _diagonal(preset: Preset, size: Size, *, checked: bool) -> DiagonalProcess:
-    settings, relative = preset.process, min(size) / preset.data.size
+def _diagonal(preset: Preset, size: Size, *, checked: bool, meant: int | None = None) -> DiagonalProcess:
+    settings, relative = preset.process, (meant or min(size)) / preset.data.size
     if settings.kind == "blurring":
         blurring = settings.blurring or BlurringSettings()
         fade = Blurring(size, _noise(settings), blurring.sigma_max * relative, blurring.floor)
@@ -222,11 +234,15 @@ def _diagonal(preset: Preset, size: Size, *, checked: bool) -> DiagonalProcess:
     return DiagonalProcess(BlurNoise(size, _noise(settings), **values), checked=checked)
 
 
-def _degradation(preset: Preset, size: Size, other: Other | None, seed: int) -> Degradation:
+def _degradation(
+    preset: Preset, size: Size, other: Other | None, seed: int, meant: Size | None = None
+) -> Degradation:
     settings = preset.process
     assert settings.degradation is not None, "presets are validated"
     options: dict[str, object] = {**settings.degradation.options}
     kind = settings.degradation.kind
+    if meant is not None and meant != size:
+        options = lengths_of(kind, meant, options) | options
     if kind == "animorph":
         options["other"] = other or _unknown_other
     try:
@@ -320,8 +336,11 @@ def _levels(settings: ProcessSettings, nu: Tensor) -> Tensor:
 
 def _gains(sizes: Sequence[Size], resize: ResizeMatrix) -> Tensor:
     """(levels,) product of ||R||_2 over the resolution transitions down to each level."""
-    norms = [1.0]
+    norms, large = [1.0], is_large(sizes[0])
     for (h_in, w_in), (h_out, w_out) in itertools.pairwise(sizes):
+        if large:
+            norms.append(norms[-1] * resize_step((h_in, w_in), (h_out, w_out), resize, large=True).norm())
+            continue
         rows, columns = resize(h_in, h_out), resize(w_in, w_out)
         norm = torch.linalg.matrix_norm(rows, 2) * torch.linalg.matrix_norm(columns, 2)
         norms.append(norms[-1] * float(norm))

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from ssdiff import rng
 from ssdiff.arguments import require_type, require_whole
+from ssdiff.build import build_process
 from ssdiff.config import DataSettings, Preset, SamplingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import UsageError
 from ssdiff.images.convert import Output, check_output_form, check_range, to_output
 from ssdiff.models.adapter import adapt
+from ssdiff.models.flexi_unet import FlexiUNet
+from ssdiff.operators.base import Size
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.process.base import Process, degradation_streams
@@ -27,6 +30,9 @@ from ssdiff.sampling.registry import SAMPLERS
 from ssdiff.sampling.walk import Noise, Predict, Renoise, Walk
 from ssdiff.schedules.respacing import Steps
 from ssdiff.second_set import OtherImages, find_second_set
+from ssdiff.tiling import TiledNetwork, Tiling, activation_bytes, choose_tile, unit_of
+
+_OVERLAP = 64  # pixels of tiles that are larger than four times that
 
 
 class Pipeline:
@@ -115,6 +121,8 @@ class Pipeline:
         self.class_names, self.origin, self.step, self.precision = class_names, origin, step, precision
         self.terminal_prior, self.spectrum = terminal_prior, spectrum
         self.path: Path | None = None
+        self._tiles: TiledNetwork | None = None
+        self._told: Callable[[float], None] | None = None
         if other is not None:
             self.process = self._mixing(other)
         if self.sampling.clip_denoised and not prediction(self.predict).clips:
@@ -200,6 +208,82 @@ class Pipeline:
         pipeline.process = process
         return pipeline
 
+    def at_size(
+        self,
+        size: Size,
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> Pipeline:
+        """Return the pipeline for whole pictures of another size.
+
+        The process is that of the preset at this size, lengths in pixels as before: a state is the whole
+        picture, its noise a function of seed, image number and step as ever. The network, which knows images
+        of its own size, runs on overlapping square tiles, and every prediction is blended of them before
+        anything else is done with it, so that all tiles agree after each step. What draws images from nothing
+        by what was fitted to training images, a terminal prior or spectra, is not carried over.
+
+        Args:
+            size: (H, W) of the pictures. A process with noise is built a little larger, below and on the
+                right, where its resolutions or a tile need that: see ``process.states[0].size``.
+            tile: pixels a side of a tile, a multiple of the model's size. Omitted: the model's size for a
+                network with attention, else as large as the memory allows, up to 512.
+            overlap: pixels that neighbours share, below ``tile``; a quarter of the tile where omitted, at
+                most 64.
+
+        Raises:
+            UsageError: a pipeline without a preset, a process that is for one size, or a tile or an overlap
+                that does not fit.
+        """
+        preset = self.required_preset()
+        for what, number in (("height", size[0]), ("width", size[1])):
+            require_whole(what, number, 1)
+        states = self.process.states
+        if self._tiles is not None or any(state.size[0] != state.size[1] for state in states):
+            raise UsageError(
+                f"{self.name} makes images that are not square of square ones, and takes no other sizes",
+                hint="crop and resize the images",
+            )
+        native = [state.resolution for state in states]
+        side, at_once = choose_tile(size, native[0], self.model, self._cost, tile)
+        unit = unit_of(native)
+        share = min(side // 4, _OVERLAP) if overlap is None else overlap
+        if not 0 <= share <= side // 2:
+            raise UsageError(
+                f"tiles of {side} pixels overlap by 0 to {side // 2} pixels, not {share}",
+                hint="give another overlap (--overlap), or leave it out",
+            )
+        full = (size[0], size[1])
+        if self.process.noisy:
+            full = (max(side, -(-size[0] // unit) * unit), max(side, -(-size[1] // unit) * unit))
+        pipeline = self._with_process(build_process(preset, full, in_pixels=True))
+        pipeline.process.squares = False
+        pipeline.terminal_prior = pipeline.spectrum = None
+        share = -(-share // unit) * unit
+        pipeline._tiles = TiledNetwork(Tiling(full, side, share, unit), native, at_once)
+        return pipeline
+
+    def watched(self, told: Callable[[float], None] | None) -> Pipeline:
+        """Return the pipeline with somebody who is told how far its network is.
+
+        Args:
+            told: called with the share of one evaluation that each call was, 1 where it is the whole.
+        """
+        pipeline = copy.copy(self)
+        pipeline._told = told
+        return pipeline
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """Where the tiles of pictures lie, of a pipeline from :meth:`at_size`; None for the model's own."""
+        return None if self._tiles is None else self._tiles.tiling
+
+    def _cost(self) -> int:
+        """Bytes that the network's activations take for one image of its own size, about."""
+        t, size = 1, self.process.states[1].size
+        x = torch.zeros(1, self.channels, *size, device=self.device)
+        return activation_bytes(self.model, lambda: self.predict_x0(x, t))
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
@@ -265,19 +349,39 @@ class Pipeline:
         return prediction(self.predict).clean(self.process, x_t, self._output(x_t, t, labels), t)
 
     def _output(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
-        index = torch.full((len(x_t),), t - 1, device=x_t.device)
         weight, given = next(self.model.parameters(), x_t), self.process.network_input(x_t, t)
         given = given.to(weight.dtype) if weight.is_floating_point() else given
-        with autocast(x_t.device, self.precision):
-            output: Tensor = self.model(given, index, self.process.states[t - 1].resolution, labels)
-        side = self.process.states[t - 1].resolution
-        expected = (*x_t.shape[:2], side, side)
+        then = self.process.states[t - 1]
+        if self._tiles is None:
+            output = self._call(given, t, labels, then.resolution)
+            if self._told is not None:
+                self._told(1.0)
+            return self.process.network_output(output.to(x_t.dtype), t)
+        own = self._tiles.native[t], self._tiles.native[t - 1]
+
+        def call(tiles: Tensor, wanted: int) -> Tensor:
+            copies = len(tiles) // len(x_t)
+            return self._call(tiles, t, labels if labels is None else labels.repeat(copies), wanted, own)
+
+        output = self._tiles.run(call, given, t, then.size, self._told)
+        return self.process.network_output(output.to(x_t.dtype), t)
+
+    def _call(
+        self, x: Tensor, t: int, labels: Tensor | None, side: int, own: tuple[int, int] | None = None
+    ) -> Tensor:
+        """The network on squares; ``own`` are the sides now and then of images of the model's own size."""
+        index = torch.full((len(x),), t - 1, device=x.device)
+        # A Flexi-UNet takes the size of an image for its resolution, unless it is told.
+        known = {"own": own} if own not in (None, (x.shape[-1], side)) and _chooses(self.model) else {}
+        with autocast(x.device, self.precision):
+            output: Tensor = self.model(x, index, side, labels, **known)
+        expected = (*x.shape[:2], side, side)
         if tuple(output.shape) != expected:
             raise UsageError(
                 f"the network makes {tuple(output.shape)} of timestep {t}, not {expected}",
                 hint="its output has the size of timestep t - 1, which it is given as `resolution`",
             )
-        return self.process.network_output(output.to(x_t.dtype), t)
+        return output
 
     def plan(
         self,
@@ -606,6 +710,11 @@ class Pipeline:
         if not fits or (count and (int(chosen.min()) < 0 or int(chosen.max()) > most)):
             raise UsageError(f"labels must be {count} classes in 0..{self.classes - 1}")
         return chosen.to(torch.int64)
+
+
+def _chooses(network: nn.Module) -> bool:
+    """Whether a network's layers depend on the resolution."""
+    return isinstance(network, FlexiUNet)
 
 
 def _check_parts(process: object, model: object) -> None:

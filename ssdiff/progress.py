@@ -31,12 +31,16 @@ class Counter:
     ) -> None:
         require_callable("progress", progress)
         self._progress, self._stage, self._total = progress, stage, total
-        self._share, self._counted = ranks / steps, 0
+        self._share, self._counted = ranks / steps, 0.0
         self(0)
 
-    def __call__(self, count: int = 1) -> None:
+    def __call__(self, count: float = 1) -> None:
         """Report that so many items are a step further."""
-        self._counted += count
+        self.reach(self._counted + count)
+
+    def reach(self, counted: float) -> None:
+        """Report how many steps are done in all."""
+        self._counted = counted
         if self._progress is not None:
             done = self._counted * self._share
             self._progress(self._stage, done if self._total is None else min(done, self._total), self._total)

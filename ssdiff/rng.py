@@ -22,6 +22,7 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_BLOCKS = 2**20  # of four words, of all streams, that are drawn at once
 
 
 def derive(seed: int, purpose: str) -> int:
@@ -62,7 +63,12 @@ def _philox(
 
 def _words(key: int, streams: Tensor, step: int, count: int) -> Tensor:
     """(len(streams), 4, ceil(count / 4)) random 32-bit words as int64."""
-    block = torch.arange(-(-count // 4), device=streams.device)  # (K,)
+    return _block_words(key, streams, step, 0, -(-count // 4))
+
+
+def _block_words(key: int, streams: Tensor, step: int, first: int, end: int) -> Tensor:
+    """(len(streams), 4, end - first) random 32-bit words as int64, of blocks first..end - 1."""
+    block = torch.arange(first, end, device=streams.device)  # (K,)
     stream = streams.to(torch.int64).unsqueeze(1)  # (B, 1)
     words = _philox(
         block.unsqueeze(0), stream & _MASK, (stream >> 32) & _MASK, torch.full_like(stream, step & _MASK), key
@@ -99,11 +105,23 @@ def normal(
         (B, *shape).
     """
     count = math.prod(shape)
-    unit = (_words(key, streams, step, count).to(dtype) + 0.5).mul_(2.0**-32)  # (B, 4, K)
+    blocks = -(-count // 4)
+    if blocks * len(streams) <= _BLOCKS:
+        return _pairs(_words(key, streams, step, count), dtype).flatten(1)[:, :count].reshape(-1, *shape)
+    # The integers of a photograph would take ten times the memory of its noise.
+    pairs = torch.empty(len(streams), 4, blocks, dtype=dtype, device=streams.device)
+    for first in range(0, blocks, _BLOCKS):
+        end = min(first + _BLOCKS, blocks)
+        pairs[:, :, first:end] = _pairs(_block_words(key, streams, step, first, end), dtype)
+    return pairs.flatten(1)[:, :count].reshape(-1, *shape)
+
+
+def _pairs(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 4, K) standard normal numbers of as many words."""
+    unit = (words.to(dtype) + 0.5).mul_(2.0**-32)
     radius = unit[:, :2].log().mul_(-2.0).sqrt_()  # (B, 2, K)
     angle = unit[:, 2:].mul(2.0 * math.pi)
-    pairs = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)  # (B, 4, K)
-    return pairs.flatten(1)[:, :count].reshape(-1, *shape)
+    return torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
 
 
 def integers(key: int, streams: Tensor, step: int, low: int, high: int) -> Tensor:

@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, str] = {
 for _name in (
     "second_set",
     "build",
+    "tiling",
     "pipeline",
     "weights",
     "training",

@@ -16,8 +16,8 @@ from ssdiff.data.moments import RunningMoments
 from ssdiff.errors import DataError
 from ssdiff.operators import matrices
 from ssdiff.operators.colour import luma
+from ssdiff.operators.resizing import ResizeMatrix
 from ssdiff.operators.separable import Separable
-from ssdiff.process.gaussian import ResizeMatrix
 
 _LEAST = 2  # images
 _NO_VARIANCE = 1e-12  # in all pixels together: what rounding leaves of images that are equal

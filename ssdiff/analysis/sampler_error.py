@@ -31,9 +31,10 @@ from ssdiff.analysis.covariance import frechet, trace_of_root
 from ssdiff.analysis.data_moments import DataMoments
 from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
+from ssdiff.operators.resizing import ResizeMatrix
 from ssdiff.process.base import State
 from ssdiff.process.eta import Gains, gains
-from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix
+from ssdiff.process.gaussian import GaussianProcess
 
 
 def spectral_distance(

@@ -11,6 +11,7 @@ from ssdiff.cli.common import Terminal, load_pipeline, parse_sets, positive, rai
 from ssdiff.cli.options import (
     DEGRADATION,
     INPUT,
+    MACHINE,
     OUTPUT,
     SAMPLING,
     Batch,
@@ -20,6 +21,7 @@ from ssdiff.cli.options import (
     Eta,
     Json,
     LastTimestep,
+    MaxPixels,
     Overwrite,
     Plugins,
     Precision,
@@ -60,7 +62,15 @@ _Std = Annotated[
 ]
 _Mask = Annotated[
     Path | None,
-    option(DEGRADATION, metavar="IMAGE", help="Of inpaint: black is known, white is missing."),
+    option(
+        DEGRADATION,
+        metavar="IMAGE",
+        help="Of inpaint: black is known, white is missing; if it has transparent parts, what is opaque is.",
+    ),
+]
+_InvertMask = Annotated[
+    bool,
+    option(DEGRADATION, "--invert-mask", help="What the mask calls known and missing change places."),
 ]
 _NoiseStd = Annotated[
     float, option(DEGRADATION, help="Std of noise on the degraded images, pixels in 0..255. With --op.")
@@ -68,6 +78,27 @@ _NoiseStd = Annotated[
 _Draws = Annotated[
     int,
     option(SAMPLING, help="Restorations of each image, of which the mean is taken; for models with noise."),
+]
+_Whole = Annotated[
+    bool | None,
+    option(
+        INPUT,
+        "--whole/--fit",
+        help="With --degrade: pictures at their own size, or cut and resized to the model's.",
+        show_default="whole where the model was trained on patches",
+    ),
+]
+_Tile = Annotated[
+    int | None,
+    option(
+        MACHINE,
+        help="Pixels a side of the tiles of a picture that is not of the model's size.",
+        show_default="by model and memory",
+    ),
+]
+_Overlap = Annotated[
+    int | None,
+    option(MACHINE, help="Pixels that tiles share.", show_default="a quarter of a tile, at most 64"),
 ]
 _Out = Annotated[
     str | None,
@@ -90,6 +121,8 @@ def restore(
     images: _Images,
     degrade: _Degrade = False,
     truth: _Truth = None,
+    whole: _Whole = None,
+    max_pixels: MaxPixels = None,
     with_: With = None,
     ckpt: Checkpoint = None,
     weights: Weights = "ema",
@@ -100,6 +133,7 @@ def restore(
     factor: _Factor = 4,
     std: _Std = 2.0,
     mask: _Mask = None,
+    invert_mask: _InvertMask = False,
     noise_std: _NoiseStd = 0.0,
     steps: Steps = None,
     sampler: BestSampler = None,
@@ -114,17 +148,32 @@ def restore(
     json: Json = False,
     quiet: Quiet = False,
     batch: Batch = None,
+    tile: _Tile = None,
+    overlap: _Overlap = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Restore degraded images with a trained model.
+    """Restore degraded images of any size with a trained model.
+
+    Pictures keep their profile, transparency, 16 bits and metadata. Of another size than the model's
+    they are restored by overlapping tiles that agree after each step.
 
     A model of animorphosis turns an image of its second set into one of those it was trained on.
     """
     from ssdiff.data.inputs import expand, plan_outputs
     from ssdiff.devices import pick_device
     from ssdiff.generation import override_sampling
-    from ssdiff.restoration import TASKS, Options, RestoreTask, choose_method, choose_samplers, restore_files
+    from ssdiff.images import MAX_PIXELS
+    from ssdiff.restoration import (
+        TASKS,
+        Options,
+        RestoreTask,
+        choose_fit,
+        choose_method,
+        choose_samplers,
+        given_mask,
+        restore_files,
+    )
 
     terminal = Terminal(quiet, json)
     if batch is not None:
@@ -132,7 +181,9 @@ def restore(
     pipeline = load_pipeline(ckpt, weights, str(pick_device(device)), precision, terminal, with_)
     if sets:
         override_sampling(pipeline, parse_sets(sets))
-    options = Options(steps, eta, seed, draws)
+    limit = MAX_PIXELS if max_pixels is None else positive(max_pixels, "--max-pixels")
+    options = Options(steps, eta, seed, draws, tile, overlap)
+    hole = given_mask(mask, invert_mask)
     method = choose_method(
         pipeline,
         op,
@@ -140,18 +191,25 @@ def restore(
         options,
         factor=factor,
         std=std,
-        mask=mask,
+        mask=hole,
         noise_std=noise_std / 127.5,
         given=not degrade,
     )
+    for note in hole.notes if hole else ():
+        terminal.say(note)
     samplers = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, compare)
     outputs = plan_outputs(expand(images), out, "restored.png", overwrite, skip_existing)
-    task = RestoreTask(pipeline, method, samplers, batch, degrade, strip or compare, truth, overwrite)
+    fit = choose_fit(pipeline, degrade, whole, options)
+    task = RestoreTask(
+        pipeline, method, samplers, batch, degrade, strip or compare, truth, overwrite, fit, limit
+    )
     for note in outputs.notes:
         terminal.say(note)
     with terminal.progress_callback("img") as progress:
         result = restore_files(outputs.files, task, progress=progress)
     if result.failed and len(outputs.files) == 1 and not outputs.kept:
         raise result.failed[0].error
+    for note in result.notes:
+        terminal.say(note)
     terminal.result(str(result), result.to_dict() | outputs.to_dict())
     raise_failures(result.failed, len(result.done) + len(outputs.kept))

@@ -64,7 +64,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _BLOCK = 2**22  # values scaled at a time
-_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 _lock = threading.Lock()
 
 
@@ -138,19 +138,81 @@ def open_image(
     if channels not in (None, 1, 3) or not 0 <= background <= 1:
         raise UsageError(f"channels must be 1 or 3 and background 0..1, not {channels} and {background}")
     try:
-        image = _open_header(stream, name, max_pixels)
-        if at_least is not None:
-            image.draft(None, (3 * at_least, 3 * at_least))
-        tiles = getattr(image, "tile", None)  # gone once it is loaded
-        layout = tiles[0][3] if tiles else None
-        image.load()
-        _scale_transparency(image, layout)
+        image = load(stream, name, max_pixels, at_least=at_least)
         return _normalise(_upright(image), name, channels, background)
     except (SsdiffError, MemoryError):
         raise
     except Exception as error:  # a decoder can raise anything on hostile bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"cannot decode {name}: {reason}", path=name, hint="is the file complete?") from error
+        raise undecodable(name, error) from error
+
+
+def load(
+    stream: BinaryIO, name: str, max_pixels: int, *, at_least: int | None = None, layout: str | None = None
+) -> Image.Image:
+    """Decode a file as it is; whatever its decoder raises comes out.
+
+    Args:
+        stream: the file, readable and seekable.
+        name: what to call it in messages.
+        max_pixels: refuse files with more.
+        at_least: as in :func:`open_image`.
+        layout: of the bytes of a pixel, in place of the file's own, in Pillow's names.
+
+    Returns:
+        The image; how its pixels lay in the file is its attribute ``raw_layout``, None where nobody says.
+
+    Raises:
+        DataError: the file is too large or no image of a supported format.
+    """
+    stream.seek(0)
+    image = _open_header(stream, name, max_pixels)
+    if at_least is not None:
+        image.draft(None, (3 * at_least, 3 * at_least))
+    tiles = getattr(image, "tile", None)  # gone once it is loaded
+    found = tiles[0][3] if tiles else None
+    if layout is not None and tiles:
+        image.tile = [  # type: ignore[attr-defined]
+            tile._replace(args=layout if isinstance(tile[3], str) else (layout, *tile[3][1:]))
+            for tile in tiles
+        ]
+    image.load()
+    _scale_transparency(image, found)
+    first = found[0] if isinstance(found, tuple) and found else found
+    image.raw_layout = first  # type: ignore[attr-defined]
+    return image
+
+
+def undecodable(name: str, error: Exception) -> DataError:
+    """Return what to say of a file that a decoder gave up."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"cannot decode {name}: {reason}", path=name, hint="is the file complete?")
+
+
+def alpha_of(source: Image.Image | Path) -> Tensor | None:
+    """Return the (H, W) opacity in 0..1 of an image, upright; None where it has none.
+
+    Args:
+        source: an image, or a path.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    if isinstance(source, Image.Image):
+        image = _upright(source)
+    else:
+        try:
+            with source.open("rb") as stream:
+                image = _upright(load(stream, str(source), MAX_PIXELS))
+        except (SsdiffError, MemoryError):
+            raise
+        except OSError as error:
+            raise DataError(f"cannot read {source}: {error.strerror or error}", path=source) from error
+        except Exception as error:  # a decoder can raise anything on hostile bytes
+            raise undecodable(str(source), error) from error
+    if not image.has_transparency_data or is_void(image):
+        return None
+    alpha = np.array(image.convert("RGBA").getchannel("A"), np.float32)
+    return torch.from_numpy(alpha / 255)
 
 
 def from_pillow(
@@ -196,8 +258,7 @@ def image_size(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> tup
     except (SsdiffError, MemoryError):
         raise
     except Exception as error:  # a parser can raise anything on hostile bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"cannot decode {name}: {reason}", path=name, hint="is the file complete?") from error
+        raise undecodable(name, error) from error
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -281,24 +342,29 @@ def _guess(stream: BinaryIO) -> str:
 def _normalise(image: Image.Image, name: str, channels: int | None, background: float) -> Image.Image:
     """Mode L or RGB, opaque, 8 bits."""
     if channels is None:
-        channels = 1 if image.mode in _GREY_MODES or image.mode.startswith("I;16") else 3
+        channels = 1 if image.mode in GREY_MODES or image.mode.startswith("I;16") else 3
     mode = "L" if channels == 1 else "RGB"
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bits(image, name)
-    image = _to_srgb(image)
-    if image.has_transparency_data and not _is_void(image):
+    image = to_srgb(image)
+    if image.has_transparency_data and not is_void(image):
         grey = round(background * 255)
         base = Image.new("RGBA", image.size, (grey, grey, grey, 255))
         image = Image.alpha_composite(base, image.convert("RGBA"))
     return image if image.mode == mode else image.convert(mode)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """An image turned as its EXIF orientation says; metadata that cannot be read turn nothing."""
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return the turn that the EXIF orientation asks for; metadata that cannot be read ask for none."""
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a parser of metadata can raise anything, and the pixels are there
-        turn = None
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation says."""
+    turn = turn_of(image)
     return image if turn is None else image.transpose(turn)
 
 
@@ -310,13 +376,25 @@ def _scale_transparency(image: Image.Image, layout: object) -> None:
         image.info["transparency"] = clear * 255 // (2 ** int(depth[1]) - 1)
 
 
-def _is_void(image: Image.Image) -> bool:
-    """Whether the alpha of a BMP is zero throughout, which its writers leave so where there is none."""
+def is_void(image: Image.Image) -> bool:
+    """Tell whether the alpha of a BMP is zero throughout, which its writers leave so where there is none."""
     return image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """An image of 8 bits in the colours of sRGB, if it brings another profile that can be read."""
+def readable_profile(image: Image.Image) -> tuple[bytes | None, bool]:
+    """Return the profile that an image brings, if it can be read, and whether it could, if it brings one."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not profile:
+        return None, True
+    try:
+        ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile)))
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None, False
+    return profile, True
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Return an image of 8 bits in the colours of sRGB, if it brings another profile that can be read."""
     profile = image.info.get("icc_profile")
     if not isinstance(profile, bytes) or not profile:
         return image
@@ -352,15 +430,7 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
 
     Row by row, so that a large picture does not need many times its memory.
     """
-    top, inverted = _grey_range(image)
-    extrema: Any = image.getextrema() if image.mode in ("I", "F") else (0, 0)
-    low, high = extrema
-    if not (low >= 0 and high <= top):
-        raise DataError(
-            f"{name} has values from {low} to {high}, so its black and white are unknown",
-            path=name,
-            hint="save it with 8 or 16 bits, or as floating point from 0 to 1",
-        )
+    top, inverted = _checked_range(image, name)
     grey = np.empty((image.height, image.width), np.uint8)
     clear = image.info.get("transparency")
     opaque = np.full_like(grey, 255) if isinstance(clear, int) else None
@@ -377,6 +447,34 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
         result.putalpha(Image.fromarray(opaque))
     result.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
     return result
+
+
+def grey_values(image: Image.Image, name: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return grey of more than 8 bits as (H, W) in 0..1, black to white, and opacity if one value is clear.
+
+    Raises:
+        DataError: nobody knows which values are black and white.
+    """
+    top, inverted = _checked_range(image, name)
+    values = np.asarray(image)
+    clear = image.info.get("transparency")
+    opaque = (values != clear).astype(np.float32) if isinstance(clear, int) else None
+    scaled = values.astype(np.float32) / np.float32(top)
+    return (1 - scaled if inverted else scaled), opaque
+
+
+def _checked_range(image: Image.Image, name: str) -> tuple[float, bool]:
+    """As :func:`_grey_range`, of an image whose values lie within it."""
+    top, inverted = _grey_range(image)
+    extrema: Any = image.getextrema() if image.mode in ("I", "F") else (0, 0)
+    low, high = extrema
+    if not (low >= 0 and high <= top):
+        raise DataError(
+            f"{name} has values from {low} to {high}, so its black and white are unknown",
+            path=name,
+            hint="save it with 8 or 16 bits, or as floating point from 0 to 1",
+        )
+    return top, inverted
 
 
 def _grey_range(image: Image.Image) -> tuple[float, bool]:

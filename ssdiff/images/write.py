@@ -51,6 +51,11 @@ def save_image(x: Tensor, path: Path | str, overwrite: bool = False) -> Path:
     return write_atomic(path, lambda stream: image.save(stream, **options), overwrite)
 
 
+def file_options(suffix: str) -> dict[str, Any]:
+    """Return what Pillow needs to save a file of an ending, in small letters."""
+    return dict(_OPTIONS[suffix])
+
+
 def check_extent(path: Path, height: int, width: int) -> None:
     """Refuse a picture that is too large for its format, before it is computed.
 

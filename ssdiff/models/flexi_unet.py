@@ -152,7 +152,15 @@ class FlexiUNet(nn.Module):
     def _levels(self) -> list[Level]:
         return [level for level in self.levels if isinstance(level, Level)]
 
-    def forward(self, x: Tensor, index: Tensor, resolution: int, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor,
+        resolution: int,
+        labels: Tensor | None = None,
+        *,
+        own: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Predict at the resolution that is wanted.
 
         Args:
@@ -160,6 +168,8 @@ class FlexiUNet(nn.Module):
             index: (B,) timesteps counted from 0, i.e. t - 1.
             resolution: pixels a side of the result, r or more.
             labels: (B,) classes, needed if and only if the model has classes.
+            own: the r and the resolution of images of the model's size at these timesteps, where x is a part
+                of a picture, or a larger one: they choose the layers.
 
         Returns:
             (B, channels, resolution, resolution).
@@ -169,7 +179,7 @@ class FlexiUNet(nn.Module):
                 2^(levels below its own), or if labels are missing or too many.
         """
         emb, inputs = self._embed(index, labels), x
-        x, first, last = self._route(x, resolution)
+        x, first, last = self._route(x, resolution, own or (x.shape[-1], resolution))
         h = _adapt(self.enter, self._levels[first].channels_in, self.stem(x))
         skips = [h]
         for level in self._levels[first:]:
@@ -212,7 +222,7 @@ class FlexiUNet(nn.Module):
             emb = emb + self.label(labels)
         return F.silu(emb)
 
-    def _route(self, x: Tensor, wanted: int) -> tuple[Tensor, int, int]:
+    def _route(self, x: Tensor, wanted: int, own: tuple[int, int]) -> tuple[Tensor, int, int]:
         """The input, resized up where its own level cannot do the step, and the levels of entrance and
         exit."""
         side = x.shape[-1]
@@ -221,7 +231,7 @@ class FlexiUNet(nn.Module):
                 "the network takes square images and gives the same or a larger size, "
                 f"not {tuple(x.shape[-2:])} -> {wanted}"
             )
-        first, last = self.level_of(side), self.level_of(wanted)
+        first, last = self.level_of(own[0]), self.level_of(own[1])
         for pixels, level in ((side, first), (wanted, last)):
             unit = 2 ** (len(self.sizes) - 1 - level)
             if pixels % unit:
@@ -230,7 +240,7 @@ class FlexiUNet(nn.Module):
                     f"use a multiple of {unit}"
                 )
         # The step to full resolution is that of the larger image [official code].
-        if wanted > side and (wanted >= self.sizes[0] or first == last):
+        if wanted > side and (own[1] >= self.sizes[0] or first == last):
             return resize_images(x, wanted), last, last
         return x, first, last
 

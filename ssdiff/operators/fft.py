@@ -9,9 +9,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssdiff.operators.base import Constants, Operator, Scale, Size
+
+_LARGE = 2**22  # pixels of a plane above which it is filtered in parts
 
 
 class Mirrored(Operator):
@@ -37,11 +40,19 @@ class Mirrored(Operator):
         """Filter (B, C, H, W) to the same shape; half precision is computed in float32."""
         wide = x.float() if x.dtype.itemsize < 4 else x
         response = self._response.like(wide)
+        if wide[..., 0, 0].numel() > 1 and wide[0, 0].numel() > _LARGE:  # one by one, for less memory
+            return torch.stack([torch.stack([self.apply(one[None, None])[0, 0] for one in y]) for y in x])
         for dim, name in ((-1, "columns"), (-2, "rows")):
-            n = wide.shape[dim]
-            mirror = wide.narrow(dim, 1 - self._edge, self._reflected(n)).flip(dim)
-            wide = _convolve(torch.cat([wide, mirror], dim), response[name], dim).narrow(dim, 0, n)
+            parts = [wide] if wide.numel() <= _LARGE else wide.split(_LARGE // wide.shape[dim], -3 - dim)
+            done = [self._filtered(part, response[name], dim) for part in parts]
+            wide = done[0] if len(done) == 1 else torch.cat(done, -3 - dim)
         return wide.to(x.dtype)
+
+    def _filtered(self, x: Tensor, response: Tensor, dim: int) -> Tensor:
+        """Along one dimension."""
+        n = x.shape[dim]
+        mirror = x.narrow(dim, 1 - self._edge, self._reflected(n)).flip(dim)
+        return _convolve(torch.cat([x, mirror], dim), response, dim).narrow(dim, 0, n)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Fold the reflections back onto the pixels that they came from."""
@@ -97,19 +108,54 @@ class Blocks(Operator):
         return 1.0
 
 
-def gaussian_response(n: int, std: float) -> Tensor:
+class Interpolated(Operator):
+    """Reductions and returns to the full size one after the other, by ``torch.nn.functional.interpolate``.
+
+    Args:
+        size: (H, W).
+        smaller: (h, w) of each reduction.
+        mode: bicubic, bilinear or area, none of them antialiased; the return is by the nearest pixel.
+        soften: an operator before and after each step, or None.
+    """
+
+    def __init__(
+        self, size: Size, smaller: Sequence[Size], mode: str, soften: Operator | None = None
+    ) -> None:
+        self.in_size = self.out_size = size
+        self._smaller, self._mode, self._soften = tuple(smaller), mode, soften or Scale()
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return D x, (B, C, H, W)."""
+        corners = {} if self._mode == "area" else {"align_corners": False}
+        wide = x.float() if x.dtype.itemsize < 4 else x
+        for size in self._smaller:
+            small = F.interpolate(self._soften.apply(wide), size, mode=self._mode, **corners)
+            wide = self._soften.apply(F.interpolate(small, x.shape[-2:], mode="nearest-exact"))
+        return wide.to(x.dtype)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return D^T y, as the gradient of <D x, y>."""
+        with torch.enable_grad():
+            x = torch.zeros_like(y, requires_grad=True)
+            (result,) = torch.autograd.grad(self.apply(x), x, y)
+        return result
+
+
+def gaussian_response(n: int, std: float, taps: int | None = None) -> Tensor:
     """Return the (n,) frequency response, for :class:`Mirrored` without a repeated edge, of a sampled
     Gaussian.
 
-    The kernel reaches 4 standard deviations each way, at most n - 1 pixels, and sums to 1: the same map as
-    :func:`ssdiff.operators.matrices.gaussian_blur` with reflect padding.
+    The same map as :func:`ssdiff.operators.matrices.gaussian_blur` with reflect padding; of kernels that
+    follow one another the responses are multiplied.
 
     Args:
         n: pixels in a row.
         std: standard deviation in pixels, above 0.
+        taps: odd length of the kernel, which sums to 1; by default it reaches 4 standard deviations each way,
+            at most n - 1 pixels.
     """
     period = max(1, 2 * n - 2)
-    reach = min(max(1, math.ceil(4 * std)), n - 1)
+    reach = min(max(1, math.ceil(4 * std)), n - 1) if taps is None else taps // 2
     offset = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-0.5 * (offset.double() / std) ** 2)
     circle = torch.zeros(period, dtype=torch.float64)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ssdiff.errors import ProcessError
 from ssdiff.operators.base import Operator, Scale
+from ssdiff.operators.cut import Cut
+from ssdiff.operators.factored import Factored
 from ssdiff.operators.pixelwise import ChannelMix, Mask
-from ssdiff.operators.separable import Separable
 
 _LEAST = 1e-6  # singular values below this share of the largest count as zero
 
@@ -28,7 +29,8 @@ def regularised_inverse(operator: Operator, y: Tensor, rho: float = 0.0) -> Tens
     (3e-4 in float32): there what is left out and the rounding that is let in weigh the same.
 
     Args:
-        operator: a :class:`Scale`, :class:`Separable`, :class:`Mask` or :class:`ChannelMix`.
+        operator: a :class:`Scale`, :class:`Factored`, :class:`Mask` or :class:`ChannelMix`, or a :class:`Cut`
+            of one.
         y: (B, C', h, w), what the operator returns; half precision is computed in float32.
         rho: 0 or more, in units of ||A||^2.
 
@@ -44,12 +46,28 @@ def regularised_inverse(operator: Operator, y: Tensor, rho: float = 0.0) -> Tens
     return _inverse(operator, wide, rho).to(y.dtype)
 
 
-@singledispatch
-def _inverse(operator: Operator, y: Tensor, rho: float) -> Tensor:
-    raise ProcessError(
+def check_inverse(operator: Operator) -> None:
+    """Refuse an operator of a kind that has no inverse here; nothing is computed.
+
+    Raises:
+        ProcessError: then.
+    """
+    while isinstance(operator, Cut):
+        operator = operator.inner
+    if _inverse.dispatch(type(operator)) is _inverse.dispatch(Operator):
+        raise _no_inverse(operator)
+
+
+def _no_inverse(operator: Operator) -> ProcessError:
+    return ProcessError(
         f"{type(operator).__name__} operators have no inverse in closed form here",
         hint="use a resize or blur by matrices (Separable), a Mask, a ChannelMix or a Scale",
     )
+
+
+@singledispatch
+def _inverse(operator: Operator, y: Tensor, rho: float) -> Tensor:
+    raise _no_inverse(operator)
 
 
 @_inverse.register
@@ -59,12 +77,18 @@ def _scale(operator: Scale, y: Tensor, rho: float) -> Tensor:
 
 
 @_inverse.register
-def _separable(operator: Separable, y: Tensor, rho: float) -> Tensor:
-    values = operator.singular_values
-    if not values.numel():  # A = 0
+def _factored(operator: Factored, y: Tensor, rho: float) -> Tensor:
+    largest = torch.tensor(operator.norm(), dtype=torch.float64)
+    if not largest:  # A = 0
         return operator.adjoint(y)
-    gains = _gains(values, values.max(), rho, _least(y))
-    return operator.from_right(gains.to(y) * operator.to_left(y))
+    return operator.from_right(
+        operator.weigh(lambda s: _gains(s, largest, rho, _least(y)), operator.to_left(y))
+    )
+
+
+@_inverse.register
+def _cut(operator: Cut, y: Tensor, rho: float) -> Tensor:
+    return operator.spread(_inverse(operator.inner, y, rho))
 
 
 @_inverse.register

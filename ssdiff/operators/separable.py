@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -10,12 +9,12 @@ from torch import Tensor
 
 from ssdiff.errors import ProcessError
 from ssdiff.operators.base import Constants, Operator
+from ssdiff.operators.factored import Factored
 
-SpectralFunction = Callable[[Tensor], Tensor]
 _RANK_TOLERANCE = 1e-12
 
 
-class Separable(Operator):
+class Separable(Factored):
     """Y = L X K^T on each channel: a resize, a blur or a DCT filter [docs/math.md, equations (7) and (8)].
 
     The SVD of the two 1-D matrices gives the SVD of the whole: singular values s_i s_j, right singular basis
@@ -51,10 +50,6 @@ class Separable(Operator):
         m = self._matrices.like(wide)
         return (m["rows"].mT @ wide @ m["columns"]).to(y.dtype)
 
-    def norm(self) -> float:
-        """Return the product of the largest singular values of the two matrices."""
-        return float(self.singular_values.max())
-
     def __matmul__(self, inner: Operator) -> Operator:
         """Stays separable when ``inner`` is."""
         if isinstance(inner, Separable) and inner.out_size == self.in_size:
@@ -73,10 +68,15 @@ class Separable(Operator):
             parts |= {f"{side}_u": u[:, :rank], f"{side}_s": s[:rank], f"{side}_v": vh[:rank].mT}
         return Constants(**parts)
 
-    @cached_property
-    def singular_values(self) -> Tensor:
-        """(p, q) float64, the non-zero ones: s_i of the rows times s_j of the columns."""
-        return self._svd["rows_s"][:, None] * self._svd["columns_s"]
+    @property
+    def row_values(self) -> Tensor:  # type: ignore[override]
+        """(p,) float64."""
+        return self._svd["rows_s"]
+
+    @property
+    def column_values(self) -> Tensor:  # type: ignore[override]
+        """(q,) float64."""
+        return self._svd["columns_s"]
 
     def to_right(self, x: Tensor) -> Tensor:
         """Return V^T x, the part of an input (..., H, W) that the operator sees, in its singular basis (...,
@@ -98,18 +98,6 @@ class Separable(Operator):
         """Return U c: (..., p, q) to (..., h, w)."""
         f = self._svd.like(coefficients)
         return f["rows_u"] @ coefficients @ f["columns_u"].mT
-
-    def spectral(self, function: SpectralFunction, x: Tensor) -> Tensor:
-        """Return f(A^T A) x, the null space included.
-
-        Args:
-            function: f, elementwise on squared singular values (float64); f(0) acts on the null space.
-            x: (..., H, W).
-        """
-        squares = self.singular_values.square()
-        null = float(function(torch.zeros(1, dtype=torch.float64)))
-        gain = (function(squares) - null).to(x)
-        return null * x + self.from_right(gain * self.to_right(x))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """Return A^+ y: (..., h, w) to (..., H, W), the input of smallest norm among the best fits."""

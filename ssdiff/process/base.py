@@ -17,6 +17,7 @@ from ssdiff import rng
 from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Size
+from ssdiff.operators.factored import Factored
 from ssdiff.operators.separable import Separable
 from ssdiff.sampling.registry import samplers
 
@@ -103,6 +104,7 @@ class Process(ABC):
         invertible: whether the clean image at the size of x_t follows from x_t and its noise, so that a
             network may predict the noise.
         refreshes: whether a step draws fresh noise at one size too, whatever eta: for what x_t does not see.
+        squares: whether a network sees images whose sides differ as squares, as it was trained to.
 
     Shapes:
         x0 is (B, C, H, W) in [-1, 1], x_t is (B, C, h_t, w_t) with (h_t, w_t) = ``states[t].size``.
@@ -114,6 +116,7 @@ class Process(ABC):
     coloured: bool = False
     invertible: bool = True
     refreshes: bool = False
+    squares: bool = True
 
     @property
     def T(self) -> int:
@@ -206,11 +209,13 @@ class Process(ABC):
     def network_input(self, x_t: Tensor, t: Timestep) -> Tensor:
         """Return what the network is given for (B, C, h_t, w_t) x_t: itself, unless its range is another.
 
-        Where height and width differ it is a square of the longer side, pixels repeated along the shorter.
+        Where height and width differ it is a square of the longer side, pixels repeated along the shorter,
+        if the process ``squares``.
         """
         state = self.states[t if isinstance(t, int) else int(t[0])]
         square = (state.resolution, state.resolution)
-        return x_t if state.size == square else _repeats(state.size, state.resolution).apply(x_t)
+        same = state.size == square or not self.squares
+        return x_t if same else _repeats(state.size, state.resolution).apply(x_t)
 
     def network_output(self, output: Tensor, t: int) -> Tensor:
         """Return what the network gives for x_t at the size of t - 1.
@@ -220,7 +225,8 @@ class Process(ABC):
         """
         state = self.states[t - 1]
         square = (state.resolution, state.resolution)
-        return output if state.size == square else _averages(state.size, state.resolution).apply(output)
+        same = state.size == square or not self.squares
+        return output if same else _averages(state.size, state.resolution).apply(output)
 
     # Training.
 
@@ -332,7 +338,7 @@ class Process(ABC):
         """Return R_{s:t} x: (B, C, h_s, w_s) to (B, C, h_t, w_t), no signal scale."""
         return x
 
-    def reduction(self, size: Size) -> Separable:
+    def reduction(self, size: Size) -> Factored:
         """Return R from full size to a smaller one of the process.
 
         Raises:

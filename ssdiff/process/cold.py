@@ -60,7 +60,9 @@ class ColdProcess(Process):
         if not isinstance(self.degradation, Mixture):
             self._cannot("mix other images in", "leave them out")
         fixed = (lambda numbers, shape: z) if isinstance(z, Tensor) else z
-        return ColdProcess(self.degradation.mixing(fixed))
+        mixed = ColdProcess(self.degradation.mixing(fixed))
+        mixed.squares = self.squares
+        return mixed
 
     @property
     def has_posterior(self) -> bool:

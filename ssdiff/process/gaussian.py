@@ -7,7 +7,7 @@ case in which the resolution never changes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from ssdiff.devices import to_device
 from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Constants, Size
-from ssdiff.operators.separable import Separable
+from ssdiff.operators.factored import Factored
+from ssdiff.operators.resizing import ResizeMatrix, follow, is_large, resize_step
 from ssdiff.process.base import Posterior, Process, State, Timestep
 from ssdiff.process.eta import Gains, gains
 
-ResizeMatrix = Callable[[int, int], Tensor]
 _SLACK = 1e-9  # relative rounding that the check of a transition forgives
 
 
@@ -81,7 +81,7 @@ class GaussianProcess(Process):
         operator = self._resize(s, t)
         return operator.apply(x) if operator else x
 
-    def reduction(self, size: Size) -> Separable:
+    def reduction(self, size: Size) -> Factored:
         """Return R from full size to a smaller one of the process.
 
         Raises:
@@ -232,7 +232,7 @@ class GaussianProcess(Process):
         sigma_s, sigma_t = self._tables["sigma"][s], self._tables["sigma"][t]
         return gains(factor * (self.states[t].signal / self.states[s].signal), sigma_s, sigma_t, eta)
 
-    def _spectral_step(self, resize: Separable, t: int, s: int, eta: float) -> Constants:
+    def _spectral_step(self, resize: Factored, t: int, s: int, eta: float) -> Constants:
         """m_k, b_k and c_k - sigma_s on the range of M^T; on its null space b = 0 and c = sigma_s."""
         key = (t, s, eta)
         if key not in self._steps:
@@ -241,7 +241,7 @@ class GaussianProcess(Process):
             self._steps[key] = Constants(singular=m, gain=gain, excess=spread - self.states[s].sigma)
         return self._steps[key]
 
-    def _resize(self, s: int, t: int) -> Separable | None:
+    def _resize(self, s: int, t: int) -> Factored | None:
         """R_{s:t}, None where the size stays."""
         return self._resizes.get((self.states[s].size, self.states[t].size))
 
@@ -300,20 +300,18 @@ def variance_preserving(nu: Tensor, sizes: Sequence[Size], full: Size) -> list[S
     return [State(full, 1.0, 0.0), *noisy]
 
 
-def _cumulative_resizes(sizes: Sequence[Size], resize: ResizeMatrix) -> dict[tuple[Size, Size], Separable]:
+def _cumulative_resizes(sizes: Sequence[Size], resize: ResizeMatrix) -> dict[tuple[Size, Size], Factored]:
     """R_{s:t} for every pair of sizes in the chain: the product of the single changes between them."""
     for before, after in itertools.pairwise(sizes):
         if after[0] > before[0] or after[1] > before[1]:
             raise ProcessError(
                 f"an image cannot grow along a process: {before} pixels are followed by {after}"
             )
-    chain = list(dict.fromkeys(sizes))
-    result: dict[tuple[Size, Size], Separable] = {}
+    chain, large = list(dict.fromkeys(sizes)), is_large(sizes[0])
+    result: dict[tuple[Size, Size], Factored] = {}
     for i, before in enumerate(chain):
-        total: Separable | None = None
+        total: Factored | None = None
         for inner, outer in zip(chain[i:], chain[i + 1 :], strict=False):
-            step = Separable(resize(inner[0], outer[0]), resize(inner[1], outer[1]))
-            composed = step if total is None else step @ total
-            assert isinstance(composed, Separable)
-            result[before, outer] = total = composed
+            step = resize_step(inner, outer, resize, large=large)
+            result[before, outer] = total = step if total is None else follow(total, step)
     return result

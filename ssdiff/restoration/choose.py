@@ -7,7 +7,7 @@ from torch import Tensor
 from ssdiff.errors import UsageError
 from ssdiff.images.convert import ImageLike
 from ssdiff.pipeline import Pipeline
-from ssdiff.restoration.masks import known_pixels
+from ssdiff.restoration.masks import GivenMask
 from ssdiff.restoration.options import Method, Options
 from ssdiff.restoration.tasks import TASKS
 from ssdiff.restoration.trained import Trained
@@ -23,11 +23,13 @@ def choose_method(
     *,
     factor: int = 4,
     std: float = 2.0,
-    mask: Tensor | ImageLike | None = None,
+    mask: Tensor | ImageLike | GivenMask | None = None,
     noise_std: float = 0.0,
     given: bool = False,
 ) -> Method:
     """Return a way to restore: the model's own degradation, or a task that it was not trained for.
+
+    It is for images of the model's own size; :meth:`Method.at` gives that for others.
 
     Args:
         pipeline: the model.
@@ -36,7 +38,7 @@ def choose_method(
         options: of the sampler.
         factor: of super-resolve.
         std: of deblur, pixels.
-        mask: of inpaint: an image or file whose white is missing, or (R, R) bool, True where missing.
+        mask: of inpaint: an image or file whose white is missing, or (H, W) bool, True where missing.
         noise_std: of the degraded images, in units of the [-1, 1] image, with a task.
         given: the images are degraded already, as of :class:`Trained`.
 
@@ -59,8 +61,41 @@ def choose_method(
         raise UsageError(f"t does not go with op {op}, which begins at noise", hint="leave t out")
     if mask is not None and op != "inpaint":
         raise UsageError("mask goes with op inpaint only", hint="leave it out")
-    known = None if mask is None else known_pixels(mask, pipeline.process.states[0].resolution)
-    return zero_shot(pipeline, op, options, factor=factor, std=std, mask=known, noise_std=noise_std)
+    if mask is not None:
+        mask = mask if isinstance(mask, GivenMask) else GivenMask(mask)
+        mask.look()
+    return zero_shot(pipeline, op, options, factor=factor, std=std, mask=mask, noise_std=noise_std)
+
+
+def choose_fit(pipeline: Pipeline, degrade: bool, whole: bool | None, options: Options) -> bool:
+    """Return whether clean pictures are cut and resized to the model's size, as its training images were.
+
+    Args:
+        pipeline: the model.
+        degrade: whether the pictures are clean.
+        whole: as asked for; omitted, pictures stay whole of a model that was trained on patches of whole
+            pictures, and of no other.
+        options: that may speak of tiles.
+
+    Raises:
+        UsageError: degraded pictures are to be resized, or tiles are asked for where there are none.
+    """
+    if not degrade:
+        if whole is False:
+            raise UsageError(
+                "only clean pictures are resized (--fit), degraded ones are restored as they are",
+                hint="leave it out, or add --degrade",
+            )
+        return False
+    fit = not whole
+    if whole is None:
+        fit = pipeline.preset is None or not pipeline.preset.data.patches
+    if fit and (options.tile, options.overlap) != (None, None):
+        raise UsageError(
+            "tile and overlap are for whole pictures, not for those that are resized to the model's size",
+            hint="leave them out, or add --whole",
+        )
+    return fit
 
 
 def choose_samplers(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from ssdiff import images as pictures
 from ssdiff.data.inputs import FailedFile, ImageFile, expand
-from ssdiff.errors import DataError, memory_for
-from ssdiff.evaluation.image_quality import Row, compare, mean_rows, quality_table
+from ssdiff.errors import DataError, ResourceError, SsdiffError, UsageError, memory_for
+from ssdiff.evaluation.image_quality import ImageQuality, Row, compare, mean_rows, quality_table
 from ssdiff.images import to_uint8
+from ssdiff.images.picture import Form, read_picture, write_picture
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
@@ -29,13 +31,16 @@ class RestoreTask:
 
     Attributes:
         pipeline: the model.
-        method: how.
+        method: how, at the model's own size.
         samplers: each one restores every image.
-        batch: images at once; None leaves it to the preset.
+        batch: images at once, of the model's own size; None leaves it to the preset.
         degrade: the images are clean.
         strip: write clean (if known), degraded and restored side by side.
         truth: folder of clean images by name.
         overwrite: whether results may replace files.
+        fit: clean images are cut and resized to the model's size, as its training images were.
+        max_pixels: of a file.
+        notes: what is to be said of all files.
     """
 
     pipeline: Pipeline
@@ -46,6 +51,9 @@ class RestoreTask:
     strip: bool = False
     truth: Path | None = None
     overwrite: bool = False
+    fit: bool = True
+    max_pixels: int = pictures.MAX_PIXELS
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +82,13 @@ class RestoreFilesResult:
         done: in the order given.
         failed: with what was wrong.
         seconds: that all took.
+        notes: what could not be kept as it was, and what a mask was taken for; one line each.
     """
 
     done: list[RestoredFile]
     failed: list[FailedFile]
     seconds: float
+    notes: list[str] = field(default_factory=list)
 
     @property
     def mean(self) -> dict[str, Row]:
@@ -99,13 +109,16 @@ class RestoreFilesResult:
             "mean": self.mean,
             "failures": [one.to_dict() for one in self.failed],
             "seconds": round(self.seconds, 3),
+            "warnings": self.notes,
         }
 
 
 def restore_files(
     files: Sequence[ImageFile], task: RestoreTask, *, progress: Progress | None = None
 ) -> RestoreFilesResult:
-    """Restore files and write each result; one that cannot be read does not stop the others.
+    """Restore files and write each result; one that cannot be restored does not stop the others.
+
+    Images of the model's own size are restored in batches, pictures of other sizes one by one.
 
     Args:
         files: from :func:`ssdiff.data.inputs.plan_outputs`.
@@ -118,33 +131,188 @@ def restore_files(
     """
     if task.degrade and task.truth is not None:
         raise two_truths()
-    truths = _truths(files, task.truth)
-    batch, side = task.batch or task.pipeline.sampling.batch, task.pipeline.process.states[0].resolution
-    failed: list[FailedFile] = []
-    done: list[RestoredFile] = []
-    began = time.perf_counter()
-    count = Counter(progress, "restoring", len(files))
-    for start in range(0, len(files), batch):
-        part = []
-        for file in files[start : start + batch]:
-            try:
-                part.append(_read(file, task, truths.get(file.number)))
-            except DataError as error:
-                failed.append(FailedFile(file, error))
-        if part:
-            with memory_for(f"{len(part)} images of {side} px at once", "lower --batch"):
-                done += _restore(part, task)
-        count(len(files[start : start + batch]))
-    return RestoreFilesResult(done, failed, time.perf_counter() - began)
+    if task.degrade and task.fit:
+        _ = task.method.size  # what does not fit the model's size is wrong for all
+    return _Work(task, _truths(files, task.truth), Counter(progress, "restoring", len(files))).run(files)
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One image in memory."""
+    """One image in memory, how it is restored, and what its file was like."""
 
     file: ImageFile
+    method: Method
+    form: Form
     clean: Tensor | None
     degraded: Tensor | None
+
+
+class _Work:
+    """Files on their way, in order."""
+
+    def __init__(self, task: RestoreTask, truths: dict[int, str], count: Counter) -> None:
+        self._task, self._truths, self._count = task, truths, count
+        self._done: list[RestoredFile] = []
+        self._failed: list[FailedFile] = []
+        self._notes = list(task.notes)
+        self._over = 0  # files that are done or have failed
+        self._method: Method = task.method  # the last one that was made for another size
+
+    def run(self, files: Sequence[ImageFile]) -> RestoreFilesResult:
+        began = time.perf_counter()
+        batch = self._task.batch or self._task.pipeline.sampling.batch
+        for start in range(0, len(files), batch):
+            part = []
+            for file in files[start : start + batch]:
+                try:
+                    read = self._read(file, self._truths.get(file.number))
+                except (DataError, UsageError) as error:
+                    self._fail(file, error)
+                    continue
+                if read.method is self._task.method:
+                    part.append(read)
+                else:
+                    self._whole(read)
+            if part:
+                self._write(part, self._restore(part, "lower --batch"))
+                self._finish(len(part))
+        done = sorted(self._done, key=lambda one: one.file.number)
+        failed = sorted(self._failed, key=lambda one: one.file.number)
+        return RestoreFilesResult(done, failed, time.perf_counter() - began, self._notes)
+
+    def _fail(self, file: ImageFile, error: SsdiffError) -> None:
+        self._failed.append(FailedFile(file, error))
+        self._finish(1)
+
+    def _finish(self, count: int) -> None:
+        self._over += count
+        self._count.reach(self._over)
+
+    def _whole(self, read: _Read) -> None:
+        """One picture of a size of its own; what is wrong with it is not wrong with the others."""
+        try:
+            self._write([read], self._restore([read], "lower --tile, or make the picture smaller"))
+        except (DataError, UsageError, _TooLarge) as error:
+            self._fail(read.file, error)
+        else:
+            self._finish(1)
+
+    def _read(self, file: ImageFile, truth: str | None) -> _Read:
+        task, channels = self._task, self._task.pipeline.channels
+        if task.degrade and task.fit:
+            shown = pictures.read_image(
+                file.source, channels=channels, size=task.method.full, max_pixels=task.max_pixels
+            )
+            return _Read(file, task.method, Form(), shown, None)
+        wanted = channels if task.degrade else task.method.channels
+        x, form = read_picture(file.source, channels=wanted, max_pixels=task.max_pixels)
+        self._notes += [f"{file.source}: {note}" for note in form.notes]
+        if channels == 1 and not form.grey:
+            self._notes.append(f"{file.source}: the model knows no colours, the result is grey")
+            form = replace(form, grey=True, profile=None)
+        if task.degrade:
+            x, form = self._cut(file, x, form)
+            return _Read(file, self._at(size_of(x)), form, x, None)
+        method = self._at(task.method.full_of(size_of(x)))
+        if channels > wanted:  # colours are made
+            form = replace(form, grey=False, profile=None if form.grey else form.profile)
+        clean = _read_truth(truth, channels, method.full) if truth else None
+        return _Read(file, method, form, clean, x)
+
+    def _at(self, full: Size) -> Method:
+        """The method for pictures of a size; that of the last one is kept."""
+        if full == self._task.method.full:
+            return self._task.method
+        if self._method.full != full:
+            self._method = self._task.method.at(full)
+        return self._method
+
+    def _cut(self, file: ImageFile, x: Tensor, form: Form) -> tuple[Tensor, Form]:
+        """A clean picture whose sides the task can divide."""
+        unit, (height, width) = self._task.method.granule, size_of(x)
+        new = (height - height % unit, width - width % unit)
+        if new == (height, width):
+            return x, form
+        if not all(new):
+            raise DataError(
+                f"{file.source} has {width} x {height} pixels, fewer than the factor {unit} makes one of",
+                path=file.source,
+                hint="give a larger image, or a smaller factor",
+            )
+        self._notes.append(
+            f"{file.source}: cut from {width} x {height} to {new[1]} x {new[0]} pixels, which {unit} divides"
+        )
+        alpha = None if form.alpha is None else form.alpha[:, : new[0], : new[1]]
+        return x[:, : new[0], : new[1]], replace(form, alpha=alpha)
+
+    def _restore(self, part: Sequence[_Read], hint: str) -> _Restored:
+        """Images of one method, together."""
+        task, method = self._task, part[0].method
+        numbers = torch.tensor([one.file.number for one in part])
+        known = [one.clean for one in part if one.clean is not None]
+        height, width = method.full
+        size = f"{height} px" if height == width else f"{width} x {height} px"
+        with _memory(f"{len(part)} images of {size} at once", hint):
+            clean = torch.stack(known) if known else None
+            if task.degrade and clean is not None:
+                degraded = method.degrade(clean, numbers)
+            else:
+                found = [one.degraded for one in part if one.degraded is not None]
+                degraded = method.admit(torch.stack(found), numbers)
+            results = {}
+            if clean is not None or task.strip:
+                results["degraded"] = method.baseline(degraded).float().cpu().clamp(-1, 1)
+            work = sum(method.evaluations(sampler) for sampler in task.samplers)
+            for sampler in task.samplers:
+                results[sampler] = method.restore(
+                    degraded, numbers, sampler, lambda share: self._count(share * len(part) / work)
+                )
+            scores = {name: compare(clean, x) for name, x in results.items()} if clean is not None else {}
+        return _Restored(clean, results, scores)
+
+    def _write(self, part: Sequence[_Read], restored: _Restored) -> None:
+        task, clean = self._task, restored.clean
+        for i, one in enumerate(part):
+            frames = [x[i] for x in restored.results.values()]
+            if task.strip:
+                shown = frames if clean is None else [clean[i], *frames]
+                strip = pictures.film_strip([to_uint8(x) for x in shown])
+                pictures.save_image(strip, one.file.target, overwrite=task.overwrite)
+            else:
+                said = write_picture(frames[-1], one.form, one.file.target, overwrite=task.overwrite)
+                self._notes += [f"{one.file.target}: {note}" for note in said]
+            quality = {
+                name: {key: _number(value[i]) for key, value in score._asdict().items()}
+                for name, score in restored.scores.items()
+            }
+            self._done.append(RestoredFile(one.file, quality or None))
+
+
+@dataclass(frozen=True, slots=True)
+class _Restored:
+    """Images of one batch, by "degraded" and by sampler."""
+
+    clean: Tensor | None
+    results: dict[str, Tensor]
+    scores: dict[str, ImageQuality]
+
+
+class _TooLarge(ResourceError):
+    """Memory ran out over one picture."""
+
+
+@contextmanager
+def _memory(what: str, hint: str) -> Iterator[None]:
+    try:
+        with memory_for(what, hint):
+            yield
+    except ResourceError as error:
+        raise _TooLarge(str(error.args[0]), hint=error.hint) from error
+
+
+def size_of(x: Tensor) -> Size:
+    """Return (H, W) of an image."""
+    return x.shape[-2], x.shape[-1]
 
 
 def _truths(files: Sequence[ImageFile], folder: Path | None) -> dict[int, str]:
@@ -174,22 +342,6 @@ def _stem(name: PurePosixPath) -> str:
     return unicodedata.normalize("NFC", str(name.with_suffix("")))
 
 
-def _read(file: ImageFile, task: RestoreTask, truth: str | None) -> _Read:
-    channels, full = task.pipeline.channels, task.pipeline.process.states[0].size
-    if task.degrade:
-        return _Read(file, pictures.read_image(file.source, channels=channels, size=full), None)
-    degraded = pictures.read_image(file.source, channels=task.method.channels)
-    if tuple(degraded.shape[-2:]) != task.method.size:
-        height, width = task.method.size
-        raise DataError(
-            f"{file.source} has {degraded.shape[-1]} x {degraded.shape[-2]} pixels, the model restores "
-            f"images of {width} x {height} at this timestep",
-            path=file.source,
-            hint="crop and resize it; with --degrade, ssdiff does that to clean images",
-        )
-    return _Read(file, _read_truth(truth, channels, full) if truth else None, degraded)
-
-
 def _read_truth(truth: str, channels: int, full: Size) -> Tensor:
     """A clean image, which may be larger than the model's, but of the same shape."""
     clean = pictures.read_image(truth, channels=channels)
@@ -201,34 +353,6 @@ def _read_truth(truth: str, channels: int, full: Size) -> Tensor:
             hint="cut it as the degraded image was cut",
         )
     return pictures.read_image(truth, channels=channels, size=full)
-
-
-def _restore(part: Sequence[_Read], task: RestoreTask) -> list[RestoredFile]:
-    """Restore a batch and write it."""
-    numbers = torch.tensor([one.file.number for one in part])
-    known = [one.clean for one in part if one.clean is not None]
-    clean = torch.stack(known) if known else None
-    if task.degrade and clean is not None:
-        degraded = task.method.degrade(clean, numbers)
-    else:
-        found = [one.degraded for one in part if one.degraded is not None]
-        degraded = task.method.admit(torch.stack(found), numbers)
-    results = {"degraded": task.method.baseline(degraded).float().cpu().clamp(-1, 1)}
-    for sampler in task.samplers:
-        results[sampler] = task.method.restore(degraded, numbers, sampler)
-    scores = {name: compare(clean, x) for name, x in results.items()} if clean is not None else {}
-    written = []
-    for i, one in enumerate(part):
-        frames = [x[i] for x in results.values()]
-        shown = frames if clean is None else [clean[i], *frames]
-        picture = pictures.film_strip([to_uint8(x) for x in shown]) if task.strip else frames[-1]
-        pictures.save_image(picture, one.file.target, overwrite=task.overwrite)
-        quality = {
-            name: {key: _number(value[i]) for key, value in score._asdict().items()}
-            for name, score in scores.items()
-        }
-        written.append(RestoredFile(one.file, quality or None))
-    return written
 
 
 def _number(value: Tensor) -> float | None:

@@ -14,7 +14,10 @@ from ssdiff.errors import UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.colour import LUMA
+from ssdiff.operators.cosines import gaussian_filter
+from ssdiff.operators.factored import Factored
 from ssdiff.operators.pixelwise import ChannelMix, Mask
+from ssdiff.operators.resizing import follow, is_large, resize_step
 from ssdiff.operators.separable import Separable
 
 
@@ -49,6 +52,32 @@ class Task:
     full_size: Callable[[Tensor], Tensor]
 
 
+def check_task(name: str, channels: int, known: Known) -> None:
+    """Refuse what is wrong at every size.
+
+    Raises:
+        UsageError: an unknown task, a number out of range, or a model of other channels.
+    """
+    if name not in _BUILDERS:
+        raise UsageError(f"unknown task {name!r}", hint=f"choose one of {', '.join(TASKS)}")
+    if name == "super-resolve" and known.factor < 2:
+        raise UsageError(f"a factor must be 2 or more, not {known.factor}")
+    if name == "deblur" and not known.std > 0:
+        raise UsageError(f"the blur must have a std within 0 and the image's side, not {known.std}")
+    if name == "colourise" and channels != 3:
+        raise UsageError("a model of grey images knows no colours")
+
+
+def enlargement(name: str, known: Known) -> int:
+    """Return how many times larger a side of the restored image is."""
+    return known.factor if name == "super-resolve" else 1
+
+
+def measured_channels(name: str, channels: int) -> int:
+    """Return the channels of a task's degraded images, of restored ones of ``channels``."""
+    return 1 if name == "colourise" else channels
+
+
 def build_task(name: str, size: Size, channels: int, known: Known) -> Task:
     """Return what a task means for (H, W) images.
 
@@ -68,6 +97,8 @@ def _super_resolve(size: Size, channels: int, known: Known) -> Task:
 def _deblur(size: Size, channels: int, known: Known) -> Task:
     if not 0 < known.std < min(size):
         raise UsageError(f"the blur must have a std within 0..{min(size)} pixels, not {known.std}")
+    if is_large(size):
+        return Task(gaussian_filter(size, known.std), channels, torch.clone)
     blur = [matrices.gaussian_blur(n, known.std) for n in size]
     return Task(Separable(*blur), channels, torch.clone)
 
@@ -92,20 +123,20 @@ _BUILDERS: dict[str, Callable[[Size, int, Known], Task]] = {
 TASKS = tuple(_BUILDERS)
 
 
-def _shrink(size: Size, factor: int) -> Separable:
+def _shrink(size: Size, factor: int) -> Factored:
     """The chain of progressive_downsample that the published SSD makes, as far as the factor is a power of
     two."""
     if factor < 2 or any(n % factor for n in size):
         pixels = f"{size[0]}" if size[0] == size[1] else f"{size[1]} x {size[0]}"
         raise UsageError(f"a factor of {factor} does not divide {pixels} pixels", hint="choose a divisor")
-    result: Separable | None = None
+    result: Factored | None = None
+    large = is_large(size)
     while factor > 1:
         step = 2 if factor % 2 == 0 else factor
         smaller = (size[0] // step, size[1] // step)
-        shrunk = Separable(*map(matrices.resize, size, smaller))
-        composed = shrunk if result is None else shrunk @ result
-        assert isinstance(composed, Separable), "resizes compose"
-        result, size, factor = composed, smaller, factor // step
+        shrunk = resize_step(size, smaller, matrices.resize, large=large)
+        result = shrunk if result is None else follow(result, shrunk)
+        size, factor = smaller, factor // step
     assert result is not None, "the factor is at least 2"
     return result
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,7 +13,8 @@ from ssdiff.errors import UsageError, memory_for
 from ssdiff.images.convert import Given, ImageLike, ImagesLike, given, one_batch
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
-from ssdiff.restoration.choose import choose_method, choose_samplers
+from ssdiff.restoration.choose import choose_fit, choose_method, choose_samplers
+from ssdiff.restoration.masks import given_mask
 from ssdiff.restoration.options import Method, Options, two_truths
 from ssdiff.restoration.results import RestoreResult, compared
 from ssdiff.restoration.tasks import TASKS
@@ -32,10 +36,14 @@ def restore(
     factor: int = 4,
     std: float = 2.0,
     mask: Tensor | ImageLike | None = None,
+    invert_mask: bool = False,
     noise_std: float = 0.0,
     degrade: bool = False,
     truth: ImagesLike | None = None,
     other: OtherImages | None = None,
+    whole: bool | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
@@ -45,9 +53,9 @@ def restore(
     super-resolve, deblur, inpaint and colourise, which it was not trained for.
 
     Args:
-        images: (B, C, h, w) or (C, h, w) in [-1, 1], Pillow images, files, or a list of these; degraded, of
-            the size that the model has at ``t``. With ``degrade`` clean ones, of which Pillow images and
-            files are cut and resized to the model's size.
+        images: (B, C, h, w) or (C, h, w) in [-1, 1], Pillow images, files, or a list of these, of one size;
+            degraded, or clean ones with ``degrade``. Of another size than the model's they are restored by
+            :meth:`ssdiff.Pipeline.at_size`.
         pipeline: from :func:`ssdiff.load`.
         op: what happened to the images; what the model was trained for where omitted.
         t: timestep of the images, 1..T; T where omitted.
@@ -58,13 +66,20 @@ def restore(
         seed: decides every random number.
         factor: of super-resolve.
         std: of deblur: std of the Gaussian blur, pixels of the full image.
-        mask: of inpaint: an image or file whose white is missing, or (R, R) bool, True where missing.
+        mask: of inpaint: an image or file whose white is missing, or (H, W) bool, True where missing; of a
+            picture with transparent parts, what is opaque is missing.
+        invert_mask: what is known and what is missing change places.
         noise_std: std of noise on the degraded images, in units of the [-1, 1] image; with ``op``.
         degrade: the images are clean: degrade and restore them, and compare with them.
         truth: clean images in the order of ``images``, to compare with.
         other: second set of a model of animorphosis, as :meth:`ssdiff.Pipeline.with_other` takes it, for
             ``degrade``; images that are given at T begin at themselves.
-        batch: images at once; the preset's where omitted.
+        whole: with ``degrade``: True takes pictures at their own size, False cuts and resizes Pillow images
+            and files to the model's, as its training images were. Omitted, it is False but for a model that
+            was trained on patches of whole pictures.
+        tile: of pictures of another size than the model's, as of :meth:`ssdiff.Pipeline.at_size`.
+        overlap: likewise.
+        batch: images at once; the preset's, and one of another size than the model's, where omitted.
         progress: called as progress("restoring", done, total).
 
     Raises:
@@ -77,8 +92,9 @@ def restore(
     require_type("the pipeline", pipeline, Pipeline, "load one: ssdiff.load(path)")
     if degrade and truth is not None:
         raise two_truths()
-    options = Options(steps, eta, seed, draws)
+    options = Options(steps, eta, seed, draws, tile, overlap)
     pipeline = pipeline if other is None else pipeline.with_other(other)
+    hole = given_mask(mask, invert_mask)
     method = choose_method(
         pipeline,
         op,
@@ -86,51 +102,68 @@ def restore(
         options,
         factor=factor,
         std=std,
-        mask=mask,
+        mask=hole,
         noise_std=noise_std,
         given=not degrade,
     )
+    for note in hole.notes if hole else ():
+        warnings.warn(note, stacklevel=2)
     [rule] = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, every=False)
     if batch is not None:
         require_whole("batch", batch, 1)
-    size = batch or pipeline.sampling.batch
-    read, clean = _inputs(images, truth, degrade, method, pipeline)
+    fit = choose_fit(pipeline, degrade, whole, options)
+    if fit:
+        _ = method.size  # what does not fit the model's size is found before images are read
+    read, clean, method = _inputs(images, truth, degrade, fit, method, pipeline)
     given_images = one_batch(read)
+    native = method.full == pipeline.process.states[0].size
+    size = batch or (pipeline.sampling.batch if native else 1)
     count = Counter(progress, "restoring", len(given_images))
+    work = method.evaluations(rule)
     seen, restored = [], []
     for start in range(0, len(given_images), size):
         part = given_images[start : start + size].float()
         numbers = torch.arange(start, start + len(part))
-        with memory_for(
-            f"{len(part)} images of {pipeline.process.states[0].resolution} px at once", "lower batch"
-        ):
+        with memory_for(f"{len(part)} images of {max(method.full)} px at once", "lower batch or tile"):
             degraded = method.degrade(part, numbers) if degrade else method.admit(part, numbers)
             seen.append(method.baseline(degraded).float().cpu().clamp(-1, 1))
-            restored.append(method.restore(degraded, numbers, rule))
-        count(len(part))
+            told = partial(_tell, count, len(part) / work)
+            restored.append(method.restore(degraded, numbers, rule, told))
+        count.reach(start + len(part))
     return compared(read, torch.cat(seen), torch.cat(restored), clean, rule)
 
 
+def _tell(count: Counter, images: float, share: float) -> None:
+    count(images * share)
+
+
 def _inputs(
-    images: ImagesLike, truth: ImagesLike | None, degrade: bool, method: Method, pipeline: Pipeline
-) -> tuple[Given, Tensor | None]:
-    """The images, and the clean ones on the CPU, if they are known."""
+    images: ImagesLike,
+    truth: ImagesLike | None,
+    degrade: bool,
+    fit: bool,
+    method: Method,
+    pipeline: Pipeline,
+) -> tuple[Given, Tensor | None, Method]:
+    """The images, the clean ones on the CPU, if they are known, and the method at their size."""
     channels, full = pipeline.channels, pipeline.process.states[0].size
     if degrade:
-        read = given(images, channels=channels, size=full)
-        return read, one_batch(read).float().cpu()
+        read = given(images, channels=channels, size=full if fit else None)
+        clean = one_batch(read).float().cpu()
+        height, width = clean.shape[-2:]
+        if not fit and (height % method.granule or width % method.granule):
+            raise UsageError(
+                f"a factor of {method.granule} does not divide {width} x {height} pixels",
+                hint="crop the images",
+            )
+        return read, clean, method if fit else method.at((height, width))
     read = given(images, channels=method.channels, clean=False)
-    found = tuple(one_batch(read).shape[-2:])
-    if found != method.size:
-        raise UsageError(
-            f"images have {found[1]} x {found[0]} pixels, the model restores images of "
-            f"{method.size[1]} x {method.size[0]} at this timestep",
-            hint="crop and resize them; or degrade=True for clean images",
-        )
+    height, width = one_batch(read).shape[-2:]
+    method = method.at(method.full_of((height, width)))
     if truth is None:
-        return read, None
-    clean = one_batch(given(truth, channels=channels, size=full, name="truth"), "truth").float().cpu()
+        return read, None, method
+    clean = one_batch(given(truth, channels=channels, size=method.full, name="truth"), "truth").float().cpu()
     count = sum(len(one) for one in read.batches)
     if len(clean) != count:
         raise UsageError(f"truth has {len(clean)} images, for {count} degraded ones")
-    return read, clean
+    return read, clean, method

@@ -9,18 +9,25 @@ section 3]; its guidance through the network is not taken. See docs/math.md, sec
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeAlias
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssdiff.errors import ProcessError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
-from ssdiff.operators.inverse import regularised_inverse
+from ssdiff.operators.factored import Factored
+from ssdiff.operators.inverse import check_inverse, regularised_inverse
+from ssdiff.operators.resizing import is_large
 from ssdiff.operators.separable import Separable
 from ssdiff.process.base import Process
 from ssdiff.sampling.walk import Predict
+
+Enlarge: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +63,7 @@ class Measurement:
             raise ProcessError(
                 f"the measurement must be (B, C, {wanted[0]}, {wanted[1]}), not {tuple(self.y.shape)}"
             )
-        _ = self.first_guess  # an operator without an inverse must not wait for the first step
+        check_inverse(self.operator)  # which must not wait for the first step
 
     @cached_property
     def first_guess(self) -> Tensor:
@@ -107,7 +114,7 @@ class Measurement:
         """Return rho_t = noise_std^2 / r_t^2 = noise_std^2 (1 + snr_t) [docs/math.md, equation (39)]."""
         return self.noise_std**2 * (1 + self.process.states[t].snr) if self.noise_std else 0.0
 
-    def _reducer(self, size: Size) -> tuple[Separable, Separable] | None:
+    def _reducer(self, size: Size) -> tuple[Factored, Enlarge] | None:
         """Return R from full size to ``size`` and a bilinear enlargement, None where that is full."""
         if size == self.process.states[0].size:
             return None
@@ -116,14 +123,11 @@ class Measurement:
         return self._resizes[size]
 
     @cached_property
-    def _resizes(self) -> dict[Size, tuple[Separable, Separable]]:
+    def _resizes(self) -> dict[Size, tuple[Factored, Enlarge]]:
         """R from full size to each smaller one, and a bilinear enlargement from there."""
         full = self.process.states[0].size
         smaller = {state.size for state in self.process.states} - {full}
-        return {
-            size: (self.process.reduction(size), Separable(*map(matrices.resize, size, full)))
-            for size in smaller
-        }
+        return {size: (self.process.reduction(size), _enlargement(size, full)) for size in smaller}
 
 
 def predict_consistent(predict: Predict, measurement: Measurement) -> Predict:
@@ -140,11 +144,18 @@ def predict_consistent(predict: Predict, measurement: Measurement) -> Predict:
     return consistent
 
 
-def _enlarged(z: Tensor, reduce: Separable, enlarge: Separable) -> Tensor:
+def _enlarged(z: Tensor, reduce: Factored, enlarge: Enlarge) -> Tensor:
     """Return w = E z + R^+ (z - R E z), the image nearest to the enlarged z among those that reduce to z.
 
     Not R^+ z, the smallest of those: at the borders that of a constant 1 falls to 0.65 after three halvings
     [docs/math.md, equation (40)].
     """
-    image = enlarge.apply(z)
+    image = enlarge(z)
     return image + reduce.pseudo_inverse(z - reduce.apply(image))
+
+
+def _enlargement(size: Size, full: Size) -> Enlarge:
+    """Bilinear, the same with and without matrices."""
+    if is_large(full):
+        return partial(F.interpolate, size=full, mode="bilinear", align_corners=False)
+    return Separable(*map(matrices.resize, size, full)).apply

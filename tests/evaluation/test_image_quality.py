@@ -66,3 +66,12 @@ def test_columns_of_a_table_stand_below_their_headings():
         heading, *lines = quality_table({"degraded": row, name: row}, 1).splitlines()
         assert [line.index("0.207") for line in lines] == [heading.index("SSIM") - 1] * 2
         assert lines[1].startswith(f"{name} ")
+
+
+def test_large_images_are_compared_in_bands(monkeypatch):
+    x, y = torch.rand(2, 3, 47, 31) * 2 - 1, torch.rand(2, 3, 47, 31) * 2 - 1
+    whole = compare(x, y)
+    for large in (1, 31 * 13, 31 * 20, 31 * 46):
+        monkeypatch.setattr("ssdiff.evaluation.image_quality._LARGE", large)
+        for found, expected in zip(compare(x, y), whole, strict=True):
+            assert torch.allclose(found, expected, atol=1e-12)

@@ -128,15 +128,44 @@ def test_a_mask_as_tensor_picture_and_file(plain, x, tmp_path):
 def test_batches_and_progress(cold, x):
     told = []
     small = ssdiff.restore(x, cold, degrade=True, batch=1, progress=lambda *what: told.append(what))
-    assert told == [("restoring", 0, 2), ("restoring", 1, 2), ("restoring", 2, 2)]
+    done = [at for _, at, _ in told]
+    assert {what[::2] for what in told} == {("restoring", 2)} and done == sorted(done)
+    assert done[0] == 0 and 1 in done and done[-1] == 2 and 0 < done[1] < 1
     whole = ssdiff.restore(x, cold, degrade=True).images
     assert int((to_uint8(small.images).int() - to_uint8(whole).int()).abs().max()) <= 1
 
 
 FAULTS = {
-    "another size": ("cold", lambda x: x[..., :8], {}, "8 x 16 pixels"),
+    "a tile that is too large": ("cold", lambda x: x[..., :8], {"tile": 16}, "fewer than a tile of 16"),
+    "a tile that does not suit": ("cold", lambda x: x[..., :9], {"tile": 9}, "trained for 16"),
+    "an overlap": ("cold", lambda x: x[..., :9], {"overlap": 9}, "0 to 8 pixels, not 9"),
+    "degraded ones to be resized": ("cold", None, {"whole": False}, "add --degrade"),
+    "nothing to invert": ("plain", None, {"op": "inpaint", "invert_mask": True}, "needs a mask"),
     "a clean tensor of another size": ("cold", lambda x: x[..., :8], {"degrade": True}, "(3, 16, 16)"),
-    "a picture of another size": ("cold", lambda x: to_pillow(x[0, :, :9]), {}, "16 x 9 pixels"),
+    "a mask of another size": (
+        "plain",
+        lambda x: x[..., :8],
+        {"op": "inpaint", "mask": torch.eye(9).bool()},
+        "the mask has 9 x 9 pixels, the image 8 x 16",
+    ),
+    "nothing known": (
+        "plain",
+        None,
+        {"op": "inpaint", "mask": torch.ones(16, 16).bool()},
+        "nothing is known",
+    ),
+    "nothing missing": (
+        "plain",
+        None,
+        {"op": "inpaint", "mask": torch.zeros(16, 16).bool()},
+        "all is known",
+    ),
+    "a factor that does not divide": (
+        "plain",
+        lambda x: torch.zeros(1, 3, 21, 30),
+        {"op": "super-resolve", "factor": 2, "degrade": True, "whole": True},
+        "does not divide 30 x 21",
+    ),
     "bytes": ("cold", to_uint8, {}, "from_uint8"),
     "0..255": ("cold", lambda x: (x + 1) * 127.5, {}, "x / 127.5 - 1"),
     "grey": ("cold", lambda x: x[:, :1], {}, "needed is (3, "),

@@ -276,6 +276,11 @@ def check_size(x0: Tensor, size: Size) -> None:
         raise ProcessError(f"the degradation is for {size} pixels, the images have {tuple(x0.shape[-2:])}")
 
 
+def dense_fits(size: Size, T: int) -> bool:
+    """Return whether T dense matrices for rows and columns can be computed and kept."""
+    return max(size) <= _PRODUCTS_LIMIT and T * (size[0] ** 2 + size[1] ** 2) <= _PRODUCTS_HELD
+
+
 def check_dense(size: Size, T: int, instead: str) -> None:
     """Refuse T dense matrices for rows and columns, each the product of those before, where that is too much.
 
@@ -287,7 +292,7 @@ def check_dense(size: Size, T: int, instead: str) -> None:
     Raises:
         UsageError: then.
     """
-    if max(size) > _PRODUCTS_LIMIT or T * (size[0] ** 2 + size[1] ** 2) > _PRODUCTS_HELD:
+    if not dense_fits(size, T):
         raise UsageError(
             f"{T} steps one after the other at {size[0]} x {size[1]} pixels are too much", hint=instead
         )

@@ -13,13 +13,19 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ssdiff.errors import UsageError
+from ssdiff.errors import ProcessError, UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Size
-from ssdiff.operators.fft import Mirrored, gaussian_response, heat_response
+from ssdiff.operators.fft import Blocks, Mirrored, gaussian_response, heat_response
 from ssdiff.operators.matrices import PADDINGS, Padding
 from ssdiff.operators.separable import Separable
-from ssdiff.process.degradations.base import DENSE, LinearDegradation, check_dense, positive_pixels
+from ssdiff.process.degradations.base import (
+    DENSE,
+    LinearDegradation,
+    check_dense,
+    dense_fits,
+    positive_pixels,
+)
 from ssdiff.process.degradations.registry import register_degradation
 
 STDS: Mapping[str, Callable[[int, float, float], float]] = MappingProxyType(
@@ -136,7 +142,7 @@ def kernel_blur(
     """Blur by t kernels of a few taps, one after the other; constant time, because their product is kept.
 
     Args:
-        size: (H, W), at most 1024 pixels a side.
+        size: (H, W), at most 1024 pixels a side but with reflect padding.
         T: the highest severity.
         kernel: taps, odd; None for the rules of :data:`OWN_TAPS`.
         std: name of a rule in :data:`STDS` or :data:`OWN_TAPS`.
@@ -159,12 +165,18 @@ def kernel_blur(
         raise UsageError(f"kernel must be an odd number of taps, not {kernel}")
     if (last is None) == (std in ("accumulated", "falling")):
         raise UsageError(f"std = {std!r} {'needs last' if last is None else 'has no last'}, in pixels")
-    check_dense(size, T, "leave out kernel and std for one blur of any size")
+    by_fft = padding == "reflect" and not dense_fits(size, T)
+    if not by_fft:
+        check_dense(
+            size, T, 'choose padding = "reflect", or leave out kernel and std, for images of any size'
+        )
     kernels = _kernels(T, kernel, std, first, growth, last or 0.0)
     if not all(0 < value < math.inf for value, _ in kernels):
         raise UsageError(
             f"std must stay positive and finite, not {kernels[0][0]:g} to {kernels[-1][0]:g} pixels"
         )
+    if by_fft:
+        return _by_fft(size, T, kernels, individual=std == "individual", to_mean=to_mean)
     together = _blurs if std == "individual" else _products
     matrices_of = {n: together(n, kernels, PADDINGS[padding]) for n in set(size)}
 
@@ -172,6 +184,29 @@ def kernel_blur(
         if to_mean and t == T:
             return Separable(*(torch.full((n, n), 1 / n, dtype=torch.float64) for n in size))
         return Separable(matrices_of[size[0]][t - 1], matrices_of[size[1]][t - 1])
+
+    return LinearDegradation(size, T, operator)
+
+
+def _by_fft(
+    size: Size, T: int, kernels: Sequence[tuple[float, int]], *, individual: bool, to_mean: bool
+) -> LinearDegradation:
+    """The same blurs without matrices: with reflect padding the responses of kernels multiply up."""
+    widest = max(taps for _, taps in kernels)
+    if widest // 2 > min(size) - 1:
+        raise ProcessError(
+            f"a kernel of {widest} taps is too wide for {min(size)} pixels with reflect padding",
+            hint="use a larger image or a smaller kernel",
+        )
+    responses = {}
+    for n in set(size):
+        each = torch.stack([gaussian_response(n, std, taps) for std, taps in kernels])
+        responses[n] = each if individual else each.cumprod(0)
+
+    def operator(t: int) -> Operator:
+        if to_mean and t == T:
+            return Blocks(size, (1, 1))
+        return Mirrored(responses[size[0]][t - 1], responses[size[1]][t - 1], repeat_edge=False)
 
     return LinearDegradation(size, T, operator)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ssdiff.errors import ProcessError, UsageError
 from ssdiff.operators import matrices
 from ssdiff.operators.base import Operator, Scale, Size
-from ssdiff.operators.fft import Blocks
+from ssdiff.operators.fft import Blocks, Interpolated, Mirrored, gaussian_response
+from ssdiff.operators.resizing import ResizeMatrix
 from ssdiff.operators.separable import Separable
 from ssdiff.process.degradations.base import (
     DENSE,
@@ -21,10 +22,12 @@ from ssdiff.process.degradations.base import (
     Mixture,
     check_choice,
     check_dense,
+    dense_fits,
+    positive_pixels,
     random_noise,
 )
 from ssdiff.process.degradations.registry import register_degradation
-from ssdiff.process.gaussian import GaussianProcess, ResizeMatrix
+from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.schedules import resolution
 
 _REDUCTIONS = {"bicubic": matrices.bicubic, "bilinear": matrices.bilinear, "area": matrices.window_mean}
@@ -62,15 +65,20 @@ def downsample(
 
 
 @register_degradation("pixelate")
-def pixelate(size: Size, T: int) -> LinearDegradation:
+def pixelate(size: Size, T: int, *, largest: float | None = None) -> LinearDegradation:
     """Replace blocks of the full size by one colour each.
 
-    The side of a block rises geometrically from 1 px at t = 0 to a quarter of the shorter side at T.
+    The side of a block rises geometrically from 1 px at t = 0.
+
+    Args:
+        size: (H, W).
+        T: the highest severity.
+        largest: side of a block at T, pixels; a quarter of the shorter side where omitted.
     """
-    largest = max(1.0, min(size) / 4)
+    top = max(1.0, positive_pixels("largest", largest, min(size) / 4))
 
     def operator(t: int) -> Operator:
-        side = largest ** (t / T)
+        side = top ** (t / T)
         blocks = max(1, round(size[0] / side)), max(1, round(size[1] / side))
         if max(size) <= DENSE:
             return Separable(*(matrices.blocks(n, k) for n, k in zip(size, blocks, strict=True)))
@@ -122,6 +130,11 @@ def down_up_sample(
         )
     if by == "pixel":
         check_dense(size, T, "by = 'half' takes a few steps for any size")
+    if by == "half" and not dense_fits(size, T):
+        rows, columns = (gaussian_response(n, 0.5, 3) for n in size)
+        soften = Mirrored(rows, columns, repeat_edge=False) if blur else None
+        smaller = [(size[0] >> i, size[1] >> i) for i in range(1, T + 1)]
+        return LinearDegradation(size, T, lambda t: Interpolated(size, smaller[:t], filter, soften))
     products = {n: _Steps(n, filter, by, blur) for n in set(size)}
     return LinearDegradation(size, T, lambda t: Separable(*(products[n].first(t) for n in size)))
 
