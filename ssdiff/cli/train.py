@@ -24,6 +24,7 @@ from ssdiff.cli.options import (
     option,
 )
 from ssdiff.display import human_seconds
+from ssdiff.errors import UsageError
 
 if TYPE_CHECKING:
     from ssdiff.training.run import Event, TrainResult
@@ -100,6 +101,10 @@ def train(
         from ssdiff.config.load import for_data_set, load_preset
         from ssdiff.evaluation.cost import dry_run as measure
 
+        if resume is not None:
+            raise UsageError(
+                "a dry run is of a preset, not of a run", hint="`ssdiff eval cost RUN` measures a run"
+            )
         with terminal.progress_callback("path") as progress:
             settings = for_data_set(load_preset(preset or "shapes32", overrides), data)
             expected = measure(settings, device, progress)

@@ -137,6 +137,11 @@ def test_dry_run_writes_nothing(result, home, tmp_path, monkeypatch):
     assert sorted(home.rglob("*")) == before and not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_of_a_run_is_refused(ssdiff, run_folder):
+    code, _, err = ssdiff("train", "--resume", run_folder, "--dry-run")
+    assert code == 2 and "ssdiff eval cost" in err and err.count("\n") == 1
+
+
 def test_resuming_goes_on_bit_for_bit(result, run_folder, tmp_path):
     out = tmp_path / "run"
     result("train", "--preset", TINY, "--out", out, "--set", "training.steps=5", *QUIET)
