@@ -9,10 +9,7 @@ from importlib import metadata
 from ssdiff import plugins
 from ssdiff.errors import SsdiffError, UsageError, one_line, out_of_memory
 
-MEMORY_HINT = (
-    "lower --batch or training.batch, raise training.grad_accum_steps, or set "
-    "model.activation_checkpointing = true"
-)
+_MEMORY_HINT = "take a smaller batch where there is one (--batch), or smaller images"
 _BUG, _RESOURCES, _INTERRUPTED = 1, 6, 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
@@ -52,7 +49,7 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return Failure(_INTERRUPTED, "interrupted")
     if isinstance(error, Exception) and out_of_memory(error):
-        return Failure(_RESOURCES, f"out of memory: {one_line(error)}; {MEMORY_HINT}", None, MEMORY_HINT)
+        return Failure(_RESOURCES, f"out of memory: {one_line(error)}; {_MEMORY_HINT}", None, _MEMORY_HINT)
     if isinstance(error, OSError) and (found := _of_the_system(error)):
         return found
     if found := _of_torch(error):

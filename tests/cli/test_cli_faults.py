@@ -41,13 +41,13 @@ def failing(ssdiff, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (MemoryError(), 6, "lower --batch"),
+        (MemoryError(), 6, "a smaller batch"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
             6,
             "out of memory: CUDA",
         ),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 6, "lower --batch"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 6, "a smaller batch"),
         (OSError(errno.ENOSPC, "No space left on device", "x.png"), 6, "(x.png); free some space"),
         (PermissionError(errno.EACCES, "Permission denied", "there"), 6, "(there); check permissions"),
         (ImportError("operator torchvision::nms does not exist"), 6, "ssdiff doctor"),
