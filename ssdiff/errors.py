@@ -96,7 +96,7 @@ class RenamedSetting(FutureWarning):
 
 _LISTED = 40  # names in a hint
 _SAID = 200  # letters of another library's message
-_WORD = 280  # letters of a word in a message, such as a path; more than a name in a folder may have
+_WORD = 240  # letters of a word in a message, such as a path; most names are shorter
 
 
 def did_you_mean(name: str, names: Iterable[str], *, prefix: str = "", most: int = 3) -> str:

@@ -36,6 +36,8 @@ def load_plugin(plugin: str | Path) -> str:
     """
     if is_file(plugin):
         path = as_path("plugin", plugin).absolute()
+        if not str(path).isprintable():  # a preset that names it has to be text
+            raise UsageError(f"plugin {path} has a name that is no plain text", path=path, hint="rename it")
         try:
             source = read_input(path, _LARGEST)
         except OSError as error:

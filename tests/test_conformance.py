@@ -35,11 +35,11 @@ def problems(page: str) -> list[str]:
         if word == "absent":
             found += [f"line {number}: what is absent has no test"] * bool(test)
         else:
-            found += [f"line {number}: {what}" for what in _missing(test)]
+            found += [f"line {number}: {what}" for what in missing_tests(test)]
     return found
 
 
-def _missing(cell: str) -> list[str]:
+def missing_tests(cell: str) -> list[str]:
     """Tests of a cell, one or several with commas, that do not exist."""
     result = []
     for test in cell.split(", "):

@@ -96,12 +96,37 @@ class Preset(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = _kind_problems(self) or (
-            _data_problems(self.data) + process_problems(self.process) + _sampling_and_training_problems(self)
+        problems = (
+            _names_of_no_text(self)
+            or _kind_problems(self)
+            or (
+                _data_problems(self.data)
+                + process_problems(self.process)
+                + _sampling_and_training_problems(self)
+            )
         )
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+
+def _names_of_no_text(preset: Preset) -> list[str]:
+    """Settings with bytes that are no UTF-8, as names of files may have; a preset is a file of text."""
+    try:
+        preset.model_dump_json()
+    except ValueError:
+        values = preset.model_dump(exclude_none=True)
+        sections = {name: part for name, part in values.items() if isinstance(part, dict)}
+        fields = [
+            f"{name}.{key}" for name, part in sections.items() for key, item in part.items() if _odd(item)
+        ]
+        fields += [name for name, item in values.items() if _odd(item)]
+        return [f"{field}: a name of bytes that are no text; rename the file or folder" for field in fields]
+    return []
+
+
+def _odd(value: object) -> bool:
+    return isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _toml(value: object) -> str:

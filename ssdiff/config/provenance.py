@@ -14,6 +14,7 @@ from typing import Any
 
 from ssdiff.arguments import as_path
 from ssdiff.config.preset import SUMMARY_LENGTH, Preset
+from ssdiff.errors import readable
 from ssdiff.sampling.registry import SAMPLERS
 
 _NAMED = 6  # fields, in a summary
@@ -70,7 +71,7 @@ def with_data_set(preset: Preset, source: str | Path | None) -> Preset:
     """Return the preset with the name of the data set that a run was given, if its own is another one."""
     own = preset.data.source
     same = source is None or (own is not None and _place(source) == _place(own))
-    return preset.model_copy(update={"trained_on": "" if same else Path(str(source)).name[:_NAME]})
+    return preset.model_copy(update={"trained_on": "" if same else readable(Path(str(source)).name)[:_NAME]})
 
 
 _NAME = 100  # letters of a data set

@@ -17,7 +17,7 @@ from ssdiff.arguments import as_path, require_whole
 from ssdiff.devices import pick_device
 from ssdiff.display import html_table
 from ssdiff.distributed import World, join_world
-from ssdiff.errors import DataError, memory_for
+from ssdiff.errors import DataError, UsageError, memory_for
 from ssdiff.evaluation import sets
 from ssdiff.evaluation.distances import collect, compute_metric
 from ssdiff.evaluation.features import Extractor, Features, open_extractor
@@ -146,6 +146,10 @@ def evaluate_restoration(
     for name, value in (("n", n), ("batch", batch)):
         if value is not None:
             require_whole(name, value, 1)
+    if extractor is None and weights_file is not None:
+        raise UsageError(
+            "weights_file is for the extractor inception", hint="give --extractor inception, or leave it out"
+        )
     weights = None if weights_file is None else as_path("weights_file", weights_file)
     listed = None if names is None else as_path("names", names)
     config = _Config(n, t, steps, extractor, weights, batch, seed, listed, part)

@@ -1,0 +1,180 @@
+"""What surrounds a command: names of folders, paths as people write them, the environment, others."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+from io import BytesIO
+from struct import pack
+
+import pytest
+from conftest import CPU, TINY
+from PIL import Image
+
+from ssdiff import checkpoints
+
+SMALL = ("--steps", 1, "--set", "training.sample_count=1", "--set", "model.classes=0", *CPU)
+
+
+def save(path, mode="RGB", size=(16, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, 9).save(path)
+    return path
+
+
+def test_folders_of_any_bytes(ssdiff, tmp_path):
+    data, run = (os.path.join(os.fsencode(tmp_path), name) for name in (b"d\xff", b"o\xff"))
+    save(tmp_path / "x" / "a.png")
+    os.rename(tmp_path / "x", data)
+    code, _, err = ssdiff(
+        "train", "--preset", TINY, *SMALL, "--data", os.fsdecode(data), "--out", os.fsdecode(run)
+    )
+    assert code == 0 and "Traceback" not in err, err
+    code, _, err = ssdiff("train", "--resume", os.fsdecode(run), "--set", "training.steps=2", *CPU)
+    assert code == 0 and "Traceback" not in err, err
+    assert (
+        ssdiff(
+            "sample", "--ckpt", os.fsdecode(run), "-n", 1, "--steps", 1, "--out", tmp_path / "x.png", *CPU
+        )[0]
+        == 0
+    )
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a\x1b[31mb", "line\nbreak"])
+def test_parts_with_names_of_any_bytes(ssdiff, tmp_path, name):
+    """A run that cannot be written down is refused before it begins; others are resumed."""
+    data = tmp_path / name
+    save(data / "a.png")
+    (tmp_path / f"{name}.py").write_text(f"about = {name!r}")
+    (tmp_path / f"{name}.txt").write_text("a.png\n")
+    for number, more in enumerate(((), ("--plugin", f"{data}.py"), ("--data-list", f"{data}.txt"))):
+        run = tmp_path / f"run{number}"
+        code, _, err = ssdiff("train", "--preset", TINY, *SMALL, "--data", data, *more, "--out", run)
+        assert code in (0, 2) and "Traceback" not in err and "\x1b" not in err, err
+        assert (code == 0) == run.exists(), err
+        if code == 0:
+            assert ssdiff("train", "--resume", run, "--set", "training.steps=2", *CPU)[0] == 0
+            assert ssdiff("info", run)[0] == 0
+        else:
+            assert err.count("\n") == 1 and number > 0, err
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(ssdiff, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "me" / "d" / "a.png")
+    (tmp_path / "me" / "list.txt").write_text("a.png\n")
+    where = ("--data=~/d", "--data-list=~/list.txt", "--out=~/run")
+    assert ssdiff("train", "--preset", TINY, *SMALL, *where)[0] == 0
+    assert ssdiff("train", "--resume=~/run", "--set", "training.steps=2", *CPU)[0] == 0
+    assert ssdiff("export", "~/run", "--out=~/m.safetensors")[0] == 0
+    assert ssdiff("sample", "--ckpt=~/m.safetensors", "-n", 1, "--steps", 1, "--out=~/x.png", *CPU)[0] == 0
+    assert ssdiff("degrade", "~/x.png", "--t", 1, "--out=~/o/")[0] == 0
+    assert ssdiff("eval", "cost", "~/run", "--no-timing", "--out=~/cost.json", *CPU)[0] == 0
+    made = {"run", "m.safetensors", "x.png", "o", "cost.json"}
+    assert made <= {path.name for path in (tmp_path / "me").iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["me"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_output_without_ending_is_a_folder(ssdiff, tmp_path, count):
+    for number in range(count):
+        save(tmp_path / "in" / f"{number}.png")
+    assert ssdiff("degrade", tmp_path / "in", "--t", 0, "--out", tmp_path / "results")[0] == 0
+    assert len(list((tmp_path / "results").iterdir())) == count
+
+
+def test_an_operator_for_other_channels_names_the_file(ssdiff, tmp_path):
+    grey = save(tmp_path / "grey.png", "L")
+    code, _, err = ssdiff("degrade", grey, "--op", "desaturate", "--t", 5, "--out", tmp_path / "x.png")
+    assert code == 3 and "grey.png" in err and "channels" in err and err.count("\n") == 1
+
+
+def test_numbers_as_people_write_them(result, ssdiff):
+    found = result("presets", "show", "shapes32", "--set", "training.ema=.999", "--set", "data.flip=True")
+    assert found["training"]["ema"] == 0.999 and found["data"]["flip"] is True
+    code, _, err = ssdiff("presets", "show", "shapes32", "--set", f"training.steps={'9' * 5000}")
+    assert code == 2 and err.count("\n") == 1
+
+
+def test_numbers_of_images_beyond_63_bits(ssdiff, tmp_path):
+    code, _, err = ssdiff("sample", "-n", 1, "--first", 2**63 - 1, "--out", tmp_path / "x.png", *CPU)
+    assert code == 2 and "at most" in err and not list(tmp_path.iterdir())
+
+
+def test_settings_of_thousands_of_digits_and_parts(ssdiff, tmp_path):
+    (tmp_path / "digits.toml").write_text(f"[training]\nsteps = {'1' * 5000}\n")
+    (tmp_path / "parts.toml").write_text("a." * 20_000 + "a=1\n")
+    for name, words in (("digits", "not TOML"), ("parts", "too many parts")):
+        code, _, err = ssdiff("presets", "show", tmp_path / f"{name}.toml")
+        assert code == 2 and words in err and err.count("\n") == 1
+
+
+def test_what_a_scheduler_left_keeps_nothing_back(ssdiff, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    out = tmp_path / "a.png"
+    code, told, _ = ssdiff("sample", "-n", 1, "--steps", 2, "--out", out, "--json", *CPU)
+    assert code == 0 and json.loads(told)["out"] == str(out)
+
+
+def test_info_of_a_run_whose_checkpoint_rotates_away(result, tmp_path, run_folder, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    names = sorted(path.name for path in (run / "checkpoints").iterdir() if path.name.startswith("step-"))
+    verify = checkpoints.verify
+
+    def rotating(path):
+        found = verify(path)
+        if path.name == names[0]:
+            path.rename(path.with_name(".tmp-00000001-1-ab"))
+        return found
+
+    monkeypatch.setattr(checkpoints, "verify", rotating)
+    assert [one["name"] for one in result("info", run)["checkpoints"]][-1] == names[-1]
+
+
+def test_libraries_say_nothing(ssdiff, tmp_path):
+    """Pillow warns of damaged metadata, with a path and a line of its source."""
+    stream = BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "JPEG")
+    plain, exif = stream.getvalue(), b"Exif\0\0II*\0\x08\0\0\0\x03\0"
+    (tmp_path / "a.jpg").write_bytes(plain[:2] + b"\xff\xe1" + pack(">H", len(exif) + 2) + exif + plain[2:])
+    code, out, err = ssdiff("degrade", tmp_path / "a.jpg", "--t", 0, "--out", tmp_path / "o.png", "--quiet")
+    assert (code, out, err) == (0, "", "")
+
+
+def test_a_limit_of_pixels_can_be_raised_where_it_is_met(ssdiff, tmp_path):
+    save(tmp_path / "d" / "a.png", size=(40, 40))
+    limited = ("--set", "data.max_pixels=1000")
+    command = ("train", "--preset", TINY, *SMALL, "--data", tmp_path / "d")
+    code, _, err = ssdiff(*command, *limited, "--out", tmp_path / "run")
+    assert code == 3 and "max_pixels" in err
+    assert ssdiff(*command, "--set", "data.max_pixels=1600", "--out", tmp_path / "run")[0] == 0
+
+
+def test_a_small_file_of_many_pixels_takes_memory_once(tmp_path):
+    """A PNG of 0.1 MB that is 36 million grey pixels of 16 bits."""
+    side, packer = 6000, zlib.compressobj(9)
+    pixels = b"".join(packer.compress(bytes(1 + 2 * side)) for _ in range(side)) + packer.flush()
+    chunks = ((b"IHDR", pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b""))
+    parts = (
+        pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    save(tmp_path / "small" / "a.png")
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    used = {}
+    for name in ("small", "large"):
+        command = ["data", "prepare", str(tmp_path / name), "--size", "8", "--quiet"]
+        line = f"import resource; from ssdiff import cli; assert cli.run({command}) == 0; "
+        line += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+        used[name] = int(done.stdout)
+    assert used["large"] - used["small"] < 4 * 36_000_000 / 1000  # kB: 4 bytes a pixel
+
+
+def test_messages_of_any_length_fit_a_screen(ssdiff):
+    code, _, err = ssdiff("presets", "show", "x/" * 2000)
+    assert code == 2 and len(err) < 1000 and err.startswith("ssdiff: error: ")
