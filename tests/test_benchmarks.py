@@ -171,3 +171,30 @@ def test_few_steps_of_second_order_are_nearer_to_the_data(photos, tmp_path):
 def test_few_steps_of_an_unknown_variant(photos, tmp_path):
     error = call("few_steps.py", "--data", photos, "--variants", "DDIM", home=tmp_path, code=2)
     assert "no variant 'DDIM'" in error and "matched SSD, 3 levels" in error
+
+
+def test_photographs_are_measured_once_beside_the_classical_tools(tmp_path):
+    from PIL import ImageFilter
+
+    folder, numbers = tmp_path / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    for k in range(2):
+        grain = Image.fromarray(numbers.integers(0, 256, (41, 50, 3), dtype=np.uint8))
+        grain.filter(ImageFilter.GaussianBlur(2)).save(folder / f"test_{k}.png")
+    small = {"data.size": 32, "process.levels": 2, "process.resolution.at": [0.0], "model.width": 8}
+    small |= {"model.multipliers": [1, 2], "training.steps": 1, "training.sample_count": 1}
+    run = ssdiff.train("photos64", folder, tmp_path / "run", overrides=small | {"training.sample_steps": 2})
+    options = [folder, "--prefix", "test_", "--out", tmp_path / "o.json", "--ckpt", run.folder]
+    chosen = ["--tasks", "denoise", "super-resolve 2", "--tools", "bicubic", "ssdiff"]
+    said = call("photos.py", *options, *chosen, "--save", tmp_path / "pictures", home=tmp_path / "home")
+    rows = [line.split(" | ")[0:2] for line in said.splitlines() if line.startswith("| ")][2:]
+    assert rows == [
+        ["| denoise", "ssdiff"],
+        ["| super-resolve 2", "bicubic"],
+        ["| super-resolve 2", "ssdiff"],
+    ]
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert len(found) == 6 and 25 < found["super-resolve 2/bicubic/test_0"][""]["psnr"] < 60
+    assert len(list((tmp_path / "pictures").iterdir())) == 10
+    again = call("photos.py", *options, *chosen, home=tmp_path / "home")  # nothing is measured twice
+    assert again.splitlines() == said.splitlines()[-5:]

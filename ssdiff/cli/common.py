@@ -190,12 +190,14 @@ def torchrun_rank() -> int:
     return int(rank) if size.isdecimal() and rank.isdecimal() and int(size) > 1 else 0
 
 
-def find_model(path: Path | None, terminal: Terminal) -> Path:
+def find_model(path: Path | None, terminal: Terminal, *, zero_shot: bool = False) -> Path:
     """Find the model to use by :func:`ssdiff.weights.load.find_model`, and say which was chosen."""
     from ssdiff.weights import load
 
-    found = load.find_model(path)
-    if found.chosen == "bundled":
+    found = load.find_model(path, zero_shot=zero_shot)
+    if found.chosen == "bundled" and zero_shot:
+        terminal.say("no run fits: using the prior of photographs that ships with ssdiff")
+    elif found.chosen == "bundled":
         terminal.say("no run yet: using the small model that ships with ssdiff (drawn shapes)")
     elif found.chosen == "newest":
         terminal.say(f"using the newest run, {found.path}")
@@ -209,11 +211,14 @@ def load_pipeline(
     precision: str,
     terminal: Terminal,
     other: str | None = None,
+    *,
+    zero_shot: bool = False,
 ) -> Pipeline:
-    """Load the pipeline asked for, of the newest run, or the bundled one; ``other`` is its second set."""
+    """Load the pipeline asked for, of the newest run, or the bundled one; ``other`` is its second set, and
+    ``zero_shot`` says that it shall restore what it was not trained for."""
     from ssdiff.weights.load import load
 
-    found = find_model(ckpt, terminal)
+    found = find_model(ckpt, terminal, zero_shot=zero_shot)
     return load(found, weights=weights, device=device, precision=precision, other=other)
 
 

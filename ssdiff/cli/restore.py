@@ -51,14 +51,42 @@ _Op = Annotated[
     str | None,
     option(
         DEGRADATION,
-        help="What happened to the images. Without training: super-resolve, deblur, inpaint or colourise, "
-        "with an unconditional ssd or ddpm model.",
+        help="What happened to the images. Without training: denoise, super-resolve, deblur, inpaint or "
+        "colourise, with an unconditional ssd or ddpm model; that of photographs where none fits.",
         show_default="what the model was trained for",
     ),
 ]
 _Factor = Annotated[int, option(DEGRADATION, help="Of super-resolve.")]
+_Reduction = Annotated[
+    str | None,
+    option(
+        DEGRADATION,
+        help="Of super-resolve, how small pictures came about: area or bilinear.",
+        show_default="area for a model of photographs",
+    ),
+]
 _Std = Annotated[
-    float, option(DEGRADATION, help="Of deblur: std of the Gaussian blur, pixels of the full image.")
+    float | None,
+    option(
+        DEGRADATION,
+        help="Of deblur: std of the Gaussian blur, pixels of the full image.",
+        show_default="2 where no blur is given",
+    ),
+]
+_Length = Annotated[
+    float | None, option(DEGRADATION, help="Of deblur: pixels of an even motion, instead of --std.")
+]
+_Angle = Annotated[
+    float | None,
+    option(DEGRADATION, help="Of the motion: degrees counter-clockwise from the horizontal."),
+]
+_Kernel = Annotated[
+    Path | None,
+    option(
+        DEGRADATION,
+        metavar="FILE",
+        help="Of deblur: the blur as a picture, or as numbers (.txt, .csv), instead of --std.",
+    ),
 ]
 _Mask = Annotated[
     Path | None,
@@ -73,7 +101,12 @@ _InvertMask = Annotated[
     option(DEGRADATION, "--invert-mask", help="What the mask calls known and missing change places."),
 ]
 _NoiseStd = Annotated[
-    float, option(DEGRADATION, help="Std of noise on the degraded images, pixels in 0..255. With --op.")
+    float,
+    option(
+        DEGRADATION,
+        help="Std of noise on the degraded images, pixels in 0..255. With --op; denoise estimates it if it "
+        "is 0.",
+    ),
 ]
 _Draws = Annotated[
     int,
@@ -131,7 +164,11 @@ def restore(
     op: _Op = None,
     t: LastTimestep = None,
     factor: _Factor = 4,
-    std: _Std = 2.0,
+    reduction: _Reduction = None,
+    std: _Std = None,
+    length: _Length = None,
+    angle: _Angle = None,
+    kernel: _Kernel = None,
     mask: _Mask = None,
     invert_mask: _InvertMask = False,
     noise_std: _NoiseStd = 0.0,
@@ -169,35 +206,42 @@ def restore(
         Options,
         RestoreTask,
         choose_fit,
+        choose_kernel,
         choose_method,
         choose_samplers,
         given_mask,
         restore_files,
+        task_name,
     )
 
     terminal = Terminal(quiet, json)
     if batch is not None:
         positive(batch, "--batch")
-    pipeline = load_pipeline(ckpt, weights, str(pick_device(device)), precision, terminal, with_)
+    zero_shot = task_name(op) in TASKS
+    pipeline = load_pipeline(
+        ckpt, weights, str(pick_device(device)), precision, terminal, with_, zero_shot=zero_shot
+    )
     if sets:
         override_sampling(pipeline, parse_sets(sets))
     limit = MAX_PIXELS if max_pixels is None else positive(max_pixels, "--max-pixels")
     options = Options(steps, eta, seed, draws, tile, overlap)
-    hole = given_mask(mask, invert_mask)
+    hole, blur = given_mask(mask, invert_mask), choose_kernel(std, length, angle, kernel)
     method = choose_method(
         pipeline,
         op,
         t,
         options,
         factor=factor,
-        std=std,
+        std=2.0 if std is None else std,
         mask=hole,
         noise_std=noise_std / 127.5,
         given=not degrade,
+        kernel=blur,
+        reduction=reduction,
     )
     for note in hole.notes if hole else ():
         terminal.say(note)
-    samplers = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, compare)
+    samplers = choose_samplers(pipeline, method, options, sampler, None if zero_shot else t, compare)
     outputs = plan_outputs(expand(images), out, "restored.png", overwrite, skip_existing)
     fit = choose_fit(pipeline, degrade, whole, options)
     task = RestoreTask(

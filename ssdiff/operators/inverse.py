@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssdiff.errors import ProcessError
 from ssdiff.operators.base import Operator, Scale
+from ssdiff.operators.convolution import Convolution
 from ssdiff.operators.cut import Cut
 from ssdiff.operators.factored import Factored
 from ssdiff.operators.pixelwise import ChannelMix, Mask
@@ -29,8 +30,8 @@ def regularised_inverse(operator: Operator, y: Tensor, rho: float = 0.0) -> Tens
     (3e-4 in float32): there what is left out and the rounding that is let in weigh the same.
 
     Args:
-        operator: a :class:`Scale`, :class:`Factored`, :class:`Mask` or :class:`ChannelMix`, or a :class:`Cut`
-            of one.
+        operator: a :class:`Scale`, :class:`Factored`, :class:`Mask`, :class:`ChannelMix` or
+            :class:`Convolution`, or a :class:`Cut` of one.
         y: (B, C', h, w), what the operator returns; half precision is computed in float32.
         rho: 0 or more, in units of ||A||^2.
 
@@ -104,6 +105,11 @@ def _channel_mix(operator: ChannelMix, y: Tensor, rho: float) -> Tensor:
     u, values, vh = torch.linalg.svd(operator.constants["matrix"], full_matrices=False)
     gains = _gains(values, values.max(), rho, _least(y))
     return ChannelMix(vh.mT @ (gains[:, None] * u.mT)).apply(y)
+
+
+@_inverse.register
+def _convolution(operator: Convolution, y: Tensor, rho: float) -> Tensor:
+    return operator.inverse(y, rho, _least(y))
 
 
 def _least(y: Tensor) -> float:

@@ -1,11 +1,11 @@
 """Restoring images: by the degradation that a model was trained for, or by one that it never saw."""
 
-from ssdiff.restoration.choose import choose_fit, choose_method, choose_samplers
+from ssdiff.restoration.choose import choose_fit, choose_kernel, choose_method, choose_samplers
 from ssdiff.restoration.files import RestoredFile, RestoreFilesResult, RestoreTask, restore_files
 from ssdiff.restoration.masks import GivenMask, given_mask
 from ssdiff.restoration.options import Method, Options
 from ssdiff.restoration.results import RestoreResult
-from ssdiff.restoration.tasks import TASKS
+from ssdiff.restoration.tasks import TASKS, task_name
 from ssdiff.restoration.trained import Trained
 from ssdiff.restoration.verb import restore
 from ssdiff.restoration.zero_shot import ZeroShot, zero_shot
@@ -22,10 +22,12 @@ __all__ = [
     "Trained",
     "ZeroShot",
     "choose_fit",
+    "choose_kernel",
     "choose_method",
     "choose_samplers",
     "given_mask",
     "restore",
     "restore_files",
+    "task_name",
     "zero_shot",
 ]

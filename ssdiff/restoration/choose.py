@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 from torch import Tensor
 
 from ssdiff.errors import UsageError
 from ssdiff.images.convert import ImageLike
 from ssdiff.pipeline import Pipeline
+from ssdiff.restoration.kernels import checked_kernel, motion_kernel, read_kernel
 from ssdiff.restoration.masks import GivenMask
 from ssdiff.restoration.options import Method, Options
-from ssdiff.restoration.tasks import TASKS
+from ssdiff.restoration.tasks import TASKS, task_name
 from ssdiff.restoration.trained import Trained
-from ssdiff.restoration.zero_shot import zero_shot
+from ssdiff.restoration.zero_shot import ZeroShot, zero_shot
 from ssdiff.sampling.registry import SAMPLERS
 
 
@@ -26,6 +29,8 @@ def choose_method(
     mask: Tensor | ImageLike | GivenMask | None = None,
     noise_std: float = 0.0,
     given: bool = False,
+    kernel: Tensor | None = None,
+    reduction: str | None = None,
 ) -> Method:
     """Return a way to restore: the model's own degradation, or a task that it was not trained for.
 
@@ -41,13 +46,20 @@ def choose_method(
         mask: of inpaint: an image or file whose white is missing, or (H, W) bool, True where missing.
         noise_std: of the degraded images, in units of the [-1, 1] image, with a task.
         given: the images are degraded already, as of :class:`Trained`.
+        kernel: of deblur, (h, w), instead of ``std``.
+        reduction: of super-resolve, as of :func:`ssdiff.restoration.zero_shot`.
 
     Raises:
         UsageError: options that do not go together, or a model that cannot do it.
     """
-    options = options or Options()
+    options, op = options or Options(), task_name(op)
     if op not in TASKS:
-        for name, value in (("mask", mask is not None), ("noise_std", noise_std != 0)):
+        for name, value in (
+            ("mask", mask is not None),
+            ("noise_std", noise_std != 0),
+            ("a kernel", kernel is not None),
+            ("a reduction", reduction is not None),
+        ):
             if value:
                 raise UsageError(f"{name} needs an op", hint=f"one of {', '.join(TASKS)}")
         own = _own(pipeline)
@@ -64,7 +76,17 @@ def choose_method(
     if mask is not None:
         mask = mask if isinstance(mask, GivenMask) else GivenMask(mask)
         mask.look()
-    return zero_shot(pipeline, op, options, factor=factor, std=std, mask=mask, noise_std=noise_std)
+    return zero_shot(
+        pipeline,
+        op,
+        options,
+        factor=factor,
+        std=std,
+        mask=mask,
+        noise_std=noise_std,
+        kernel=kernel,
+        reduction=reduction,
+    )
 
 
 def choose_fit(pipeline: Pipeline, degrade: bool, whole: bool | None, options: Options) -> bool:
@@ -120,6 +142,8 @@ def choose_samplers(
     for name in samplers:
         if isinstance(method, Trained):
             method.check(name)
+        elif isinstance(method, ZeroShot) and not method.check(name):
+            continue
         taken = not every or SAMPLERS.get(name).takes_eta
         pipeline.plan(options.steps, name, options.eta if taken else None, t=t)
     return samplers
@@ -131,3 +155,34 @@ def _own(pipeline: Pipeline) -> str:
         return "its own process"
     process = pipeline.preset.process
     return process.degradation.kind if process.degradation else process.kind
+
+
+def choose_kernel(
+    std: float | None,
+    length: float | None = None,
+    angle: float | None = None,
+    kernel: str | os.PathLike[str] | Tensor | None = None,
+) -> Tensor | None:
+    """Return the kernel of a blur that is not Gaussian: of a motion, or as it was given; None for a Gaussian.
+
+    Args:
+        std: of the Gaussian blur, pixels.
+        length: of a motion, pixels.
+        angle: of it, degrees counter-clockwise from the horizontal; 0 where omitted.
+        kernel: a file, see :func:`ssdiff.restoration.kernels.read_kernel`, or (h, w).
+
+    Raises:
+        UsageError: more than one is given, an angle without a length, or numbers out of range.
+        DataError: a file that is no kernel.
+    """
+    given = {"std": std, "length": length, "kernel": kernel}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} say two blurs at once", hint="give one of them")
+    if angle is not None and length is None:
+        raise UsageError("an angle is that of a motion", hint="give its length, too")
+    if length is not None:
+        return motion_kernel(length, 0.0 if angle is None else angle)
+    if isinstance(kernel, Tensor):
+        return checked_kernel(kernel, "the kernel")
+    return None if kernel is None else read_kernel(kernel)

@@ -267,6 +267,8 @@ class _Work:
                 results[sampler] = method.restore(
                     degraded, numbers, sampler, lambda share: self._count(share * len(part) / work)
                 )
+            said, method.notes[:] = list(method.notes), []
+            self._notes += [f"{part[0].file.source}: {note}" for note in said]
             scores = {name: compare(clean, x) for name, x in results.items()} if clean is not None else {}
         return _Restored(clean, results, scores)
 

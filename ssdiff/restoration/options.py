@@ -67,6 +67,10 @@ class Method(Protocol):
         """Return the channels of the degraded images."""
 
     @property
+    def notes(self) -> list[str]:
+        """Return what the user should hear of the pictures restored so far; emptied by who says it."""
+
+    @property
     def granule(self) -> int:
         """Return what height and width of clean images must be multiples of."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from ssdiff.errors import UsageError
 from ssdiff.operators import matrices
-from ssdiff.operators.base import Operator, Size
+from ssdiff.operators.base import Operator, Scale, Size
 from ssdiff.operators.colour import LUMA
+from ssdiff.operators.convolution import Convolution
 from ssdiff.operators.cosines import gaussian_filter
 from ssdiff.operators.factored import Factored
 from ssdiff.operators.pixelwise import ChannelMix, Mask
-from ssdiff.operators.resizing import follow, is_large, resize_step
+from ssdiff.operators.resizing import ResizeMatrix, follow, is_large, resize_step
 from ssdiff.operators.separable import Separable
+from ssdiff.restoration.filling import fill_smoothly
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,15 @@ class Known:
         std: of the blur, pixels of the full image.
         mask: (H, W), 1 where the image is known and 0 where it is missing; a rectangle in the middle is
             missing where omitted.
+        kernel: (h, w) of a blur that is not Gaussian, instead of ``std``.
+        reduction: of super-resolution, one of :data:`REDUCTIONS`.
     """
 
     factor: int = 4
     std: float = 2.0
     mask: Tensor | None = None
+    kernel: Tensor | None = None
+    reduction: str = "bilinear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +52,15 @@ class Task:
         operator: A, from full-size images.
         channels: of A's results.
         full_size: A's results to full-size images without a model, the baseline.
+        admit: measurements out of files to those that the operator may have made.
+        guess: A's results to what plug and play begins with; ``full_size`` where omitted.
     """
 
     operator: Operator
     channels: int
     full_size: Callable[[Tensor], Tensor]
+    admit: Callable[[Tensor], Tensor] = torch.clone
+    guess: Callable[[Tensor], Tensor] | None = None
 
 
 def check_task(name: str, channels: int, known: Known) -> None:
@@ -60,6 +71,12 @@ def check_task(name: str, channels: int, known: Known) -> None:
     """
     if name not in _BUILDERS:
         raise UsageError(f"unknown task {name!r}", hint=f"choose one of {', '.join(TASKS)}")
+    if name != "deblur" and known.kernel is not None:
+        raise UsageError(f"a kernel or a motion is for deblur, not for {name}", hint="leave it out")
+    if known.reduction not in REDUCTIONS:
+        raise UsageError(
+            f"unknown reduction {known.reduction!r}", hint=f"choose {' or '.join(REDUCTIONS)} (--reduction)"
+        )
     if name == "super-resolve" and known.factor < 2:
         raise UsageError(f"a factor must be 2 or more, not {known.factor}")
     if name == "deblur" and not known.std > 0:
@@ -91,10 +108,16 @@ def build_task(name: str, size: Size, channels: int, known: Known) -> Task:
 
 def _super_resolve(size: Size, channels: int, known: Known) -> Task:
     larger = partial(F.interpolate, size=size, mode="bicubic", align_corners=False)
-    return Task(_shrink(size, known.factor), channels, larger)
+    return Task(_shrink(size, known.factor, REDUCTIONS[known.reduction]), channels, larger)
+
+
+def _denoise(size: Size, channels: int, known: Known) -> Task:
+    return Task(Scale(), channels, torch.clone)
 
 
 def _deblur(size: Size, channels: int, known: Known) -> Task:
+    if known.kernel is not None:
+        return _deblur_by(known.kernel, size, channels)
     if not 0 < known.std < min(size):
         raise UsageError(f"the blur must have a std within 0..{min(size)} pixels, not {known.std}")
     if is_large(size):
@@ -105,7 +128,7 @@ def _deblur(size: Size, channels: int, known: Known) -> Task:
 
 def _inpaint(size: Size, channels: int, known: Known) -> Task:
     mask = _check_mask(known.mask, size)
-    return Task(Mask(mask), channels, partial(_filled, known=mask))
+    return Task(Mask(mask), channels, partial(_filled, known=mask), guess=partial(fill_smoothly, known=mask))
 
 
 def _colourise(size: Size, channels: int, known: Known) -> Task:
@@ -114,16 +137,49 @@ def _colourise(size: Size, channels: int, known: Known) -> Task:
     return Task(ChannelMix(torch.tensor([LUMA])), 1, partial(torch.Tensor.repeat, repeats=(1, 3, 1, 1)))
 
 
+def _deblur_by(kernel: Tensor, size: Size, channels: int) -> Task:
+    height, width = kernel.shape
+    if height > size[0] or width > size[1]:
+        raise UsageError(
+            f"the kernel has {width} x {height} pixels, the image {size[1]} x {size[0]}",
+            hint="a kernel is no larger than the image",
+        )
+    blur = Convolution(size, kernel)
+    return Task(blur, channels, torch.clone, partial(_tapered, blur=blur, reach=(height // 2, width // 2)))
+
+
+def _tapered(y: Tensor, blur: Convolution, reach: Size) -> Tensor:
+    """Blurred pictures whose borders, which were blurred with what lay outside, go over into a blur around
+    the edge; within the kernel's reach of it only, by half a cosine."""
+    weight = torch.ones(y.shape[-2:])
+    for dim, (n, near) in enumerate(zip(y.shape[-2:], reach, strict=True)):
+        edge = torch.minimum(torch.arange(n), torch.arange(n).flip(0))
+        share = 0.5 - 0.5 * torch.cos(math.pi * ((edge + 1) / (near + 1)).clamp(max=1))
+        weight = weight * (share[:, None] if dim == 0 else share)
+    return torch.lerp(blur.apply(y), y, weight.to(y))
+
+
 _BUILDERS: dict[str, Callable[[Size, int, Known], Task]] = {
+    "denoise": _denoise,
     "super-resolve": _super_resolve,
     "deblur": _deblur,
     "inpaint": _inpaint,
     "colourise": _colourise,
 }
 TASKS = tuple(_BUILDERS)
+_ALIASES = {"colorize": "colourise", "colorise": "colourise", "colourize": "colourise"}
 
 
-def _shrink(size: Size, factor: int) -> Factored:
+def task_name(op: str | None) -> str | None:
+    """Return the name of what happened to images as tasks are called; others as they are."""
+    return op if op is None else _ALIASES.get(op, op)
+
+
+REDUCTIONS: Mapping[str, ResizeMatrix] = {"area": matrices.area, "bilinear": matrices.resize}
+"""How small pictures came about: means of squares, or the antialiased bilinear halvings of [SSD]."""
+
+
+def _shrink(size: Size, factor: int, resize: ResizeMatrix) -> Factored:
     """The chain of progressive_downsample that the published SSD makes, as far as the factor is a power of
     two."""
     if factor < 2 or any(n % factor for n in size):
@@ -134,7 +190,7 @@ def _shrink(size: Size, factor: int) -> Factored:
     while factor > 1:
         step = 2 if factor % 2 == 0 else factor
         smaller = (size[0] // step, size[1] // step)
-        shrunk = resize_step(size, smaller, matrices.resize, large=large)
+        shrunk = resize_step(size, smaller, resize, large=large)
         result = shrunk if result is None else follow(result, shrunk)
         size, factor = smaller, factor // step
     assert result is not None, "the factor is at least 2"

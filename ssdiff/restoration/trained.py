@@ -34,6 +34,7 @@ class Trained:
     def __init__(self, pipeline: Pipeline, t: int | None, options: Options, *, given: bool = False) -> None:
         self._own = self._pipeline = pipeline
         self._options = options
+        self.notes: list[str] = []
         self._t = pipeline.plan(t=pipeline.process.T if t is None else t).timesteps[0]
         mixes = not pipeline.process.noisy and pipeline.process.has_posterior
         self._given = given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from functools import partial
 
@@ -13,11 +14,11 @@ from ssdiff.errors import UsageError, memory_for
 from ssdiff.images.convert import Given, ImageLike, ImagesLike, given, one_batch
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
-from ssdiff.restoration.choose import choose_fit, choose_method, choose_samplers
+from ssdiff.restoration.choose import choose_fit, choose_kernel, choose_method, choose_samplers
 from ssdiff.restoration.masks import given_mask
 from ssdiff.restoration.options import Method, Options, two_truths
 from ssdiff.restoration.results import RestoreResult, compared
-from ssdiff.restoration.tasks import TASKS
+from ssdiff.restoration.tasks import TASKS, task_name
 from ssdiff.schedules.respacing import Steps
 from ssdiff.second_set import OtherImages
 
@@ -34,7 +35,11 @@ def restore(
     draws: int = 1,
     seed: int = 0,
     factor: int = 4,
-    std: float = 2.0,
+    reduction: str | None = None,
+    std: float | None = None,
+    length: float | None = None,
+    angle: float | None = None,
+    kernel: Tensor | str | os.PathLike[str] | None = None,
     mask: Tensor | ImageLike | None = None,
     invert_mask: bool = False,
     noise_std: float = 0.0,
@@ -50,7 +55,7 @@ def restore(
     """Restore degraded images with a model.
 
     The model undoes what it was trained for, or, if it is an unconditional one of kind ssd or ddpm, one of
-    super-resolve, deblur, inpaint and colourise, which it was not trained for.
+    denoise, super-resolve, deblur, inpaint and colourise, which it was not trained for.
 
     Args:
         images: (B, C, h, w) or (C, h, w) in [-1, 1], Pillow images, files, or a list of these, of one size;
@@ -65,11 +70,18 @@ def restore(
         draws: restorations of each image, of which the mean is taken; for models with noise.
         seed: decides every random number.
         factor: of super-resolve.
-        std: of deblur: std of the Gaussian blur, pixels of the full image.
+        reduction: of super-resolve, how small pictures came about: ``area`` (means of squares) or
+            ``bilinear`` (antialiased halvings); omitted, by area for a model of photographs.
+        std: of deblur: std of the Gaussian blur, pixels of the full image; 2 where no blur is given.
+        length: of deblur: pixels of an even motion, instead of ``std``.
+        angle: of the motion, degrees counter-clockwise from the horizontal.
+        kernel: of deblur: a blur's kernel, (h, w) with odd sides, or a file, instead of ``std``; a picture,
+            or a text (.txt, .csv) of numbers.
         mask: of inpaint: an image or file whose white is missing, or (H, W) bool, True where missing; of a
             picture with transparent parts, what is opaque is missing.
         invert_mask: what is known and what is missing change places.
-        noise_std: std of noise on the degraded images, in units of the [-1, 1] image; with ``op``.
+        noise_std: std of noise on the degraded images, in units of the [-1, 1] image; with ``op``. Denoising
+            estimates it where it is 0, and warns of the figure.
         degrade: the images are clean: degrade and restore them, and compare with them.
         truth: clean images in the order of ``images``, to compare with.
         other: second set of a model of animorphosis, as :meth:`ssdiff.Pipeline.with_other` takes it, for
@@ -101,14 +113,18 @@ def restore(
         t,
         options,
         factor=factor,
-        std=std,
+        std=2.0 if std is None else std,
         mask=hole,
         noise_std=noise_std,
         given=not degrade,
+        kernel=choose_kernel(std, length, angle, kernel),
+        reduction=reduction,
     )
     for note in hole.notes if hole else ():
         warnings.warn(note, stacklevel=2)
-    [rule] = choose_samplers(pipeline, method, options, sampler, None if op in TASKS else t, every=False)
+    [rule] = choose_samplers(
+        pipeline, method, options, sampler, None if task_name(op) in TASKS else t, every=False
+    )
     if batch is not None:
         require_whole("batch", batch, 1)
     fit = choose_fit(pipeline, degrade, whole, options)
@@ -129,6 +145,8 @@ def restore(
             seen.append(method.baseline(degraded).float().cpu().clamp(-1, 1))
             told = partial(_tell, count, len(part) / work)
             restored.append(method.restore(degraded, numbers, rule, told))
+        while method.notes:
+            warnings.warn(method.notes.pop(0), stacklevel=2)
         count.reach(start + len(part))
     return compared(read, torch.cat(seen), torch.cat(restored), clean, rule)
 

@@ -6,9 +6,13 @@ prediction agree with the measurement [DDNM, section 3; DDRM, section 4].
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssdiff import rng
@@ -19,11 +23,22 @@ from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.cut import Cut
 from ssdiff.pipeline import Pipeline
 from ssdiff.restoration.masks import GivenMask
+from ssdiff.restoration.noise_level import estimate_noise
 from ssdiff.restoration.options import Options, Told, check_tile
 from ssdiff.restoration.tasks import Known, Task, build_task, check_task, enlargement, measured_channels
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
+from ssdiff.sampling.plan import Plan
+from ssdiff.sampling.plug_and_play import falling_timesteps, noise_timestep, plug_and_play
 
+PLUG_AND_PLAY = "plug-and-play"
 _ROUNDING = 2 / 255 / 12**0.5  # std of the rounding to bytes, in units of the [-1, 1] image
+# First and last noise of 255 that plug and play takes its images to have, and its steps; found by trial on
+# pictures of the training set.
+_PLAYS = {
+    "deblur": (20.0, 3.0, 8),
+    "super-resolve": (5.0, 2.0, 3),
+    "inpaint": (6.0, 2.0, 4),
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,7 @@ class ZeroShot:
         noise_std: of the measurement, in units of the [-1, 1] image; no less than the rounding to bytes.
         options: of the sampler.
         own: the pipeline at the model's own size.
+        notes: what the user should hear, filled while pictures are restored.
     """
 
     pipeline: Pipeline
@@ -52,7 +68,48 @@ class ZeroShot:
     noise_std: float = 0.0
     options: Options = field(default_factory=Options)
     own: Pipeline | None = None
-    samplers: tuple[str, ...] = ("ancestral", "ddim")
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Those that :meth:`restore` knows, the best first.
+
+        Denoising is one prediction; a model of patches, which was trained as a denoiser of photographs,
+        restores nearest to the truth by plug and play.
+        """
+        if self.name == "denoise":
+            return ("direct", "ancestral", "ddim")
+        preset = self.pipeline.preset
+        plays = preset is not None and preset.data.patches and self.name in _PLAYS
+        return (PLUG_AND_PLAY, "ancestral", "ddim") if plays else ("ancestral", "ddim")
+
+    def check(self, sampler: str) -> bool:
+        """Return whether a sampler begins at noise, so that its plan is that of sampling; refuse options that
+        another takes no account of.
+
+        Raises:
+            UsageError: then.
+        """
+        drawn = sampler not in (PLUG_AND_PLAY, "direct")
+        if not drawn and self.options.draws > 1:
+            raise UsageError(f"{sampler} restores an image in one way only", hint="leave --draws out")
+        if self.name == "denoise" and self.options.steps is not None and not drawn:
+            raise UsageError("direct denoising is one step", hint="leave --steps out")
+        if self.name == "denoise":
+            self._plan(sampler, self.noise_std or 1.0)  # wrong options are found here
+            return False
+        if sampler != PLUG_AND_PLAY:
+            return True
+        if self.name not in _PLAYS:
+            raise UsageError(
+                f"{PLUG_AND_PLAY} is for {', '.join(_PLAYS)}, not for {self.name}",
+                hint=f"choose one of {', '.join(self.samplers)}",
+            )
+        if self.options.eta is not None:
+            raise UsageError(f"{PLUG_AND_PLAY} draws no noise", hint="leave eta out")
+        if not isinstance(self.options.steps, int | None):
+            raise UsageError(f"{PLUG_AND_PLAY} takes a number of steps, not {self.options.steps!r}")
+        return False
 
     @cached_property
     def task(self) -> Task:
@@ -108,19 +165,27 @@ class ZeroShot:
 
     def evaluations(self, sampler: str | None) -> int:
         """Return how often the network is asked in one restoration."""
-        plan = self.pipeline.plan(self.options.steps, sampler, self.options.eta)
+        if sampler == PLUG_AND_PLAY:
+            return len(self._turns())
+        plan = self._plan(sampler, 1.0 if self.name == "denoise" else None)
         return plan.evaluations * self.options.draws
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
-        """Return y = A x + n, rounded to bytes as a file would hold it."""
+        """Return y = A x + n, rounded to bytes as a file would hold it.
+
+        Raises:
+            UsageError: there is no noise to be removed.
+        """
+        if self.name == "denoise" and not self.noise_std:
+            raise UsageError("nobody says how much noise to add", hint="give noise_std (--noise-std)")
         key = rng.derive(self.options.seed, "restore/measurement")
         y = self.task.operator.apply(clean)
         noisy = y + self.noise_std * rng.normal(key, numbers.to(y.device), 0, tuple(y.shape[1:]))
         return from_uint8(to_uint8(noisy))
 
     def admit(self, given: Tensor, numbers: Tensor) -> Tensor:
-        """Return them as they are."""
-        return given
+        """Return them as they are; blurs by a kernel with borders that go around the edge."""
+        return self.task.admit(given)
 
     def baseline(self, degraded: Tensor) -> Tensor:
         """Return the measurement enlarged or filled in without a model."""
@@ -129,21 +194,74 @@ class ZeroShot:
     def restore(
         self, degraded: Tensor, numbers: Tensor, sampler: str | None, told: Told | None = None
     ) -> Tensor:
-        """Return images sampled from noise, every prediction made to agree with the measurement."""
-        pipeline = self.pipeline.watched(told)
-        process, device = pipeline.process, pipeline.device
-        plan = pipeline.plan(self.options.steps, sampler, self.options.eta)
-        known = Measurement(self.operator, degraded.to(device), max(self.noise_std, _ROUNDING), process)
+        """Return images sampled from noise, every prediction made to agree with the measurement; or by the
+        rule of the task, see :attr:`samplers`."""
+        rule, pipeline = sampler or self.samplers[0], self.pipeline.watched(told)
+        if self.name == "denoise":
+            return torch.cat([self._denoised(pipeline, *one, rule) for one in _each(degraded, numbers)])
+        known = Measurement(
+            self.operator, degraded.to(pipeline.device), max(self.noise_std, _ROUNDING), pipeline.process
+        )
+        if rule == PLUG_AND_PLAY:
+            return self._played(pipeline, known, degraded)
+        plan = self._plan(rule)
 
         def draw(seed: int) -> Tensor:
-            x = degraded
-            for _, state in pipeline.walk(
-                numbers.to(device), plan, seed, refine=lambda predict: predict_consistent(predict, known)
-            ):
-                x = state
-            return x[..., : self.full[0], : self.full[1]].clamp(-1, 1).float().cpu()
+            return self._walked(
+                pipeline, numbers, plan, seed, refine=lambda predict: predict_consistent(predict, known)
+            )
 
         return self.options.mean(draw)
+
+    def _plan(self, sampler: str | None, noise_std: float | None = None) -> Plan:
+        """The chain of a sampler; from the timestep of a noise down where one is given."""
+        options, process = self.options, self.pipeline.process
+        t = None if noise_std is None else noise_timestep(process, noise_std)
+        return self.pipeline.plan(options.steps, sampler, options.eta, t=t)
+
+    def _denoised(self, pipeline: Pipeline, y: Tensor, numbers: Tensor, rule: str) -> Tensor:
+        """One picture. a_t y is x_t at the timestep whose sigma_t / a_t is the noise's std: exactly so."""
+        std = self.noise_std
+        if not std:
+            std = max(float(estimate_noise(y)), _ROUNDING)
+            self.notes.append(f"estimated noise: std {127.5 * std:.1f} of 255; --noise-std says it otherwise")
+        plan = self._plan(rule, std)
+        x = pipeline.process.states[plan.timesteps[0]].signal * self._enlarged(y).to(pipeline.device)
+        return self.options.mean(lambda seed: self._walked(pipeline, numbers, plan, seed, x=x))
+
+    def _played(self, pipeline: Pipeline, known: Measurement, degraded: Tensor) -> Tensor:
+        guess = self._enlarged((self.task.guess or self.task.full_size)(degraded)).to(pipeline.device)
+        x = guess
+        for _, x in plug_and_play(pipeline.predict_x0, known, guess, self._turns()):  # noqa: B007
+            pass
+        return self._cut(x)
+
+    def _turns(self) -> list[int]:
+        """Timesteps of plug and play: from how wrong the guess may be down to the noise, but not below."""
+        first, last, steps = _PLAYS[self.name]
+        least = max(last / 127.5, self.noise_std)
+        chosen = self.options.steps if isinstance(self.options.steps, int) else steps
+        return falling_timesteps(self.pipeline.process, max(first / 127.5, least), least, chosen)
+
+    def _walked(self, pipeline: Pipeline, numbers: Tensor, plan: Plan, seed: int, **more: Any) -> Tensor:
+        state: Tensor | None = None
+        for _, state in pipeline.walk(numbers.to(pipeline.device), plan, seed, **more):  # noqa: B007
+            pass
+        assert state is not None, "a walk has a first state"
+        return self._cut(state)
+
+    def _enlarged(self, x: Tensor) -> Tensor:
+        """Pictures of the process's size, continued by their border."""
+        whole, (height, width) = self.pipeline.process.states[0].size, self.full
+        return F.pad(x, (0, whole[1] - width, 0, whole[0] - height), mode="replicate")
+
+    def _cut(self, x: Tensor) -> Tensor:
+        return x[..., : self.full[0], : self.full[1]].clamp(-1, 1).float().cpu()
+
+
+def _each(degraded: Tensor, numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """One picture after another: each begins at the timestep of its own noise."""
+    return zip(degraded.split(1), numbers.split(1), strict=True)
 
 
 def zero_shot(
@@ -155,6 +273,8 @@ def zero_shot(
     std: float = 2.0,
     mask: Tensor | GivenMask | None = None,
     noise_std: float = 0.0,
+    kernel: Tensor | None = None,
+    reduction: str | None = None,
 ) -> ZeroShot:
     """Return a way to undo a task by name, with a model that was not trained for it.
 
@@ -166,7 +286,10 @@ def zero_shot(
         std: of the blur, pixels.
         mask: (H, W), 1 where the image is known and 0 where it is missing, or as it was given; a rectangle in
             the middle is missing where omitted.
-        noise_std: of the measurement, in units of the [-1, 1] image.
+        noise_std: of the measurement, in units of the [-1, 1] image; 0 lets denoising estimate it.
+        kernel: (h, w) of a blur, instead of ``std``.
+        reduction: how small pictures came about, one of :data:`ssdiff.restoration.tasks.REDUCTIONS`; omitted,
+            by area for a model of photographs (of patches), else as [SSD] reduces.
 
     Raises:
         UsageError: an unknown task, a number out of range, or a model that cannot do it.
@@ -183,7 +306,11 @@ def zero_shot(
     if noise_std < 0:
         raise UsageError(f"the noise must have a std of at least 0, not {noise_std}")
     given = mask if isinstance(mask, GivenMask) else None
-    known = Known(factor, std, mask if isinstance(mask, Tensor) else None)
+    if reduction is not None and task != "super-resolve":
+        raise UsageError(f"a reduction is for super-resolve, not for {task}", hint="leave it out")
+    photographs = pipeline.preset is not None and pipeline.preset.data.patches
+    small = reduction or ("area" if photographs else "bilinear")
+    known = Known(factor, std, mask if isinstance(mask, Tensor) else None, kernel, small)
     check_task(task, pipeline.channels, known)
     full = process.states[0].size
     return ZeroShot(pipeline, task, full, known, given, noise_std, options)

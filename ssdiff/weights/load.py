@@ -16,7 +16,7 @@ from ssdiff.build import build_model, build_process, outline_model, place_model
 from ssdiff.config import Preset
 from ssdiff.config.load import for_data_set, load_preset, override, read_preset
 from ssdiff.devices import pick_device, pick_precision
-from ssdiff.errors import CheckpointError, UsageError
+from ssdiff.errors import CheckpointError, SsdiffError, UsageError
 from ssdiff.models import official
 from ssdiff.models.registry import BUILTIN
 from ssdiff.pipeline import Pipeline
@@ -42,25 +42,40 @@ class Found:
     chosen: Literal["given", "newest", "bundled"]
 
 
-def find_model(path: str | Path | None = None) -> Found:
-    """Find the model to use: the one given, else the newest run, else the bundled model.
+def find_model(path: str | Path | None = None, *, zero_shot: bool = False) -> Found:
+    """Find the model to use: the one given, else the newest run, else a bundled model.
 
     Args:
-        path: run folder, checkpoint or single-file model; whether it is there shows when it is read.
+        path: run folder, checkpoint or single-file model; whether it is there shows when it is read. The
+            name of a bundled model, where no file of that name is there.
+        zero_shot: it shall restore what it was not trained for: the newest run counts if it is an
+            unconditional model of kind ssd or ddpm, and the bundled model is the prior of photographs.
 
     Raises:
         CheckpointError: none is given, there is no run, and the bundled model is missing.
         UsageError: it is no path.
     """
     if path is not None:
-        return Found(as_path("the model", path), "given")
-    if (newest := runs.newest_run()) is not None:
+        found = as_path("the model", path)
+        named = str(path) in single_file.BUNDLED and not found.exists()
+        return Found(single_file.bundled(str(path)) if named else found, "given")
+    newest = runs.newest_run()
+    if newest is not None and not (zero_shot and not _is_prior(newest)):
         return Found(newest, "newest")
-    shipped = single_file.bundled()
+    shipped = single_file.bundled("photos64" if zero_shot else "shapes32")
     if not shipped.is_file():
         message = "there is no run yet, and the model that should ship with ssdiff is missing"
         raise CheckpointError(message, path=shipped, hint="reinstall ssdiff, or name a model")
     return Found(shipped, "bundled")
+
+
+def _is_prior(run: Path) -> bool:
+    """Whether a run restores without training; of one that cannot be read that shows when it is loaded."""
+    try:
+        preset = read_preset(run / "preset.toml", run_plugins=False)
+    except SsdiffError:
+        return True
+    return preset.process.kind in ("ssd", "ddpm") and not preset.model.classes
 
 
 def find_preset(source: str | Path, overrides: Mapping[str, object] | None = None) -> Preset:

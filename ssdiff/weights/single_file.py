@@ -53,9 +53,17 @@ class Stored:
     other: str | None = None
 
 
-def bundled() -> Path:
-    """Return the path of the small model that ships with the package, trained with the preset shapes32."""
-    return Path(str(resources.files("ssdiff") / "assets" / "shapes32.safetensors"))
+BUNDLED = ("shapes32", "photos64")
+"""The models that ship with the package: drawn shapes, and the prior of photographs."""
+
+
+def bundled(name: str = "shapes32") -> Path:
+    """Return the path of a small model that ships with the package.
+
+    Args:
+        name: one of :data:`BUNDLED`, that of the preset that it was trained with.
+    """
+    return Path(str(resources.files("ssdiff") / "assets" / f"{name}.safetensors"))
 
 
 def read(path: Path, weights: str = "ema") -> Stored:
