@@ -55,3 +55,10 @@ def test_uniform_and_integers_stay_in_range():
     drawn = rng.integers(KEY, streams, 0, -3, 4)
     assert drawn.min() == -3 and drawn.max() == 3
     assert torch.bincount(drawn + 3).min() > 13_500
+
+
+def test_many_numbers_are_drawn_in_parts(monkeypatch):
+    streams = torch.tensor([3, 8])
+    whole = rng.normal(5, streams, 7, (3, 40, 41))
+    monkeypatch.setattr(rng, "_BLOCKS", 100)
+    assert torch.equal(rng.normal(5, streams, 7, (3, 40, 41)), whole)
