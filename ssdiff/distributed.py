@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssdiff.errors import ResourceError
+from ssdiff.errors import ResourceError, one_line
+from ssdiff.files import writer_is_alive
 
 _T = TypeVar("_T")
+_PATIENCE = 2.0  # seconds until a process that was killed is gone for the system, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    processes: tuple[tuple[str, int], ...] = ()  # host and number of each, by rank
 
     def device(self, device: torch.device) -> torch.device:
         """Return the GPU of this process, where ``device`` is CUDA without a number."""
@@ -66,6 +71,25 @@ class World:
         """Wait until all processes are here."""
         self.any(False)
 
+    def without(self, error: BaseException) -> BaseException:
+        """Return what a lost connection means, which names the process that has ended; other errors as they
+        are.
+
+        Args:
+            error: that ended the work of this process.
+        """
+        if self.size == 1 or not _is_lost_connection(error):
+            return error
+        until = time.monotonic() + _PATIENCE
+        here, gone = socket.gethostname(), ""
+        while not gone and time.monotonic() < until:
+            for rank, (host, number) in enumerate(self.processes):
+                if rank != self.rank and host == here and writer_is_alive(number) is False:
+                    gone = f"rank {rank}, process {number} on {host}, has ended"
+            time.sleep(0.05)
+        said = gone or f"another process has ended, or cannot be reached: {one_line(error)}"
+        return ResourceError(said, hint="look for its own message, and resume")
+
     def rank0_first(self, read: Callable[[], _T]) -> _T:
         """Return the result of ``read`` on each process; the others find what process 0 has prepared
         before."""
@@ -105,7 +129,20 @@ def join_world(device: str = "auto") -> Iterator[World]:
     if on_gpu:
         torch.cuda.set_device(world.local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    processes: list[tuple[str, int]] = [("", 0)] * size
+    dist.all_gather_object(processes, (socket.gethostname(), os.getpid()))
+    world = World(rank, size, local, tuple(processes))
     try:
         yield world
+    except Exception as error:
+        if (found := world.without(error)) is not error:
+            raise found from error
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    words = str(error)
+    of_gloo = isinstance(error, RuntimeError) and "gloo" in words
+    return isinstance(error, dist.DistError) or (of_gloo and ("onnect" in words or "peer" in words))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -50,6 +52,8 @@ def explain(error: BaseException) -> Failure:
         return Failure(_INTERRUPTED, "interrupted")
     if isinstance(error, Exception) and out_of_memory(error):
         return Failure(_RESOURCES, f"out of memory: {one_line(error)}; {_MEMORY_HINT}", None, _MEMORY_HINT)
+    if isinstance(error, RuntimeError) and (loop := re.match("Symlink loop from '(.*)'", str(error))):
+        error = OSError(errno.ELOOP, os.strerror(errno.ELOOP), loop[1])  # of pathlib before Python 3.13
     if isinstance(error, OSError) and (found := _of_the_system(error)):
         return found
     if found := _of_torch(error):

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
 import select
+import shutil
+import socket
 import stat
-import uuid
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +24,13 @@ from typing import BinaryIO
 from ssdiff.arguments import as_path
 from ssdiff.errors import OutputError, ResourceError, UsageError
 
+MOST = 2**30
+"""Bytes that a file read as a whole may have, where nothing else limits them."""
+
 _PART = 2**20  # bytes that are read at a time
+_STAGED = re.compile(r"\..{1,40}\.(?P<host>[0-9a-f]{8})(?P<writer>[0-9a-f]{8})[0-9a-f]{16}", re.DOTALL)
+_swept: set[Path] = set()
+
 Content = bytes | Callable[[BinaryIO], object]
 """What to write: the bytes, or a function that writes them to a binary stream."""
 
@@ -178,6 +188,7 @@ def replace_file(path: Path, content: Content, overwrite: bool = True) -> None:
         OSError: it cannot be written; what was there is still there.
     """
     staging = path.with_name(staging_name(path.name))
+    sweep(path.parent)
     try:
         with staging.open("xb") as stream:
             if callable(content):
@@ -197,8 +208,38 @@ def replace_file(path: Path, content: Content, overwrite: bool = True) -> None:
 
 
 def staging_name(name: str) -> str:
-    """Return a fresh hidden name beside a file: `.NAME.` and 32 digits, with long names cut off."""
-    return f".{name[:40]}.{uuid.uuid4().hex}"
+    """Return a fresh hidden name beside a file or folder, for what will have its name when it is whole.
+
+    It is `.NAME.` and 32 digits, with long names cut off; the digits tell this machine and process, for
+    :func:`sweep`.
+    """
+    return f".{name[:40]}.{_this_machine():08x}{os.getpid():08x}{secrets.token_hex(8)}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder; looked for once in the life of a process.
+
+    Left alone is what another machine wrote, which alone knows whether the writer lives, and what cannot be
+    removed.
+
+    Args:
+        folder: where this process is about to write.
+    """
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with suppress(OSError):
+        for path in [Path(entry.path) for entry in os.scandir(folder) if entry.name.startswith(".")]:
+            staged = _STAGED.fullmatch(path.name)
+            if staged is None or int(staged["host"], 16) != _this_machine():
+                continue
+            if writer_is_alive(int(staged["writer"], 16)) is False:
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _this_machine() -> int:
+    return zlib.crc32(socket.gethostname().encode("utf-8", "replace"))
 
 
 def sync(stream: BinaryIO) -> None:

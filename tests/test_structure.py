@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, str] = {
     "home": "errors arguments",
     "failures": "errors registry plugins",
     "devices": "errors",
-    "distributed": "errors",
+    "distributed": "errors files",
     "schedules": "errors registry schedules.noise schedules.respacing",
     "images": "errors arguments files",
     "models": "errors registry models.registry",

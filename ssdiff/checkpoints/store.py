@@ -33,7 +33,7 @@ from ssdiff.checkpoints.manifest import (
 )
 from ssdiff.checkpoints.writing import safetensors_chunks, write
 from ssdiff.errors import CheckpointError, ResourceError
-from ssdiff.files import sync_folder, writer_is_alive
+from ssdiff.files import MOST, read_input, sync_folder, writer_is_alive
 
 # `.old` is a step that is being saved anew: it counts until the new one has its name.
 _STEP = re.compile(r"step-([0-9]{8,20})(\.old)?")
@@ -174,7 +174,7 @@ def load(path: Path, names: Iterable[str] | None = None, device: str | torch.dev
 def read_meta(path: Path) -> dict[str, Any]:
     """Read what was said about a checkpoint, quickly and unverified; nothing if it cannot be read."""
     try:
-        meta = json.loads((path / META).read_bytes())
+        meta = json.loads(read_input(path / META, MOST))
     except (OSError, ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
@@ -207,12 +207,16 @@ def require_groups(loaded: Loaded, *names: str) -> Loaded:
 def set_aside(root: Path, after: int) -> list[Path]:
     """Rename checkpoints of later steps, so that a run that went back is not resumed from where it had been.
 
+    What killed writers left is removed.
+
     Returns:
         Their new places ``aside-...``, which nothing here reads or deletes.
 
     Raises:
         ResourceError: if the folder cannot be written.
     """
+    with suppress(OSError):
+        _sweep(root)
     moved = []
     for step, path in _numbered(root):
         if step > after:
@@ -300,7 +304,7 @@ def _rotate(root: Path, written: Path, keep: int, milestones: int) -> None:
 
 def _sweep(root: Path) -> None:
     """Delete what writers that are no more have left."""
-    for path in root.iterdir():
+    for path in [*root.iterdir()]:
         staging, step = _STAGING.fullmatch(path.name), _STEP.fullmatch(path.name)
         left = staging is not None and not _writes_elsewhere(int(staging[1]))
         replaced = step is not None and step[2] is not None and (root / f"step-{step[1]}").exists()

@@ -24,6 +24,7 @@ from ssdiff.data.lists import read_list
 from ssdiff.data.shapes import SHAPES, draw
 from ssdiff.data.sources import FileSource, Fit, FolderSource, Labels, Pixels, Source, stamp
 from ssdiff.errors import DataError, ResourceError, one_line
+from ssdiff.files import open_input
 
 SHAPES_COUNT = 16_384
 """Images of the set "shapes"."""
@@ -288,7 +289,7 @@ def _version(package: str) -> str:
 def _read_idx(path: Path, dimensions: int) -> Pixels:
     """An idx file of bytes: two zeros, type 8, the number of dimensions, their sizes, the data."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        with open_input(path) as file, gzip.open(file) if path.suffix == ".gz" else file as stream:
             header = stream.read(4 + 4 * dimensions)
             shape = tuple(int(n) for n in np.frombuffer(header[4:], ">u4"))
             count = int(np.prod(shape, dtype=object))

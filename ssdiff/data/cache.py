@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 from ssdiff.data.image_set import ImageSet, PictureSet
 from ssdiff.data.sources import Fit, Pixels, Source
 from ssdiff.errors import DataError, ResourceError
-from ssdiff.files import sync
+from ssdiff.files import MOST, read_input, staging_name, sweep, sync
 
 FORMAT = 2
 """Version of the layout and of what decoding does; another number prepares everything anew."""
@@ -115,7 +114,7 @@ def _key(source: Source, fit: Fit) -> str:
 def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet | None:
     """The set in a folder; None if it is absent, damaged, or lacks images that a higher limit allows."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest: dict[str, Any] = json.loads(read_input(folder / "manifest.json", MOST))
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False) if manifest["classes"] else None
         skipped = tuple((str(name), str(reason)) for name, reason in manifest["skipped"])
@@ -159,10 +158,10 @@ def _lock(folder: Path) -> Iterator[bool]:
 def _build(
     folder: Path, source: Source, fit: Fit, corrupt: Corrupt, alone: bool, progress: Progress | None
 ) -> None:
-    staging_prefix = f".{folder.name[:16]}-"
-    if alone:
-        for leftover in folder.parent.glob(f"{staging_prefix}*"):
+    if alone:  # nobody else writes this set, whatever the number of a process says
+        for leftover in folder.parent.glob(f".{folder.name[:16]}[-.0-9a-f]*"):
             shutil.rmtree(leftover, ignore_errors=True)
+    sweep(folder.parent)
     needed = len(source) * fit.channels * fit.side**2  # of whole pictures the least; more is found out
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
@@ -171,7 +170,7 @@ def _build(
             path=folder.parent,
             hint="free some space, or set SSDIFF_HOME to a larger disk",
         )
-    staging = folder.with_name(staging_prefix + secrets.token_hex(8))
+    staging = folder.with_name(staging_name(folder.name))
     staging.mkdir()
     try:
         _fill(staging, source, fit, corrupt, progress)

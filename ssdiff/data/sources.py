@@ -26,6 +26,7 @@ from PIL import Image
 from ssdiff.data.listing import EDM_LABELS, Chosen, edm_classes, is_image, pick_images
 from ssdiff.data.lists import NameList
 from ssdiff.errors import DataError
+from ssdiff.files import MOST, open_input, read_input
 from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, open_image, pixels
 from ssdiff.images.resize import square
 
@@ -213,7 +214,7 @@ class FolderSource(FileSource):
             self.folder = folder.resolve()
             found = dict(_walk(self.folder, notes))
             edm = self.folder / EDM_LABELS
-            labels = edm.read_bytes() if edm.is_file() else None
+            labels = read_input(edm, MOST) if edm.is_file() else None
         except (OSError, RuntimeError) as error:
             said = getattr(error, "strerror", None) or error
             raise DataError(f"cannot read {folder}: {said}", path=folder) from error
@@ -229,7 +230,7 @@ class FolderSource(FileSource):
 
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
         """Open the file of one image."""
-        return (self.folder / self.members[index]).open("rb")
+        return open_input(self.folder / self.members[index])
 
 
 class ZipSource(FileSource):
@@ -266,7 +267,7 @@ class ZipSource(FileSource):
         self._infos = [members[name] for name in chosen.names]
         self._local = threading.local()
         self._handles: list[zipfile.ZipFile] = []
-        labels = self._read(members[EDM_LABELS]) if EDM_LABELS in members else None
+        labels = self._edm_file(members[EDM_LABELS]) if EDM_LABELS in members else None
         super().__init__(str(path), chosen.names, classes_from, chosen.notes, labels)
 
     def identity(self) -> Iterator[str]:
@@ -278,6 +279,13 @@ class ZipSource(FileSource):
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
         """Open the bytes of one image."""
         return BytesIO(self._read(self._infos[index]))
+
+    def _edm_file(self, info: zipfile.ZipInfo) -> bytes:
+        try:
+            return self._read(info)
+        except Exception as error:  # an archive can raise anything on hostile bytes
+            what = f"cannot read {self.path}: {EDM_LABELS}: {str(error) or type(error).__name__}"
+            raise DataError(what, path=self.path) from error
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
         handle: zipfile.ZipFile | None = getattr(self._local, "handle", None)

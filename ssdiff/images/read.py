@@ -13,11 +13,12 @@ Policies, the same everywhere:
 
 from __future__ import annotations
 
+import ctypes
 import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -175,6 +176,8 @@ def load(
             tile._replace(args=layout if isinstance(tile[3], str) else (layout, *tile[3][1:]))
             for tile in tiles
         ]
+    if image.format == "TIFF":
+        _hush_libtiff()
     image.load()
     _scale_transparency(image, found)
     first = found[0] if isinstance(found, tuple) and found else found
@@ -307,6 +310,18 @@ def _open_header(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
             hint="shrink it, or raise the limit (max_pixels, in a preset data.max_pixels) if you trust it",
         )
     return image
+
+
+@lru_cache(maxsize=1)
+def _hush_libtiff() -> None:
+    """Keep Pillow's libtiff from telling of damage on stderr, past Python; the error tells of it."""
+    found = set(Path(Image.__file__).parent.glob(".dylibs/libtiff*"))
+    with suppress(OSError):
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        found |= {Path(line.split(maxsplit=5)[5]) for line in lines if "libtiff" in line}
+    for library in found:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from ssdiff.files import MOST, read_input
 from ssdiff.reporting.html import Block, Picture, Section, Table, Text
 
 RECORD = "scale-space.json"
@@ -35,7 +36,7 @@ def sections(folder: Path, title: str = "Scale-space") -> list[Section]:
         title: of the first section.
     """
     try:
-        return _sections(folder, json.loads((folder / RECORD).read_bytes()), title)
+        return _sections(folder, json.loads(read_input(folder / RECORD, MOST)), title)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return [Section(title, [Text(f"{folder.name} holds no analysis that can be read.")])]
 

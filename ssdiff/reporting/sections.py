@@ -18,6 +18,7 @@ from ssdiff.config.load import load_preset, presets
 from ssdiff.display import human_seconds
 from ssdiff.errors import DataError
 from ssdiff.evaluation.cost import Cost
+from ssdiff.files import MOST, read_input
 from ssdiff.images import read_image
 from ssdiff.pipeline import Pipeline
 from ssdiff.reporting.html import Block, Section, Strip, Table, Text, magnified, plot
@@ -53,7 +54,7 @@ def read_results(folder: Path) -> tuple[list[Record], list[str]]:
     unread: list[str] = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         try:
-            found = list(_results(json.loads(path.read_bytes()), _DEEP))
+            found = list(_results(json.loads(read_input(path, MOST)), _DEEP))
         except (OSError, ValueError, RecursionError):
             found = []
         results += [{"file": path.name, **result} for result in found]

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from ssdiff.errors import OutputError, ResourceError, SsdiffError
-from ssdiff.files import replace_file, sync, writer_is_alive
+from ssdiff.files import MOST, open_input, read_input, replace_file, sync, writer_is_alive
 
 State = Literal["running", "finished", "interrupted", "failed"]
 # A folder that has nothing else is still empty: it was locked, but no run began.
@@ -90,12 +90,8 @@ class RunFolder:
             folder._refuse_foreign()
             folder.path.mkdir(parents=True, exist_ok=True)
             with folder.lock():
-                if folder.has_begun() and not resume:
-                    raise OutputError(
-                        f"{folder.path} already holds a run",
-                        path=folder.path,
-                        hint="continue it with --resume auto, or choose a new folder with --out",
-                    )
+                if not resume:
+                    folder.refuse_begun()
                 for left in filter(lambda entry: _UNFINISHED.fullmatch(entry.name), folder.path.iterdir()):
                     left.unlink()
                 folder.checkpoints.mkdir(exist_ok=True)
@@ -118,6 +114,19 @@ class RunFolder:
                 replace_file(self.preset, settings)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
+
+    def refuse_begun(self) -> None:
+        """Refuse to begin where a run has begun.
+
+        Raises:
+            OutputError: then.
+        """
+        if self.has_begun():
+            raise OutputError(
+                f"{self.path} already holds a run",
+                path=self.path,
+                hint="continue it with --resume auto, or choose a new folder with --out",
+            )
 
     def has_begun(self) -> bool:
         """Return whether a step was recorded or saved here; a run that failed before that may be started
@@ -223,7 +232,10 @@ class RunFolder:
         """
         try:
             lines = [line for line, record in _records(self.metrics) if not _later(record, after_step)]
-            before = self.metrics.read_bytes() if self.metrics.exists() else b""
+            before = b""
+            if self.metrics.exists():
+                with open_input(self.metrics) as stream:
+                    before = stream.read()
             if (kept := b"".join(lines)) != before:
                 replace_file(self.metrics, kept)
         except OSError as error:
@@ -295,8 +307,8 @@ def _overwrite(path: Path, content: bytes) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = json.loads(read_input(path, MOST))
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -305,11 +317,11 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Lines with their contents; those that are not whole are left out."""
     if not path.exists():
         return
-    with path.open("rb") as stream:
+    with open_input(path) as stream:
         for line in stream:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(record, dict) and line.endswith(b"\n"):
                 yield line, record

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from ssdiff.files import replace_file
+from ssdiff.files import MOST, read_input, replace_file
 from ssdiff.home import default_home
 from ssdiff.runs.folder import RunFolder, is_run
 
@@ -75,7 +75,7 @@ def remember(path: Path) -> None:
 def _noted(note: Path) -> Path | None:
     """The run folder that a note names; None if there is none any more."""
     with suppress(OSError, ValueError):
-        path = Path(os.fsdecode(note.read_bytes()))
+        path = Path(os.fsdecode(read_input(note, MOST)))
         return path if is_run(path) else None
     return None
 
@@ -87,5 +87,5 @@ def _notes() -> Path:
 def _preset_name(path: Path) -> object:
     try:
         return tomllib.loads(RunFolder(path).preset.read_text(encoding="utf-8")).get("name")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

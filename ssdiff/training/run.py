@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -186,7 +187,7 @@ def train(
             return run.go(stop or (lambda: False))
         except BaseException as error:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-            found = explain(error)
+            found = explain(world.without(error))
             if run.begun:
                 state: runs.State = "interrupted" if stopped else "failed"
                 run.status(state, code=found.code, reason=found.message)
@@ -196,12 +197,11 @@ def train(
 def _open_folder(start: Start, world: World, stack: ExitStack) -> runs.RunFolder:
     """Process 0 makes and locks the run folder; the others wait for it and share its place."""
     if world.rank == 0:
-        folder = runs.RunFolder.create(
-            start.folder,
-            start.preset.to_toml(),
-            resume=start.request.resume == "auto" or start.goes_on_in_its_folder,
-        )
+        resume = start.request.resume == "auto" or start.goes_on_in_its_folder
+        folder = runs.RunFolder.create(start.folder, start.preset.to_toml(), resume)
         stack.enter_context(folder.lock())
+        if not resume:
+            folder.refuse_begun()  # somebody else may have been quicker
         runs.remember(start.folder)
     if world.size > 1:
         place = [str(start.folder)]
@@ -256,7 +256,9 @@ class _Run:
             if self.start.lacks_spectra:
                 self._save(data)  # a finished run gets them, too
             self._show("training", trainer.step, settings.steps)
-            while trainer.step < settings.steps:
+            # A run that was ended between a checkpoint and its picture still owes the picture.
+            stopping = self._draw_if_due(data, stop, missing=True)
+            while trainer.step < settings.steps and not stopping:
                 trainer.advance()
                 self._notify(Event("step", trainer.step))
                 self._show("training", trainer.step, settings.steps)
@@ -269,13 +271,13 @@ class _Run:
                     or stopping
                 ):
                     self._save(data)
-                if stopping and trainer.step < settings.steps:
-                    raise Interrupted(
-                        f"stopped at step {trainer.step}, saved in {self.folder.path}",
-                        hint=f"go on with --resume {shlex.quote(str(self.folder.path))}",
-                    )
-                if settings.sample_every and trainer.step % settings.sample_every == 0:
-                    self._draw(data, stop)
+                stopping = stopping or self._draw_if_due(data, stop)
+            if stopping and trainer.step < settings.steps:
+                self._save(data)
+                raise Interrupted(
+                    f"stopped at step {trainer.step}, saved in {self.folder.path}",
+                    hint=f"go on with --resume {shlex.quote(str(self.folder.path))}",
+                )
             self._draw(data, lambda: False)
         self.status("finished", steps=settings.steps)
         seconds = time.monotonic() - began
@@ -422,9 +424,18 @@ class _Run:
         self._saved = trainer.step
         self.world.barrier()
 
-    def _draw(self, data: ImageSet, stop: Callable[[], bool]) -> None:
+    def _draw_if_due(self, data: ImageSet, stop: Callable[[], bool], missing: bool = False) -> bool:
+        """Draw after a step that asks for it, if ``missing`` only what is not there; whether to stop now."""
+        every = self.preset.training.sample_every
+        if not every or not self.step or self.step % every:
+            return False
+        self._draw(data, stop, missing)
+        return self._agree(stop())
+
+    def _draw(self, data: ImageSet, stop: Callable[[], bool], missing: bool = False) -> None:
         """A picture by the averaged weights; the same images each time, so that pictures compare."""
-        if self.world.rank == 0 and self._drawn != self.step:
+        place = self.folder.samples / f"step-{self.step:08d}.png"
+        if self.world.rank == 0 and self._drawn != self.step and not (missing and place.exists()):
             trainer = self._trainer
             precision = pick_precision(self.preset.training.precision, self._device)
             pipeline = Pipeline(
@@ -439,10 +450,10 @@ class _Run:
             )
             picture = preview(pipeline, data.images, stop)
             if picture is not None:
-                self.grid = self.folder.samples / f"step-{trainer.step:08d}.png"
-                images.save_image(picture, self.grid, overwrite=True)
-                self._tell(Event("samples", trainer.step, str(self.grid)))
-        self._drawn = self.step
+                self.grid = place
+                images.save_image(picture, place, overwrite=True)
+                self._tell(Event("samples", trainer.step, str(place)))
+                self._drawn = self.step
         self.world.barrier()
 
     def _agree(self, stopping: bool) -> bool:
@@ -466,7 +477,7 @@ class _Run:
         """train.log receives what ssdiff logs while the run lasts."""
         stack = ExitStack()
         if self.world.rank == 0:
-            handler = logging.FileHandler(self.folder.log, encoding="utf-8", errors="backslashreplace")
+            handler = _Log(self.folder.log, encoding="utf-8", errors="backslashreplace")
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             _log.addHandler(handler)
             _log.setLevel(logging.INFO)
@@ -479,3 +490,15 @@ class _Run:
     def _trainer(self) -> Trainer:
         assert self.trainer is not None, "the run has begun"
         return self.trainer
+
+
+class _Log(logging.FileHandler):
+    """A log that goes without what the disk does not take: what cannot be saved tells why a run ends."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # it is closed all the same
+            super().close()

@@ -640,3 +640,21 @@ def test_evenly_spread_numbers(total, count):
 
 def test_every_name_is_known():
     assert {"shapes", "cifar10", "mnist", "fashion-mnist", "celeba", "lsun-bedroom"} < set(DATA_NAMES)
+
+
+def test_a_damaged_table_of_labels_in_a_zip_is_named(tmp_path, load):
+    path = pack(
+        tmp_path / "set.zip", {"a.png": png(0), "dataset.json": b'{"labels": null}'}, zipfile.ZIP_STORED
+    )
+    content = bytearray(path.read_bytes())
+    content[content.index(b"labels")] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"set\.zip: dataset\.json.*CRC"):
+        load(path)
+
+
+def test_a_pipe_among_the_files_of_a_set_is_not_waited_for(digits, tmp_path, load):
+    folder = fill(tmp_path / "idx", {"train-images-idx3-ubyte": idx(digits[0], 3)})
+    os.mkfifo(folder / "train-labels-idx1-ubyte")
+    with pytest.raises(DataError, match="a pipe"):
+        load(folder)

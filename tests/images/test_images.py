@@ -507,3 +507,20 @@ def test_pictures_of_other_formats_are_named_for_what_they_are():
         read_image(b"\0\0\0\x18ftypheic" + b"\0" * 50)
     with pytest.raises(DataError, match="JPEG XL"):
         read_image(b"\xff\x0a" + b"\0" * 50)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "tiff_adobe_deflate", "tiff_lzw"])
+def test_damage_in_a_tiff_is_an_error_and_no_word_of_a_library(compression, tmp_path, capfd):
+    """libtiff writes to stderr itself, past Python."""
+    made = io.BytesIO()
+    Image.linear_gradient("L").save(made, "TIFF", compression=compression)
+    content, failed = made.getvalue(), 0
+    for place in range(8, len(content), max(1, len(content) // 60)):
+        damaged = content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                read_image(damaged)
+            except DataError:
+                failed += 1
+    assert failed and capfd.readouterr().err == ""

@@ -371,3 +371,10 @@ def test_runs_elsewhere_are_remembered_and_vanished_ones_forgotten(tmp_path, mon
     monkeypatch.setenv("SSDIFF_HOME", str(tmp_path / "file"))
     runs.remember(places[1])
     assert runs.newest_run() is None
+
+
+def test_nesting_without_end_is_damage_like_any_other(tmp_path):
+    run, deep = RunFolder.create(tmp_path, PRESET), "[" * 100_000
+    run.status.write_text(deep)
+    run.metrics.write_text(f'{{"step": 1}}\n{deep}\n{{"step": 2}}\n')
+    assert run.read_status() is None and [record["step"] for record in run.read_metrics()] == [1, 2]

@@ -129,3 +129,26 @@ def test_a_second_writer_is_refused(tmp_path):
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=240)
     assert first.returncode == 75
+
+
+def test_a_process_that_was_killed_is_named_by_the_others(tmp_path):
+    out, port = tmp_path / "run", str(random.randrange(20000, 60000))
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ssdiff", "train", "--preset", TINY, "--out", out, "--steps", "100000"]
+    first, second = (
+        subprocess.Popen(
+            [*map(str, command), "--device", "cpu", "--quiet"],
+            env=os.environ | world | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    )
+    while first.poll() is None and not published(out):
+        time.sleep(0.01)
+    second.kill()
+    second.communicate()
+    _, err = first.communicate(timeout=240)
+    assert first.returncode == 6 and f"rank 1, process {second.pid} on " in err and err.count("\n") == 1
+    status = json.loads((out / "status.json").read_text())
+    assert (status["state"], status["code"]) == ("failed", 6) and str(second.pid) in status["reason"]

@@ -8,7 +8,8 @@ from PIL import Image
 from trainers import TINY
 
 from ssdiff import train
-from ssdiff.errors import Interrupted
+from ssdiff.errors import Interrupted, OutputError
+from ssdiff.runs import RunFolder
 
 SETTINGS = {
     "training.steps": 4,
@@ -109,3 +110,45 @@ def test_out_of_memory_names_the_batch_and_the_size(resumable, monkeypatch):
     monkeypatch.setattr("ssdiff.training.trainer.Trainer._losses", exhausted)
     code, _, err = resume("--steps", 4)
     assert code == 6 and "training.batch = 4 at " in err and " px (" in err and "grad_accum_steps" in err
+
+
+def test_a_picture_that_a_kill_prevented_is_drawn_when_the_run_goes_on(tmp_path):
+    settings = SETTINGS | {"training.sample_every": 2, "training.checkpoint_every": 2}
+    options = {"overrides": settings, "data": "shapes", "device": "cpu"}
+    train(TINY, out=tmp_path / "a", **options)
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "a" / "samples").iterdir()}
+    steps = []
+
+    def stop_while_drawing():
+        return len(steps) == 2 and (tmp_path / "b" / "checkpoints" / "step-00000002").is_dir()
+
+    with pytest.raises(Interrupted, match="at step 2"):
+        watch = lambda event: event.kind == "step" and steps.append(event.step)  # noqa: E731
+        train(TINY, out=tmp_path / "b", stop=stop_while_drawing, on_event=watch, **options)
+    assert not list((tmp_path / "b" / "samples").iterdir())
+    train(TINY, out=tmp_path / "b", resume="auto", **options)
+    assert pictures == {path.name: path.read_bytes() for path in (tmp_path / "b" / "samples").iterdir()}
+    assert sorted(pictures) == ["step-00000002.png", "step-00000004.png"]
+
+
+def test_who_comes_second_between_making_and_locking_a_folder_is_refused(tmp_path, monkeypatch):
+    create = RunFolder.create
+
+    def slow(path, *arguments):
+        folder = create(path, *arguments)
+        folder.append_metrics({"step": 1})  # somebody else makes the folder and begins in it
+        return folder
+
+    monkeypatch.setattr(RunFolder, "create", slow)
+    with pytest.raises(OutputError, match="already holds a run"):
+        train(TINY, out=tmp_path / "run", overrides=SETTINGS, data="shapes", device="cpu")
+    assert RunFolder(tmp_path / "run").read_metrics() == [{"step": 1}]
+
+
+def test_a_log_without_room_is_left_short_and_nothing_else_is_said(tmp_path, capfd):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").symlink_to("/dev/full")
+    (tmp_path / "run" / "preset.toml").touch()
+    train(TINY, out=tmp_path / "run", overrides=SETTINGS, data="shapes", device="cpu")
+    assert RunFolder(tmp_path / "run").read_status()["state"] == "finished"
+    assert capfd.readouterr().err == ""
