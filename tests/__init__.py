@@ -1,0 +1,1 @@
+"""The tests and their campaign; a package, because some distributions install one named `tests`."""
