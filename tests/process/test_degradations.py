@@ -506,7 +506,7 @@ def test_images_of_another_size(name):
         ("blur-noise", 10, {"kernel_std": 0.0}, "kernel_std must be a positive number of pixels"),
         ("xyz", 10, {}, "choose from animorph, blur, blur-noise, dct-blur, desaturate"),
         ("blur", 0, {}, "T >= 1"),
-        ("pixelate", 10, {"max_std": 3.0}, "pixelate has no option 'max_std'; its options are: none"),
+        ("pixelate", 10, {"max_std": 3.0}, "pixelate has no option 'max_std'; its options are: largest"),
         ("blur", 10, {"sd": 3.0}, "options are: max_std, kernel, std, first, growth, padding, to_mean, last"),
         ("blur", 10, {"std": "falling"}, "std = 'falling' needs last"),
         ("blur", 10, {"std": "falling", "last": 2.0, "kernel": 3}, "chooses its own taps; leave kernel out"),
