@@ -19,7 +19,7 @@ def estimate_noise(images: Tensor) -> Tensor:
     channels.
 
     Args:
-        images: (B, C, H, W) in [-1, 1], 16 pixels a side or more.
+        images: (B, C, H, W) in [-1, 1].
 
     Returns:
         (B,) in units of the [-1, 1] image, 0 or more.
@@ -28,7 +28,8 @@ def estimate_noise(images: Tensor) -> Tensor:
     low = torch.tensor([1 + root, 3 + root, 3 - root, 1 - root], dtype=torch.float64) / (4 * math.sqrt(2))
     high = low.flip(0) * torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
     kernel = torch.outer(high, high).to(images)[None, None]
-    planes = images.flatten(0, 1)[:, None]
+    short = [max(0, 4 - n) for n in images.shape[-2:]]  # a picture smaller than the wavelet says little
+    planes = F.pad(images.flatten(0, 1)[:, None], (0, short[1], 0, short[0]), mode="replicate")
     details = F.conv2d(planes, kernel, stride=2).unflatten(0, images.shape[:2])
     spread: Tensor = details.abs().flatten(1).median(dim=1).values
     return spread / _MEDIAN

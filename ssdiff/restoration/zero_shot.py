@@ -309,7 +309,8 @@ def zero_shot(
     if reduction is not None and task != "super-resolve":
         raise UsageError(f"a reduction is for super-resolve, not for {task}", hint="leave it out")
     photographs = pipeline.preset is not None and pipeline.preset.data.patches
-    small = reduction or ("area" if photographs else "bilinear")
+    usual = "area" if photographs else "bilinear"
+    small = usual if reduction is None else reduction
     known = Known(factor, std, mask if isinstance(mask, Tensor) else None, kernel, small)
     check_task(task, pipeline.channels, known)
     full = process.states[0].size

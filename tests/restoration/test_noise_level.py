@@ -24,3 +24,7 @@ def test_pictures_are_measured_alone_and_ramps_are_no_noise():
     both = estimate_noise(torch.cat([ramp, noisy]))
     assert float(both[0]) < 1e-5 and float(both[1]) == pytest.approx(1, rel=0.05)
     assert torch.equal(both[1:], estimate_noise(noisy))
+
+
+def test_a_picture_smaller_than_the_wavelet():
+    assert estimate_noise(torch.full((2, 3, 1, 2), 0.5)).abs().max() < 1e-6

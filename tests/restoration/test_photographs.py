@@ -139,6 +139,7 @@ def test_borders_of_a_given_blur_do_not_ring(pipeline):
         ({"length": 5}, "a kernel needs an op"),
         ({"op": "deblur", "reduction": "area"}, "a reduction is for super-resolve"),
         ({"op": "super-resolve", "reduction": "box"}, "unknown reduction 'box'"),
+        ({"op": "super-resolve", "reduction": ""}, "unknown reduction ''"),
         ({"op": "denoise", "draws": 2}, "one way only"),
         ({"op": "denoise", "steps": 4}, "one step"),
         ({"op": "deblur", "draws": 2}, "one way only"),
