@@ -114,3 +114,17 @@ def shell():
         )
 
     return call
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Spell bytes that are no UTF-8, as in names of files, which no worker can send in its report."""
+    report = yield
+    report.sections = [(title, _sendable(text)) for title, text in report.sections]
+    if report.failed and _sendable(str(report.longrepr)) != str(report.longrepr):
+        report.longrepr = _sendable(str(report.longrepr))
+    return report
+
+
+def _sendable(text):
+    return text.encode("utf-8", "backslashreplace").decode()
