@@ -56,7 +56,7 @@ _Op = Annotated[
         show_default="what the model was trained for",
     ),
 ]
-_Factor = Annotated[int, option(DEGRADATION, help="Of super-resolve.")]
+_Factor = Annotated[int | None, option(DEGRADATION, help="Of super-resolve.", show_default="4")]
 _Reduction = Annotated[
     str | None,
     option(
@@ -101,11 +101,11 @@ _InvertMask = Annotated[
     option(DEGRADATION, "--invert-mask", help="What the mask calls known and missing change places."),
 ]
 _NoiseStd = Annotated[
-    float,
+    float | None,
     option(
         DEGRADATION,
         help="Std of noise on the degraded images, pixels in 0..255. With --op; denoise estimates it if it "
-        "is 0.",
+        "is omitted or 0.",
     ),
 ]
 _Draws = Annotated[
@@ -163,7 +163,7 @@ def restore(
     plugin: Plugins = None,
     op: _Op = None,
     t: LastTimestep = None,
-    factor: _Factor = 4,
+    factor: _Factor = None,
     reduction: _Reduction = None,
     std: _Std = None,
     length: _Length = None,
@@ -171,7 +171,7 @@ def restore(
     kernel: _Kernel = None,
     mask: _Mask = None,
     invert_mask: _InvertMask = False,
-    noise_std: _NoiseStd = 0.0,
+    noise_std: _NoiseStd = None,
     steps: Steps = None,
     sampler: BestSampler = None,
     eta: Eta = None,
@@ -206,10 +206,8 @@ def restore(
         Options,
         RestoreTask,
         choose_fit,
-        choose_kernel,
         choose_method,
         choose_samplers,
-        given_mask,
         restore_files,
         task_name,
     )
@@ -225,22 +223,24 @@ def restore(
         override_sampling(pipeline, parse_sets(sets))
     limit = MAX_PIXELS if max_pixels is None else positive(max_pixels, "--max-pixels")
     options = Options(steps, eta, seed, draws, tile, overlap)
-    hole, blur = given_mask(mask, invert_mask), choose_kernel(std, length, angle, kernel)
     method = choose_method(
         pipeline,
         op,
         t,
         options,
         factor=factor,
-        std=2.0 if std is None else std,
-        mask=hole,
-        noise_std=noise_std / 127.5,
-        given=not degrade,
-        kernel=blur,
         reduction=reduction,
+        std=std,
+        length=length,
+        angle=angle,
+        kernel=kernel,
+        mask=mask,
+        invert_mask=invert_mask,
+        noise_std=None if noise_std is None else noise_std / 127.5,
+        given=not degrade,
     )
-    for note in hole.notes if hole else ():
-        terminal.say(note)
+    while method.notes:
+        terminal.say(method.notes.pop(0))
     samplers = choose_samplers(pipeline, method, options, sampler, None if zero_shot else t, compare)
     outputs = plan_outputs(expand(images), out, "restored.png", overwrite, skip_existing)
     fit = choose_fit(pipeline, degrade, whole, options)

@@ -98,8 +98,10 @@ def train(
         },
     )
     if dry_run:
+        from ssdiff.build import build_process
         from ssdiff.config.load import for_data_set, load_preset
         from ssdiff.evaluation.cost import dry_run as measure
+        from ssdiff.training.resume import refuse_other
 
         if resume is not None:
             raise UsageError(
@@ -107,6 +109,8 @@ def train(
             )
         with terminal.progress_callback("path") as progress:
             settings = for_data_set(load_preset(preset or "shapes32", overrides), data)
+            if not build_process(settings).morphs:
+                refuse_other(settings, with_)
             expected = measure(settings, device, progress)
         terminal.result(f"{expected}\nnothing was written", expected.to_dict())
         return

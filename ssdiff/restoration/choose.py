@@ -10,9 +10,9 @@ from ssdiff.errors import UsageError
 from ssdiff.images.convert import ImageLike
 from ssdiff.pipeline import Pipeline
 from ssdiff.restoration.kernels import checked_kernel, motion_kernel, read_kernel
-from ssdiff.restoration.masks import GivenMask
+from ssdiff.restoration.masks import given_mask
 from ssdiff.restoration.options import Method, Options
-from ssdiff.restoration.tasks import TASKS, task_name
+from ssdiff.restoration.tasks import TASKS, check_used, task_name
 from ssdiff.restoration.trained import Trained
 from ssdiff.restoration.zero_shot import ZeroShot, zero_shot
 from ssdiff.sampling.registry import SAMPLERS
@@ -24,13 +24,16 @@ def choose_method(
     t: int | None = None,
     options: Options | None = None,
     *,
-    factor: int = 4,
-    std: float = 2.0,
-    mask: Tensor | ImageLike | GivenMask | None = None,
-    noise_std: float = 0.0,
-    given: bool = False,
-    kernel: Tensor | None = None,
+    factor: int | None = None,
     reduction: str | None = None,
+    std: float | None = None,
+    length: float | None = None,
+    angle: float | None = None,
+    kernel: str | os.PathLike[str] | Tensor | None = None,
+    mask: Tensor | ImageLike | None = None,
+    invert_mask: bool = False,
+    noise_std: float | None = None,
+    given: bool = False,
 ) -> Method:
     """Return a way to restore: the model's own degradation, or a task that it was not trained for.
 
@@ -42,49 +45,55 @@ def choose_method(
         t: timestep of the images, for the model's own degradation.
         options: of the sampler.
         factor: of super-resolve.
+        reduction: likewise, as of :func:`ssdiff.restoration.zero_shot`.
         std: of deblur, pixels.
+        length: of deblur, as of :func:`choose_kernel`.
+        angle: likewise.
+        kernel: likewise.
         mask: of inpaint: an image or file whose white is missing, or (H, W) bool, True where missing.
+        invert_mask: what is known and what is missing change places.
         noise_std: of the degraded images, in units of the [-1, 1] image, with a task.
         given: the images are degraded already, as of :class:`Trained`.
-        kernel: of deblur, (h, w), instead of ``std``.
-        reduction: of super-resolve, as of :func:`ssdiff.restoration.zero_shot`.
 
     Raises:
-        UsageError: options that do not go together, or a model that cannot do it.
+        UsageError: options that do not go together or that the op has no use for, or a model that cannot
+            do it.
     """
     options, op = options or Options(), task_name(op)
+    own = _own(pipeline)
+    if op not in (None, own, *TASKS):
+        raise UsageError(
+            f"the model was trained for {own}, not for {op}",
+            hint=f"leave op out, use another model, or choose one of {', '.join(TASKS)}",
+        )
+    check_used(
+        op,
+        factor=factor,
+        reduction=reduction,
+        std=std,
+        length=length,
+        angle=angle,
+        kernel=kernel,
+        mask=mask,
+        invert_mask=invert_mask or None,
+        noise_std=noise_std,
+    )
     if op not in TASKS:
-        for name, value in (
-            ("mask", mask is not None),
-            ("noise_std", noise_std != 0),
-            ("a kernel", kernel is not None),
-            ("a reduction", reduction is not None),
-        ):
-            if value:
-                raise UsageError(f"{name} needs an op", hint=f"one of {', '.join(TASKS)}")
-        own = _own(pipeline)
-        if op not in (None, own):
-            raise UsageError(
-                f"the model was trained for {own}, not for {op}",
-                hint=f"leave op out, use another model, or choose one of {', '.join(TASKS)}",
-            )
         return Trained(pipeline, t, options, given=given)
     if t is not None:
         raise UsageError(f"t does not go with op {op}, which begins at noise", hint="leave t out")
-    if mask is not None and op != "inpaint":
-        raise UsageError("mask goes with op inpaint only", hint="leave it out")
-    if mask is not None:
-        mask = mask if isinstance(mask, GivenMask) else GivenMask(mask)
-        mask.look()
+    hole = given_mask(mask, invert_mask)
+    if hole is not None:
+        hole.look()
     return zero_shot(
         pipeline,
         op,
         options,
         factor=factor,
         std=std,
-        mask=mask,
+        mask=hole,
         noise_std=noise_std,
-        kernel=kernel,
+        kernel=choose_kernel(std, length, angle, kernel),
         reduction=reduction,
     )
 

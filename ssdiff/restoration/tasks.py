@@ -71,8 +71,6 @@ def check_task(name: str, channels: int, known: Known) -> None:
     """
     if name not in _BUILDERS:
         raise UsageError(f"unknown task {name!r}", hint=f"choose one of {', '.join(TASKS)}")
-    if name != "deblur" and known.kernel is not None:
-        raise UsageError(f"a kernel or a motion is for deblur, not for {name}", hint="leave it out")
     if known.reduction not in REDUCTIONS:
         raise UsageError(
             f"unknown reduction {known.reduction!r}", hint=f"choose {' or '.join(REDUCTIONS)} (--reduction)"
@@ -167,12 +165,43 @@ _BUILDERS: dict[str, Callable[[Size, int, Known], Task]] = {
     "colourise": _colourise,
 }
 TASKS = tuple(_BUILDERS)
+_USED_BY = {
+    "factor": ("super-resolve",),
+    "reduction": ("super-resolve",),
+    "std": ("deblur",),
+    "length": ("deblur",),
+    "angle": ("deblur",),
+    "kernel": ("deblur",),
+    "mask": ("inpaint",),
+    "invert_mask": ("inpaint",),
+    "noise_std": TASKS,
+}
 _ALIASES = {"colorize": "colourise", "colorise": "colourise", "colourize": "colourise"}
 
 
 def task_name(op: str | None) -> str | None:
     """Return the name of what happened to images as tasks are called; others as they are."""
     return op if op is None else _ALIASES.get(op, op)
+
+
+def check_used(op: str | None, **options: object) -> None:
+    """Refuse options that say of a degradation what another one, or none that was named, needs to know.
+
+    Args:
+        op: as of :func:`task_name`.
+        options: by name; None where omitted.
+
+    Raises:
+        UsageError: one was given that the op has no use for.
+    """
+    for name, value in options.items():
+        tasks = _USED_BY[name]
+        if value is None or op in tasks:
+            continue
+        what = f"{name} (--{name.replace('_', '-')}) is for op {', '.join(tasks)}"
+        if op is None:
+            raise UsageError(f"{what}, and none was given", hint="give op (--op), or leave it out")
+        raise UsageError(f"{what}, not for {op}", hint="leave it out")
 
 
 REDUCTIONS: Mapping[str, ResizeMatrix] = {"area": matrices.area, "bilinear": matrices.resize}

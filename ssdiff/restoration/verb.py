@@ -14,8 +14,7 @@ from ssdiff.errors import UsageError, memory_for
 from ssdiff.images.convert import Given, ImageLike, ImagesLike, given, one_batch
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
-from ssdiff.restoration.choose import choose_fit, choose_kernel, choose_method, choose_samplers
-from ssdiff.restoration.masks import given_mask
+from ssdiff.restoration.choose import choose_fit, choose_method, choose_samplers
 from ssdiff.restoration.options import Method, Options, two_truths
 from ssdiff.restoration.results import RestoreResult, compared
 from ssdiff.restoration.tasks import TASKS, task_name
@@ -34,7 +33,7 @@ def restore(
     eta: float | None = None,
     draws: int = 1,
     seed: int = 0,
-    factor: int = 4,
+    factor: int | None = None,
     reduction: str | None = None,
     std: float | None = None,
     length: float | None = None,
@@ -42,7 +41,7 @@ def restore(
     kernel: Tensor | str | os.PathLike[str] | None = None,
     mask: Tensor | ImageLike | None = None,
     invert_mask: bool = False,
-    noise_std: float = 0.0,
+    noise_std: float | None = None,
     degrade: bool = False,
     truth: ImagesLike | None = None,
     other: OtherImages | None = None,
@@ -69,7 +68,7 @@ def restore(
         eta: share of fresh noise of ddim, 0..1.
         draws: restorations of each image, of which the mean is taken; for models with noise.
         seed: decides every random number.
-        factor: of super-resolve.
+        factor: of super-resolve; 4 where omitted.
         reduction: of super-resolve, how small pictures came about: ``area`` (means of squares) or
             ``bilinear`` (antialiased halvings); omitted, by area for a model of photographs.
         std: of deblur: std of the Gaussian blur, pixels of the full image; 2 where no blur is given.
@@ -81,7 +80,7 @@ def restore(
             picture with transparent parts, what is opaque is missing.
         invert_mask: what is known and what is missing change places.
         noise_std: std of noise on the degraded images, in units of the [-1, 1] image; with ``op``. Denoising
-            estimates it where it is 0, and warns of the figure.
+            estimates it where it is omitted or 0, and warns of the figure.
         degrade: the images are clean: degrade and restore them, and compare with them.
         truth: clean images in the order of ``images``, to compare with.
         other: second set of a model of animorphosis, as :meth:`ssdiff.Pipeline.with_other` takes it, for
@@ -106,22 +105,24 @@ def restore(
         raise two_truths()
     options = Options(steps, eta, seed, draws, tile, overlap)
     pipeline = pipeline if other is None else pipeline.with_other(other)
-    hole = given_mask(mask, invert_mask)
     method = choose_method(
         pipeline,
         op,
         t,
         options,
         factor=factor,
-        std=2.0 if std is None else std,
-        mask=hole,
+        reduction=reduction,
+        std=std,
+        length=length,
+        angle=angle,
+        kernel=kernel,
+        mask=mask,
+        invert_mask=invert_mask,
         noise_std=noise_std,
         given=not degrade,
-        kernel=choose_kernel(std, length, angle, kernel),
-        reduction=reduction,
     )
-    for note in hole.notes if hole else ():
-        warnings.warn(note, stacklevel=2)
+    while method.notes:
+        warnings.warn(method.notes.pop(0), stacklevel=2)
     [rule] = choose_samplers(
         pipeline, method, options, sampler, None if task_name(op) in TASKS else t, every=False
     )

@@ -25,7 +25,15 @@ from ssdiff.pipeline import Pipeline
 from ssdiff.restoration.masks import GivenMask
 from ssdiff.restoration.noise_level import estimate_noise
 from ssdiff.restoration.options import Options, Told, check_tile
-from ssdiff.restoration.tasks import Known, Task, build_task, check_task, enlargement, measured_channels
+from ssdiff.restoration.tasks import (
+    Known,
+    Task,
+    build_task,
+    check_task,
+    check_used,
+    enlargement,
+    measured_channels,
+)
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
 from ssdiff.sampling.plan import Plan
 from ssdiff.sampling.plug_and_play import falling_timesteps, noise_timestep, plug_and_play
@@ -269,10 +277,10 @@ def zero_shot(
     task: str,
     options: Options,
     *,
-    factor: int = 4,
-    std: float = 2.0,
+    factor: int | None = None,
+    std: float | None = None,
     mask: Tensor | GivenMask | None = None,
-    noise_std: float = 0.0,
+    noise_std: float | None = None,
     kernel: Tensor | None = None,
     reduction: str | None = None,
 ) -> ZeroShot:
@@ -282,11 +290,12 @@ def zero_shot(
         pipeline: the model.
         task: one of :data:`ssdiff.restoration.tasks.TASKS`.
         options: of the sampler.
-        factor: of super-resolution, 2 or more.
-        std: of the blur, pixels.
+        factor: of super-resolution, 2 or more; 4 where omitted.
+        std: of the blur, pixels; 2 where omitted.
         mask: (H, W), 1 where the image is known and 0 where it is missing, or as it was given; a rectangle in
             the middle is missing where omitted.
-        noise_std: of the measurement, in units of the [-1, 1] image; 0 lets denoising estimate it.
+        noise_std: of the measurement, in units of the [-1, 1] image; 0, or
+            omitted, lets denoising estimate it.
         kernel: (h, w) of a blur, instead of ``std``.
         reduction: how small pictures came about, one of :data:`ssdiff.restoration.tasks.REDUCTIONS`; omitted,
             by area for a model of photographs (of patches), else as [SSD] reduces.
@@ -300,18 +309,23 @@ def zero_shot(
             f"{task} without training needs an unconditional model of kind ssd or ddpm",
             hint="use a model that was trained for this degradation",
         )
+    check_used(
+        task, factor=factor, reduction=reduction, std=std, kernel=kernel, mask=mask, noise_std=noise_std
+    )
+    factor = 4 if factor is None else factor
+    std = 2.0 if std is None else std
+    noise_std = 0.0 if noise_std is None else noise_std
     require_whole("factor", factor)
     for name, value in (("std", std), ("noise_std", noise_std)):
         require_number(name, value)
     if noise_std < 0:
         raise UsageError(f"the noise must have a std of at least 0, not {noise_std}")
     given = mask if isinstance(mask, GivenMask) else None
-    if reduction is not None and task != "super-resolve":
-        raise UsageError(f"a reduction is for super-resolve, not for {task}", hint="leave it out")
     photographs = pipeline.preset is not None and pipeline.preset.data.patches
     usual = "area" if photographs else "bilinear"
     small = usual if reduction is None else reduction
     known = Known(factor, std, mask if isinstance(mask, Tensor) else None, kernel, small)
     check_task(task, pipeline.channels, known)
     full = process.states[0].size
-    return ZeroShot(pipeline, task, full, known, given, noise_std, options)
+    notes = [] if given is None else list(given.notes)
+    return ZeroShot(pipeline, task, full, known, given, noise_std, options, notes=notes)

@@ -164,6 +164,17 @@ def _settle(
     return wanted, differences(stored, wanted, ("training", "sampling"))
 
 
+def refuse_other(preset: Preset, other: str | Path | None) -> None:
+    """Refuse a second set that was named for a preset that mixes none in [docs/faults.md, row 52].
+
+    Raises:
+        UsageError: then.
+    """
+    if other is not None:
+        message = f"other (--with) is for animorphosis, {preset.name} mixes no second set in"
+        raise UsageError(message, hint="leave it out")
+
+
 def check_other(start: Start, morphs: bool) -> None:
     """Refuse a second set that is missing or empty, or not asked for, before anything is made for it.
 
@@ -176,9 +187,7 @@ def check_other(start: Start, morphs: bool) -> None:
         DataError: it cannot be found.
     """
     if not morphs:
-        if start.request.other is not None:
-            message = f"other (--with) is for animorphosis, {start.preset.name} mixes no second set in"
-            raise UsageError(message, hint="leave it out")
+        refuse_other(start.preset, start.request.other)
         return
     if start.other is None:
         message = f"the preset {start.preset.name!r} names no data set for --with"

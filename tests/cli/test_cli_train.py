@@ -137,6 +137,12 @@ def test_dry_run_writes_nothing(result, home, tmp_path, monkeypatch):
     assert sorted(home.rglob("*")) == before and not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_takes_no_second_set_that_the_run_would_refuse(ssdiff):
+    code, _, err = ssdiff("train", "--preset", TINY, "--with", "cifar10", "--dry-run", "--device", "cpu")
+    assert code == 2 and err.count("\n") == 1
+    assert err.endswith("other (--with) is for animorphosis, tiny mixes no second set in; leave it out\n")
+
+
 def test_a_dry_run_of_a_run_is_refused(ssdiff, run_folder):
     code, _, err = ssdiff("train", "--resume", run_folder, "--dry-run")
     assert code == 2 and "ssdiff eval cost" in err and err.count("\n") == 1

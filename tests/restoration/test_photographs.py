@@ -135,9 +135,12 @@ def test_borders_of_a_given_blur_do_not_ring(pipeline):
     [
         ({"op": "deblur", "std": 1.0, "length": 5}, "std and length say two blurs at once"),
         ({"op": "deblur", "angle": 5.0}, "an angle is that of a motion"),
-        ({"op": "denoise", "length": 5}, "for deblur, not for denoise"),
-        ({"length": 5}, "a kernel needs an op"),
-        ({"op": "deblur", "reduction": "area"}, "a reduction is for super-resolve"),
+        ({"op": "denoise", "length": 5}, "is for op deblur, not for denoise"),
+        ({"length": 5}, "is for op deblur, and none was given"),
+        (
+            {"op": "deblur", "reduction": "area"},
+            "is for op super-resolve, not for deblur",
+        ),
         ({"op": "super-resolve", "reduction": "box"}, "unknown reduction 'box'"),
         ({"op": "super-resolve", "reduction": ""}, "unknown reduction ''"),
         ({"op": "denoise", "draws": 2}, "one way only"),

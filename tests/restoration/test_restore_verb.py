@@ -7,9 +7,10 @@ from conftest import CPU, TINY, train
 from PIL import Image
 
 import ssdiff
-from ssdiff.errors import SsdiffError
+from ssdiff.errors import SsdiffError, UsageError
 from ssdiff.evaluation.image_quality import psnr
 from ssdiff.images import Pictures, read_image, to_pillow, to_uint8
+from ssdiff.restoration import TASKS
 
 SIDE = 16
 
@@ -192,9 +193,14 @@ FAULTS = {
         "factor must be a whole number",
     ),
     "eta as text": ("plain", None, {"sampler": "ddim", "eta": "1", "degrade": True}, "eta must be in"),
-    "noise without op": ("cold", None, {"noise_std": 0.1}, "noise_std needs an op"),
+    "noise without op": ("cold", None, {"noise_std": 0.1}, "inpaint, colourise, and none was given"),
     "timestep of a task": ("plain", None, {"op": "deblur", "t": 3}, "t does not go with"),
-    "mask of another task": ("plain", None, {"op": "deblur", "mask": "m.png"}, "inpaint only"),
+    "mask of another task": (
+        "plain",
+        None,
+        {"op": "deblur", "mask": "m.png"},
+        "is for op inpaint, not for deblur",
+    ),
     "a mask of floats": ("plain", None, {"op": "inpaint", "mask": torch.ones(16, 16)}, "bool"),
     "no mask": ("plain", None, {"op": "inpaint", "mask": 3}, "mask is of type int"),
     "factor": ("plain", None, {"op": "super-resolve", "factor": 3, "degrade": True}, "does not divide"),
@@ -207,6 +213,30 @@ def test_bad_input_is_explained(name, cold, plain, x):
     with pytest.raises(SsdiffError) as caught:
         ssdiff.restore(spoil(x) if spoil else x, {"cold": cold, "plain": plain}[model], **options)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+USES = {
+    "factor": (4, {"super-resolve"}),
+    "reduction": ("area", {"super-resolve"}),
+    "std": (2.0, {"deblur"}),
+    "length": (3.0, {"deblur"}),
+    "angle": (0.0, {"deblur"}),
+    "kernel": ("gone.png", {"deblur"}),
+    "mask": ("gone.png", {"inpaint"}),
+    "invert_mask": (True, {"inpaint"}),
+    "noise_std": (0.0, set(TASKS)),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_an_option_that_an_op_has_no_use_for_is_refused(name, plain, x):
+    value, used_by = USES[name]
+    for op in {None, *TASKS} - used_by:
+        with pytest.raises(UsageError) as caught:
+            ssdiff.restore(x, plain, op=op, **{name: value})
+        said = str(caught.value)
+        assert said.startswith(f"{name} (--{name.replace('_', '-')}) is for op ")
+        assert said.endswith("leave it out") and all(task in said for task in used_by)
 
 
 def test_a_network_of_ones_own_without_a_preset(plain, x):
