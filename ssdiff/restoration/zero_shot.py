@@ -39,6 +39,7 @@ from ssdiff.sampling.plan import Plan
 from ssdiff.sampling.plug_and_play import falling_timesteps, noise_timestep, plug_and_play
 
 PLUG_AND_PLAY = "plug-and-play"
+_MOST_PIXELS = 2**31  # beyond it a factor is a slip, and its operators alone would take all memory
 _ROUNDING = 2 / 255 / 12**0.5  # std of the rounding to bytes, in units of the [-1, 1] image
 # First and last noise of 255 that plug and play takes its images to have, and its steps; found by trial on
 # pictures of the training set.
@@ -165,6 +166,11 @@ class ZeroShot:
         own = self.own or self.pipeline
         if full == own.process.states[0].size:
             return self if self.own is None else replace(self, pipeline=own, full=full, own=None)
+        if full[0] * full[1] > _MOST_PIXELS:
+            raise UsageError(
+                f"the restored picture would have {full[1]} x {full[0]} pixels, more than {_MOST_PIXELS}",
+                hint="choose a smaller factor (--factor)",
+            )
         check_tile(full, self.options)
         pipeline = own.at_size(full, tile=self.options.tile, overlap=self.options.overlap)
         method = replace(self, pipeline=pipeline, full=full, own=own)

@@ -186,6 +186,18 @@ FAULTS = {
     "steps": ("cold", None, {"steps": 9}, "between 1 and 4"),
     "batch": ("cold", None, {"batch": 0}, "batch must be"),
     "draws as text": ("cold", None, {"draws": "2"}, "draws must be a whole number"),
+    "a factor beyond all memory": (
+        "plain",
+        None,
+        {"op": "super-resolve", "factor": 10**6},
+        "would have 16000000 x 16000000 pixels",
+    ),
+    "a factor beyond 63 bits": (
+        "plain",
+        None,
+        {"op": "super-resolve", "factor": 2**63},
+        "choose a smaller factor",
+    ),
     "factor as text": (
         "plain",
         None,
