@@ -387,8 +387,7 @@ def _write_folder(target: Destination, generation: Generation, world: World, adv
     with ThreadPoolExecutor(_FILES) as pool:
         for start in range(share.start, share.stop, generation.batch):
             part = range(start, min(start + generation.batch, share.stop))
-            wanted = {i for i in part if numbers[i] not in kept}
-            if not wanted:
+            if kept and all(numbers[i] in kept for i in part):
                 advance(len(part) * generation.plan.evaluations)
                 continue
             drawn = generation.draw(part, advance)
@@ -397,7 +396,7 @@ def _write_folder(target: Destination, generation: Generation, world: World, adv
             pending = [
                 pool.submit(images.save_image, image, image_file(folder, numbers[i]), target.overwrite)
                 for i, image in zip(part, drawn, strict=True)
-                if i in wanted
+                if numbers[i] not in kept
             ]
         for file in pending:
             file.result()

@@ -189,3 +189,8 @@ def test_the_command_goes_on(ssdiff, run_folder, tmp_path):
     )
     code, _, err = ssdiff(*command, "-n", 12, "--seed", 1, "--out", f"{tmp_path}/many/")
     assert code == 2 and "seed 0, not 1" in err and err.count("\n") == 1
+
+
+def test_a_batch_beyond_all_memory_is_refused_at_once(pipe, tmp_path):
+    with pytest.raises(Exception, match="memory"):
+        generate(pipe, 10**14, str(tmp_path / "d"), steps=1, batch=10**14)
