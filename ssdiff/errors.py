@@ -96,6 +96,7 @@ class RenamedSetting(FutureWarning):
 
 _LISTED = 40  # names in a hint
 _SAID = 200  # letters of another library's message
+_MESSAGE = 900  # letters of a message: what people read is not a screenful
 _WORD = 240  # letters of a word in a message, such as a path; most names are shorter
 
 
@@ -138,12 +139,13 @@ def printable(text: str) -> str:
 
 
 def readable(text: str) -> str:
-    """Return a message as :func:`printable` text on one line, words of many letters cut in their middle."""
-    words = (
-        word if len(word) <= _WORD else f"{word[: _WORD // 2]}...{word[-_WORD // 4 :]}"
-        for word in text.split()
-    )
-    return printable(" ".join(words))
+    """Return a message as :func:`printable` text on one line; it and long words are cut in the middle."""
+    told = printable(" ".join(_cut(word, _WORD) for word in text.split()))
+    return _cut(told, _MESSAGE)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most * 2 // 3]}...{text[-most // 4 :]}"
 
 
 def _spelt(letter: str) -> str:

@@ -15,7 +15,7 @@ from tests.campaign.mutations import mutate
 from tests.campaign.operations import Strike, Watch
 
 ROOT = Path(__file__).parents[1]
-ROUNDS = 4
+ROUNDS = 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -179,14 +179,19 @@ def test_the_compiler_has_done_its_work_before_the_clock_starts(monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
 def test_memory_is_that_of_the_largest_moment():
-    gc.collect()  # what others have left must not be freed meanwhile
-    memory = timing._Memory(torch.device("cpu"))
-    large = torch.ones(64, 1 << 20)
-    assert large.sum() == 64 << 20 and memory.peak() > 0.9 * large.nbytes
-    del large
-    assert memory.peak() > 200e6
-    memory.restart()
-    assert memory.peak() < 100e6
+    def measured():
+        gc.collect()  # what others have left must not be freed meanwhile
+        memory = timing._Memory(torch.device("cpu"))
+        large = torch.ones(64, 1 << 20)
+        with_it = memory.peak() / large.nbytes
+        assert large.sum() == 64 << 20
+        del large
+        after = memory.peak()
+        memory.restart()
+        return with_it > 0.9 and after > 200e6 and memory.peak() < 100e6
+
+    # A system that takes pages back from idle processes may do so at any moment.
+    assert any(measured() for _ in range(5))
 
 
 def test_the_peak_is_that_of_the_fastest_product(monkeypatch):

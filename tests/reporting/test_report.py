@@ -79,7 +79,7 @@ def spoiled(tmp_path_factory, run_folder):
         stream.write('{"step": "<i>", "loss": 1}\n')
         stream.write('{"step": 14, "loss": "<i>", "loss_by_resolution": {"$\\\\frac$": 1, "16": 1e999}}\n')
         stream.write("\n[1, 2]\n")
-    (folder / "eval").mkdir()
+    (folder / "eval").mkdir(exist_ok=True)
     good = {"name": HOSTILE[:-2], "value": 12.345678, "provenance": {"extractor": "<u>", "n": 2048}}
     (folder / "eval" / "fid.json").write_text(json.dumps({"results": [good]}))
     (folder / "eval" / "broken.json").write_text("{")

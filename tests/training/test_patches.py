@@ -95,6 +95,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, preset):
         "training.batch": 2,
         "training.warmup": 0,
         "training.lr_schedule": "constant",
+        "training.lr_decay_share": 1.0,
         "training.checkpoint_every": 2,
         "training.sample_count": 2,
         "training.sample_steps": 2,

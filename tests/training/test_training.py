@@ -208,7 +208,7 @@ def test_images_that_stay_on_the_device_are_the_same(monkeypatch, recwarn):
     image_map.flags.writeable = False
     made = []
     for fits in (False, True):
-        monkeypatch.setattr(batches_module.Batches, "_fits", lambda self, fits=fits: fits)
+        monkeypatch.setattr(batches_module, "_fits", lambda images, device, fits=fits: fits)
         monkeypatch.setattr(batches_module, "_PART", 7)
         batches = Batches(image_map, LABELS, torch.device("cpu"), World(), 8, 0, flip=True, classes=8)
         made.append(batches(5)[0])

@@ -38,6 +38,8 @@ STDS: Mapping[str, Callable[[int, float, float], float]] = MappingProxyType(
 )
 """How the std of kernel i = 0, 1, ... depends on its number, in pixels [docs/math.md, equation (52)]."""
 
+_RESPONSES = 2**14  # severities whose responses are computed and kept
+
 OWN_TAPS = ("individual", "accumulated", "falling")
 """Rules by which kernels have as many taps as their std asks for."""
 
@@ -165,7 +167,7 @@ def kernel_blur(
         raise UsageError(f"kernel must be an odd number of taps, not {kernel}")
     if (last is None) == (std in ("accumulated", "falling")):
         raise UsageError(f"std = {std!r} {'needs last' if last is None else 'has no last'}, in pixels")
-    by_fft = padding == "reflect" and not dense_fits(size, T)
+    by_fft = padding == "reflect" and not dense_fits(size, T) and T <= _RESPONSES
     if not by_fft:
         check_dense(
             size, T, 'choose padding = "reflect", or leave out kernel and std, for images of any size'
