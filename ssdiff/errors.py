@@ -94,6 +94,10 @@ class RenamedSetting(FutureWarning):
     """A preset key was given by its former name; it is read, but a later version may not."""
 
 
+class SkippedCheckpoint(UserWarning):
+    """The newest checkpoint of a run is damaged; one before it is taken."""
+
+
 _LISTED = 40  # names in a hint
 _SAID = 200  # letters of another library's message
 _MESSAGE = 900  # letters of a message: what people read is not a screenful

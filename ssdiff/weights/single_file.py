@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -22,7 +23,7 @@ from torch import Tensor
 from ssdiff import checkpoints
 from ssdiff.config import Preset
 from ssdiff.config.load import for_data_set, parse_preset
-from ssdiff.errors import CheckpointError, PresetError, UsageError, printable
+from ssdiff.errors import CheckpointError, PresetError, SkippedCheckpoint, UsageError, printable
 from ssdiff.files import write_atomic
 from ssdiff.runs import RunFolder, is_run
 from ssdiff.weights.untrusted import read_weights
@@ -114,7 +115,7 @@ def data_set_of_run(run: Path) -> str | None:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """Find the newest verified checkpoint of a run.
+    """Find the newest verified checkpoint of a run; warn of newer ones that are damaged.
 
     Raises:
         CheckpointError: if there is none; says what is wrong with those that are there.
@@ -123,6 +124,10 @@ def newest_checkpoint(run: Path) -> Path:
     if found is None:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped) or "none was saved"
         raise CheckpointError(f"no usable checkpoint in {run} ({reasons})", path=run)
+    for path, reason in skipped:
+        warnings.warn(
+            f"skipped {path.name}, took {found.path.name}: {reason}", SkippedCheckpoint, stacklevel=2
+        )
     return found.path
 
 

@@ -188,3 +188,30 @@ def test_a_run_whose_checkpoints_are_all_damaged(ssdiff, run_folder, tmp_path):
         file.write_bytes(file.read_bytes()[:-1])
     code, _, err = ssdiff("sample", "--ckpt", run, "-n", 1, "--out", tmp_path / "x.png", *CPU)
     assert code == 4 and "no usable checkpoint" in err
+
+
+@pytest.mark.parametrize("command", ["sample", "export", "restore"])
+def test_a_damaged_checkpoint_that_is_passed_over_is_told(ssdiff, run_folder, tmp_path, command):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    newest = max((run / "checkpoints").glob("step-*"))
+    file = newest / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    options = {
+        "sample": ("--ckpt", run, "-n", 1, "--steps", 2, "--out", tmp_path / "x.png", *CPU),
+        "export": (run, "--out", tmp_path / "x.safetensors"),
+        "restore": (
+            tmp_path / "a.png",
+            "--ckpt",
+            run,
+            "--degrade",
+            "--steps",
+            2,
+            "--out",
+            tmp_path / "y.png",
+            *CPU,
+        ),
+    }
+    code, _, err = ssdiff(command, *options[command])
+    assert code == 0 and f"note: skipped {newest.name}, took step-" in err
