@@ -74,8 +74,9 @@ def test_wrong_options_are_one_line_and_write_nothing(ssdiff, picture, tmp_path)
         (("--op", "deblur", "--std", "1", "--length", "5"), 2, "std and length say two blurs at once"),
         (("--op", "deblur", "--kernel", "even.png"), 3, "even.png is no kernel: it has 4 x 4 pixels"),
         (("--op", "deblur", "--kernel", "absent.png"), 3, "absent.png"),
-        (("--op", "inpaint", "--angle", "5"), 2, "an angle is that of a motion"),
-        (("--op", "inpaint", "--length", "5"), 2, "for deblur, not for inpaint"),
+        (("--op", "deblur", "--angle", "5"), 2, "an angle is that of a motion"),
+        (("--op", "inpaint", "--angle", "5"), 2, "for op deblur, not for inpaint"),
+        (("--op", "inpaint", "--length", "5"), 2, "for op deblur, not for inpaint"),
         (("--op", "denoise", "--draws", "3"), 2, "one way only"),
         (("--op", "denoise", "--degrade"), 2, "how much noise"),
     ):

@@ -179,7 +179,7 @@ def test_pictures_stay_when_a_later_one_fails(ssdiff, runs, place):
         (("--op", "deblur", "--tile", "32"), "44 x 28 pixels, fewer than a tile of 32"),
         (("--overlap", "9"), "0 to 8 pixels, not 9"),
         (("--fit",), "add --degrade"),
-        (("--invert-mask",), "needs a mask"),
+        (("--op", "inpaint", "--invert-mask"), "needs a mask"),
         (("--max-pixels", "100"), "the limit is 100"),
         (("--op", "deblur", "--std", "28"), "std within 0..28"),
         (("--op", "super-resolve", "--factor", "1"), "2 or more"),
