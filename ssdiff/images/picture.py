@@ -6,9 +6,6 @@ beside the colours; 16 bits stay 16 bits; metadata stay, but for the orientation
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -25,15 +22,14 @@ from ssdiff.errors import DataError, SsdiffError
 from ssdiff.files import check_output, write_atomic
 from ssdiff.images import read
 from ssdiff.images.convert import to_pillow
+from ssdiff.images.deep import DEEP_SUFFIXES, SAID, deep_values, deep_writer, exif_bytes, turned
 from ssdiff.images.layout import from_uint8
 from ssdiff.images.write import SAVE_SUFFIXES, check_extent, file_options
 
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601
-_ALPHA_FORMATS = (".png", ".webp")
+_TIFF = (".tif", ".tiff")
+_ALPHA_FORMATS = (".png", ".webp", *_TIFF)
 _OPTIMISED = 4_000_000  # pixels up to which a smaller file is worth the time
-_ROWS = 2**22  # bytes of rows that are compressed at once
-# EXIF and TIFF tags that say what a picture is, not how its file is laid out.
-_SAID = (270, 271, 272, 305, 306, 315, 33432)
 _ORIENTATION, _EXIF_IFD, _WIDTH, _HEIGHT = 274, 0x8769, 0xA002, 0xA003
 
 
@@ -99,7 +95,7 @@ def write_picture(x: Tensor, form: Form, path: Path | str, *, overwrite: bool = 
     Args:
         x: (C, H, W) in [-1, 1], C 1 or 3, of the size of the file or larger; transparency is enlarged along.
         form: from :func:`read_picture`.
-        path: where it shall go, ending in .png, .jpg, .jpeg or .webp; its folder is created.
+        path: where it shall go, with an ending of :data:`ssdiff.images.SAVE_SUFFIXES`; its folder is created.
         overwrite: whether a file there may be replaced.
 
     Returns:
@@ -123,13 +119,15 @@ def write_picture(x: Tensor, form: Form, path: Path | str, *, overwrite: bool = 
     if alpha is not None and suffix not in _ALPHA_FORMATS:
         notes.append(f"{suffix} holds no transparency: what is transparent is white")
         x, alpha = 1 + (x - 1) * alpha, None
-    if form.depth == 16 and suffix != ".png":
-        notes.append(f"{suffix} holds 8 of the 16 bits; name a .png to keep them")
-    exif = _of_size(form.exif, *size)
-    if form.depth == 16 and suffix == ".png":
+    exif = form.exif
+    if exif is not None:
+        exif = _of_tiff(exif) if suffix in _TIFF else _of_size(exif, *size)
+    if form.depth == 16 and suffix not in DEEP_SUFFIXES:
+        notes.append(f"{suffix} holds 8 of the 16 bits; name a .png or a .tif to keep them")
+    elif form.depth == 16:
         deep = x if alpha is None else torch.cat([x, alpha.mul(2).sub(1)])
         values = deep.permute(1, 2, 0).clamp(-1, 1).add(1).mul_(32767.5).round_().numpy()
-        write = _png_writer(values.astype(np.uint16), form.profile, exif, form.info)
+        write = deep_writer(suffix, values.astype(np.uint16), form.profile, exif, form.info)
         write_atomic(path, write, overwrite)
         return notes
     image = to_pillow(x)
@@ -140,8 +138,8 @@ def write_picture(x: Tensor, form: Form, path: Path | str, *, overwrite: bool = 
     options = file_options(suffix) | form.info
     if form.profile is not None:
         options["icc_profile"] = form.profile
-    if exif is not None:
-        options["exif"] = exif
+    if (said := exif_bytes(exif)) is not None:
+        options["exif"] = said
     if size[0] * size[1] > _OPTIMISED:
         options.pop("optimize", None)
     write_atomic(path, lambda stream: image.save(stream, **options), overwrite)
@@ -150,10 +148,10 @@ def write_picture(x: Tensor, form: Form, path: Path | str, *, overwrite: bool = 
 
 def _read(stream: BinaryIO, name: str, channels: int, max_pixels: int) -> tuple[Tensor, Form]:
     image = read.load(stream, name, max_pixels)
-    turn, deep = read.turn_of(image), _deep_values(image, stream, name)
+    turn, deep = read.turn_of(image), deep_values(image, stream, name)
     form = Form(exif=_metadata(image), info=_info(image))  # which has no turn any more
     if deep is not None:
-        values, opacity = (None if part is None else _turned(part, turn) for part in deep)
+        values, opacity = (None if part is None else turned(part, turn) for part in deep)
         assert values is not None, "a picture has pixels"
         profile, readable = read.readable_profile(image)
         notes = () if readable else (_UNREADABLE,)
@@ -233,26 +231,30 @@ def _metadata(image: Image.Image) -> Image.Exif | None:
     try:
         found = image.getexif()
         if image.format == "TIFF":  # its tags say how the file is laid out, too
-            kept = Image.Exif()
-            kept.update({tag: found[tag] for tag in _SAID if tag in found})
-            found = kept
+            found = _of_tiff(found)
         found.pop(_ORIENTATION, None)
         return found if len(found) else None
     except Exception:  # a parser of metadata can raise anything, and the pixels are there
         return None
 
 
-def _of_size(exif: Image.Exif | None, height: int, width: int) -> bytes | None:
-    """Metadata of a picture of (H, W) pixels; None where they cannot be written."""
-    if exif is None:
-        return None
+def _of_tiff(exif: Image.Exif) -> Image.Exif:
+    """What a TIFF says of its picture; its other tags say how the file is laid out, and those of cameras
+    stand in a part that Pillow cannot write."""
+    kept = Image.Exif()
+    kept.update({tag: exif[tag] for tag in SAID if isinstance(exif.get(tag), str)})
+    return kept
+
+
+def _of_size(exif: Image.Exif, height: int, width: int) -> Image.Exif | None:
+    """Metadata of a picture of (H, W) pixels; None where they cannot be read."""
     try:
         details = exif.get_ifd(_EXIF_IFD)
         for tag, length in ((_WIDTH, width), (_HEIGHT, height)):
             if tag in details:
                 details[tag] = length
-        return exif.tobytes()
-    except Exception:  # tags of types that nobody knows
+        return exif
+    except Exception:  # a parser of metadata can raise anything
         return None
 
 
@@ -265,87 +267,3 @@ def _info(image: Image.Image) -> dict[str, Any]:
     if isinstance(xmp, bytes):
         info["xmp"] = xmp
     return info
-
-
-# Sixteen bits.
-
-
-def _deep_values(
-    image: Image.Image, stream: BinaryIO, name: str
-) -> tuple[NDArray[Any], NDArray[Any] | None] | None:
-    """(C, H, W) in 0..1 and (1, H, W) opacity of a file of more than 8 bits a channel; None of others."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey, alpha = read.grey_values(image, name)
-        return grey[None], None if alpha is None else alpha[None]
-    layout = getattr(image, "raw_layout", None)
-    low = _LOW_BYTES.get(layout) if isinstance(layout, str) else None
-    if low is None:
-        return None
-    high = np.asarray(image, np.float32)
-    below = np.asarray(read.load(stream, name, image.width * image.height, layout=low), np.float32)
-    values = high.transpose(2, 0, 1) * (256 / 65535) + below.transpose(2, 0, 1)[: high.shape[2]] / 65535
-    values = np.ascontiguousarray(values, np.float32)
-    return values[:3], (values[3:] if len(values) == 4 else None)
-
-
-_LOW_BYTES = {
-    "RGB;16B": "RGB;16L",
-    "RGB;16L": "RGB;16B",
-    "RGBA;16B": "RGBA;16L",
-    "RGBA;16L": "RGBA;16B",
-    "RGB;16N": "RGB;16B",
-    "RGBA;16N": "RGBA;16B",
-}
-"""The layout that takes the other byte of each pair, by that which Pillow takes the high byte with."""
-
-
-def _turned(values: NDArray[Any], turn: Image.Transpose | None) -> NDArray[Any]:
-    return np.ascontiguousarray(values if turn is None else _TURNS[turn](values))
-
-
-_TURNS: dict[Image.Transpose, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    Image.Transpose.FLIP_LEFT_RIGHT: lambda v: v[..., ::-1],
-    Image.Transpose.FLIP_TOP_BOTTOM: lambda v: v[..., ::-1, :],
-    Image.Transpose.ROTATE_180: lambda v: v[..., ::-1, ::-1],
-    Image.Transpose.TRANSPOSE: lambda v: v.swapaxes(-1, -2),
-    Image.Transpose.ROTATE_270: lambda v: v.swapaxes(-1, -2)[..., ::-1],
-    Image.Transpose.ROTATE_90: lambda v: v.swapaxes(-1, -2)[..., ::-1, :],
-    Image.Transpose.TRANSVERSE: lambda v: v.swapaxes(-1, -2)[..., ::-1, ::-1],
-}
-
-
-def _png_writer(
-    values: NDArray[np.uint16], profile: bytes | None, exif: bytes | None, info: dict[str, Any]
-) -> Callable[[BinaryIO], None]:
-    """A PNG of 16 bits a channel, which Pillow writes of grey only; each row as its difference from the one
-    above."""
-    height, width, channels = values.shape
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-
-    def write(stream: BinaryIO) -> None:
-        def chunk(name: bytes, data: bytes) -> None:
-            stream.write(struct.pack(">I", len(data)) + name + data)
-            stream.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(name))))
-
-        stream.write(b"\x89PNG\r\n\x1a\n")
-        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
-        if profile is not None:
-            chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
-        if "dpi" in info:
-            chunk(b"pHYs", struct.pack(">IIB", *(round(n / 0.0254) for n in info["dpi"]), 1))
-        if exif is not None:
-            chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-        packer, above = zlib.compressobj(6), np.zeros((1, width * channels * 2), np.uint8)
-        rows = max(1, _ROWS // above.size)
-        for first in range(0, height, rows):
-            part = values[first : first + rows].astype(">u2").reshape(-1, width * channels)
-            line = np.frombuffer(part.tobytes(), np.uint8).reshape(len(part), -1)
-            filtered = np.full((len(line), line.shape[1] + 1), 2, np.uint8)
-            filtered[:, 1:] = line - np.concatenate([above, line[:-1]])
-            above = line[-1:]
-            if data := packer.compress(filtered.tobytes()):
-                chunk(b"IDAT", data)
-        chunk(b"IDAT", packer.flush())
-        chunk(b"IEND", b"")
-
-    return write

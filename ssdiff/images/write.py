@@ -14,7 +14,7 @@ from ssdiff.errors import OutputError, UsageError
 from ssdiff.files import check_output, write_atomic
 from ssdiff.images.convert import to_pillow
 
-SAVE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SAVE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 """Endings that :func:`save_image` understands."""
 
 # Files are for looking and for measuring: JPEG as good as it gets, the others without loss.
@@ -23,13 +23,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".webp": {"format": "WEBP", "lossless": True},
+    ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+    ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
 
 _LARGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535}  # pixels a side that a format takes
 
 
 def save_image(x: Tensor, path: Path | str, overwrite: bool = False) -> Path:
-    """Write one image as PNG, JPEG (quality 95, full chroma) or lossless WebP, by the ending of the path.
+    """Write one image as PNG, TIFF, JPEG (quality 95, full chroma) or lossless WebP, by its ending.
 
     Args:
         x: (C, H, W), C 1 or 3, in [-1, 1] or uint8.

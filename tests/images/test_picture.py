@@ -135,6 +135,41 @@ def test_sixteen_bits_stay(tmp_path, kind):
     assert "8 of the 16 bits" in said[0]
 
 
+@pytest.mark.parametrize("opacity", [False, True])
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_deep_tiff_is_as_it_was(tmp_path, grey, opacity):
+    deep = colours(65535, np.uint16)[..., : 1 if grey else 3]
+    alpha = torch.linspace(0, 1, WIDTH).expand(1, HEIGHT, WIDTH) if opacity else None
+    exif = Image.Exif()
+    exif[271], exif[274], exif[0xA434] = "Müller", 1, "lens"
+    x = torch.from_numpy(deep.astype(np.float32)).permute(2, 0, 1) / 32767.5 - 1
+    profile = None if grey else wide_profile()
+    form = Form(grey, 16, profile, False, alpha, exif, {"dpi": (300.0, 300.0)})
+    grey = grey and not opacity  # which few programs read
+    for name in ("a.tif", "b.tiff"):  # written, and written again from what was read
+        assert write_picture(x, form, tmp_path / name) == []
+        x, form = read_picture(tmp_path / name, channels=1 if grey else 3)
+    assert form.depth == 16 and form.grey == grey and form.info["dpi"] == (300.0, 300.0)
+    assert form.exif is not None and form.exif[271] == "Müller"
+    assert form.profile == profile
+    assert np.abs((x.permute(1, 2, 0).double().numpy() + 1) * 32767.5 - deep).max() < 0.02
+    assert (form.alpha is not None) == opacity
+    if alpha is not None:
+        assert torch.allclose(form.alpha, alpha, atol=1e-5)
+
+
+def test_a_tiff_of_bytes_is_as_it_was(tmp_path):
+    rgba = np.dstack([colours(), colours()[..., 0]])
+    exif = Image.Exif()
+    exif[271] = "maker"
+    Image.fromarray(rgba).save(tmp_path / "a.tif", dpi=(300, 300), icc_profile=wide_profile(), exif=exif)
+    _, form, back = through(tmp_path / "a.tif", tmp_path / "b.tif")
+    assert form.depth == 8 and back.format == "TIFF" and back.mode == "RGBA"
+    assert np.array_equal(np.asarray(back)[..., 3], rgba[..., 3])
+    assert back.info["icc_profile"] == wide_profile() and back.info["dpi"][0] == 300
+    assert back.getexif()[271] == "maker"
+
+
 def test_deep_grey_stays_deep_and_grey(tmp_path):
     deep = colours(65535, np.uint16)[..., 0]
     Image.fromarray(deep).save(tmp_path / "a.png")
