@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,21 @@ class Case:
     def factor(self) -> int:
         """Of super-resolution."""
         return int(self.task[-1])
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What ssdiff.restore is told."""
+        op = self.task.split()[0]
+        told: dict[str, Any] = {"op": op}
+        if self.noise:
+            told["noise_std"] = self.noise / 127.5
+        if op == "deblur":
+            told["std"] = BLUR
+        if op == "super-resolve":
+            told["factor"] = self.factor
+        if op == "inpaint":
+            told["mask"] = self.mask
+        return told
 
     @property
     def array(self) -> np.ndarray:
@@ -177,16 +193,7 @@ def prior(pipeline: ssdiff.Pipeline) -> Tool:
     """Restoration by ssdiff, options as a user leaves them."""
 
     def run(case: Case) -> dict[str, np.ndarray]:
-        op, known = case.task.split()[0], {}
-        if case.noise:
-            known["noise_std"] = case.noise / 127.5
-        if op == "deblur":
-            known["std"] = BLUR
-        if op == "super-resolve":
-            known["factor"] = case.factor
-        if op == "inpaint":
-            known["mask"] = case.mask
-        found = ssdiff.restore(case.measured, pipeline, op=op, **known).images
+        found = ssdiff.restore(case.measured, pipeline, **case.known).images
         return {"": found[0].permute(1, 2, 0).double().numpy() * 0.5 + 0.5}
 
     return run

@@ -198,3 +198,9 @@ def test_photographs_are_measured_once_beside_the_classical_tools(tmp_path):
     assert len(list((tmp_path / "pictures").iterdir())) == 10
     again = call("photos.py", *options, *chosen, home=tmp_path / "home")  # nothing is measured twice
     assert again.splitlines() == said.splitlines()[-5:]
+    # 41 x 50 pixels in tiles of 32
+    ratio = call(
+        "seams.py", *options[:3], *options[5:], "--tasks", "denoise", "--tile", 32, home=tmp_path / "home"
+    )
+    task, tiled, whole, count = ratio.splitlines()[-1].strip("| ").split(" | ")
+    assert (task, count) == ("denoise", "2") and 0.5 < float(tiled) < 2 and 0.5 < float(whole) < 2
