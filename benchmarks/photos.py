@@ -31,6 +31,7 @@ import ssdiff
 from ssdiff import rng
 from ssdiff.evaluation.image_quality import psnr, ssim
 from ssdiff.images import from_uint8, to_uint8
+from ssdiff.images.jpeg import through_jpeg
 from ssdiff.operators import matrices
 from ssdiff.operators.separable import Separable
 
@@ -60,7 +61,7 @@ class Case:
         if task == "deblur":
             measured = Separable(*(matrices.gaussian_blur(n, BLUR) for n in size)).apply(clean)
         if task.startswith("super-resolve"):
-            measured = F.avg_pool2d(clean, self.factor)
+            measured = F.avg_pool2d(clean, self.number)
         if self.noise:
             key = rng.derive(number, "benchmark/photos/noise")
             drawn = rng.normal(key, torch.zeros(1, dtype=torch.int64), 0, tuple(measured.shape[1:]))
@@ -72,12 +73,14 @@ class Case:
             self.mask = text_mask(size)
         if self.mask is not None:
             measured = torch.where(self.mask, torch.ones(()), measured)  # white on the picture
+        if task.startswith("jpeg"):
+            measured = through_jpeg(clean, self.number)
         self.measured = from_uint8(to_uint8(measured))
 
     @property
-    def factor(self) -> int:
-        """Of super-resolution."""
-        return int(self.task[-1])
+    def number(self) -> int:
+        """Factor of super-resolution, quality of a JPEG file."""
+        return int(self.task.split()[-1])
 
     @property
     def known(self) -> dict[str, Any]:
@@ -89,7 +92,9 @@ class Case:
         if op == "deblur":
             told["std"] = BLUR
         if op == "super-resolve":
-            told["factor"] = self.factor
+            told["factor"] = self.number
+        if op == "jpeg":
+            told["quality"] = self.number
         if op == "inpaint":
             told["mask"] = self.mask
         return told
@@ -179,6 +184,11 @@ def biharmonic(case: Case) -> dict[str, np.ndarray]:
     return {"": inpaint_biharmonic(case.array, case.mask.numpy(), channel_axis=-1)}
 
 
+def decoded(case: Case) -> dict[str, np.ndarray]:
+    """What the file gives."""
+    return {"": case.array}
+
+
 TASKS: dict[str, dict[str, Tool]] = {
     "denoise": {"BM3D": bm3d, "non-local means": non_local_means},
     "deblur": {"Wiener": wiener, "Richardson-Lucy": richardson_lucy},
@@ -186,6 +196,8 @@ TASKS: dict[str, dict[str, Tool]] = {
     "super-resolve 4": {"bicubic": bicubic},
     "inpaint half": {"biharmonic": biharmonic},
     "inpaint text": {"biharmonic": biharmonic},
+    "jpeg 20": {"as decoded": decoded},
+    "jpeg 50": {"as decoded": decoded},
 }
 
 

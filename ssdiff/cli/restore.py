@@ -51,8 +51,8 @@ _Op = Annotated[
     str | None,
     option(
         DEGRADATION,
-        help="What happened to the images. Without training: denoise, super-resolve, deblur, inpaint or "
-        "colourise, with an unconditional ssd or ddpm model; that of photographs where none fits.",
+        help="What happened to the images. Without training: denoise, super-resolve, deblur, inpaint, "
+        "colourise or jpeg, with an unconditional ssd or ddpm model; that of photographs where none fits.",
         show_default="what the model was trained for",
     ),
 ]
@@ -106,6 +106,14 @@ _NoiseStd = Annotated[
         DEGRADATION,
         help="Std of noise on the degraded images, pixels in 0..255. With --op; denoise estimates it if it "
         "is omitted or 0.",
+    ),
+]
+_Quality = Annotated[
+    int | None,
+    option(
+        DEGRADATION,
+        help="Of jpeg, 1..100: with --degrade, or of a picture that was a JPEG file; such files say it "
+        "themselves.",
     ),
 ]
 _Draws = Annotated[
@@ -172,6 +180,7 @@ def restore(
     mask: _Mask = None,
     invert_mask: _InvertMask = False,
     noise_std: _NoiseStd = None,
+    quality: _Quality = None,
     steps: Steps = None,
     sampler: BestSampler = None,
     eta: Eta = None,
@@ -237,6 +246,7 @@ def restore(
         mask=mask,
         invert_mask=invert_mask,
         noise_std=None if noise_std is None else noise_std / 127.5,
+        quality=quality,
         given=not degrade,
     )
     while method.notes:

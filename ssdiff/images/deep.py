@@ -63,22 +63,6 @@ _LOW_BYTES = {
 """The layout that takes the other byte of each pair, by that which Pillow takes the high byte with."""
 
 
-def turned(values: NDArray[Any], turn: Image.Transpose | None) -> NDArray[Any]:
-    """Return (..., H, W) values turned as Pillow turns an image."""
-    return np.ascontiguousarray(values if turn is None else _TURNS[turn](values))
-
-
-_TURNS: dict[Image.Transpose, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    Image.Transpose.FLIP_LEFT_RIGHT: lambda v: v[..., ::-1],
-    Image.Transpose.FLIP_TOP_BOTTOM: lambda v: v[..., ::-1, :],
-    Image.Transpose.ROTATE_180: lambda v: v[..., ::-1, ::-1],
-    Image.Transpose.TRANSPOSE: lambda v: v.swapaxes(-1, -2),
-    Image.Transpose.ROTATE_270: lambda v: v.swapaxes(-1, -2)[..., ::-1],
-    Image.Transpose.ROTATE_90: lambda v: v.swapaxes(-1, -2)[..., ::-1, :],
-    Image.Transpose.TRANSVERSE: lambda v: v.swapaxes(-1, -2)[..., ::-1, ::-1],
-}
-
-
 def deep_writer(
     suffix: str,
     values: NDArray[np.uint16],

@@ -22,8 +22,10 @@ from ssdiff.errors import DataError, SsdiffError
 from ssdiff.files import check_output, write_atomic
 from ssdiff.images import read
 from ssdiff.images.convert import to_pillow
-from ssdiff.images.deep import DEEP_SUFFIXES, SAID, deep_values, deep_writer, exif_bytes, turned
+from ssdiff.images.deep import DEEP_SUFFIXES, SAID, deep_values, deep_writer, exif_bytes
+from ssdiff.images.jpeg import JpegTables, tables_of
 from ssdiff.images.layout import from_uint8
+from ssdiff.images.orientation import turned
 from ssdiff.images.write import SAVE_SUFFIXES, check_extent, file_options
 
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601
@@ -46,6 +48,9 @@ class Form:
         exif: metadata, without the orientation.
         info: what else is said: dpi, XMP.
         notes: what the user should hear.
+        stored: the pixels are as the file stores them: neither upright nor in sRGB.
+        turn: which then makes them upright.
+        tables: of a JPEG file that is read so.
     """
 
     grey: bool = False
@@ -56,10 +61,13 @@ class Form:
     exif: Image.Exif | None = None
     info: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stored: bool = False
+    turn: Image.Transpose | None = None
+    tables: JpegTables | None = None
 
 
 def read_picture(
-    source: Path | str, *, channels: int, max_pixels: int = read.MAX_PIXELS
+    source: Path | str, *, channels: int, max_pixels: int = read.MAX_PIXELS, as_stored: bool = False
 ) -> tuple[Tensor, Form]:
     """Read an image file as pixels and form.
 
@@ -68,6 +76,8 @@ def read_picture(
         channels: 1 or 3, what the pixels are wanted as: a colour file as grey is its luma, a grey file as
             colour is repeated.
         max_pixels: refuse files with more, before decoding them.
+        as_stored: leave the pixels as the file stores them, which is not upright, nor in sRGB, if the form
+            says so.
 
     Returns:
         (channels, H, W) float32 in [-1, 1], upright, in sRGB if the form says so; and the form.
@@ -78,7 +88,7 @@ def read_picture(
     name = str(source)
     try:
         with Path(source).open("rb") as stream:
-            return _read(stream, name, channels, max_pixels)
+            return _read(stream, name, channels, max_pixels, as_stored)
     except (SsdiffError, MemoryError):
         raise
     except OSError as error:
@@ -107,6 +117,9 @@ def write_picture(x: Tensor, form: Form, path: Path | str, *, overwrite: bool = 
         ResourceError: the folder cannot be written or the disk is full.
     """
     path = check_output(path, overwrite, SAVE_SUFFIXES)
+    if form.turn is not None:
+        opacity = None if form.alpha is None else turned(form.alpha, form.turn)
+        x, form = turned(x, form.turn), replace(form, turn=None, alpha=opacity)
     suffix, size = path.suffix.lower(), (x.shape[-2], x.shape[-1])
     check_extent(path, *size)
     notes = []
@@ -146,27 +159,31 @@ def write_picture(x: Tensor, form: Form, path: Path | str, *, overwrite: bool = 
     return notes
 
 
-def _read(stream: BinaryIO, name: str, channels: int, max_pixels: int) -> tuple[Tensor, Form]:
+def _read(
+    stream: BinaryIO, name: str, channels: int, max_pixels: int, as_stored: bool
+) -> tuple[Tensor, Form]:
     image = read.load(stream, name, max_pixels)
     turn, deep = read.turn_of(image), deep_values(image, stream, name)
     form = Form(exif=_metadata(image), info=_info(image))  # which has no turn any more
+    if as_stored and deep is None:
+        form, turn = replace(form, stored=True, turn=turn, tables=tables_of(image)), None
     if deep is not None:
-        values, opacity = (None if part is None else turned(part, turn) for part in deep)
+        values, opacity = (None if part is None else turned(torch.from_numpy(part), turn) for part in deep)
         assert values is not None, "a picture has pixels"
         profile, readable = read.readable_profile(image)
         notes = () if readable else (_UNREADABLE,)
         if profile is not None and len(values) == 3:
             notes = ("16 bits stay in the colours of their own profile, without a conversion to sRGB",)
         grey = len(values) == 1
-        form = replace(form, grey=grey, depth=16, profile=profile, alpha=_tensor(opacity), notes=notes)
-        return _as_channels(torch.from_numpy(values), channels).mul(2).sub(1), form
+        form = replace(form, grey=grey, depth=16, profile=profile, alpha=opacity, notes=notes)
+        return _as_channels(values, channels).mul(2).sub(1), form
     image = image if turn is None else image.transpose(turn)
     alpha: NDArray[Any] | None = None
     if image.has_transparency_data and not read.is_void(image):
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         alpha = np.asarray(rgba.getchannel("A"), np.float32)[None] / np.float32(255)
     grey, fourth = image.mode in read.GREY_MODES, image.mode == "CMYK"
-    image, profile, converted, readable = _working_colours(image, grey)
+    image, profile, converted, readable = _working_colours(image, grey or form.stored)
     notes = () if readable else (_UNREADABLE,)
     if fourth:
         profile, converted = None, False

@@ -9,10 +9,11 @@ from torch import Tensor
 from ssdiff.errors import UsageError
 from ssdiff.images.convert import ImageLike
 from ssdiff.pipeline import Pipeline
+from ssdiff.restoration.jpeg import Jpeg, jpeg
 from ssdiff.restoration.kernels import checked_kernel, motion_kernel, read_kernel
 from ssdiff.restoration.masks import given_mask
 from ssdiff.restoration.options import Method, Options
-from ssdiff.restoration.tasks import TASKS, check_used, task_name
+from ssdiff.restoration.tasks import JPEG, TASKS, check_used, task_name
 from ssdiff.restoration.trained import Trained
 from ssdiff.restoration.zero_shot import ZeroShot, zero_shot
 from ssdiff.sampling.registry import SAMPLERS
@@ -33,6 +34,7 @@ def choose_method(
     mask: Tensor | ImageLike | None = None,
     invert_mask: bool = False,
     noise_std: float | None = None,
+    quality: int | None = None,
     given: bool = False,
 ) -> Method:
     """Return a way to restore: the model's own degradation, or a task that it was not trained for.
@@ -53,6 +55,7 @@ def choose_method(
         mask: of inpaint: an image or file whose white is missing, or (H, W) bool, True where missing.
         invert_mask: what is known and what is missing change places.
         noise_std: of the degraded images, in units of the [-1, 1] image, with a task.
+        quality: of jpeg, as of :func:`ssdiff.restoration.jpeg.jpeg`.
         given: the images are degraded already, as of :class:`Trained`.
 
     Raises:
@@ -77,11 +80,14 @@ def choose_method(
         mask=mask,
         invert_mask=invert_mask or None,
         noise_std=noise_std,
+        quality=quality,
     )
     if op not in TASKS:
         return Trained(pipeline, t, options, given=given)
     if t is not None:
         raise UsageError(f"t does not go with op {op}, which begins at noise", hint="leave t out")
+    if op == JPEG:
+        return jpeg(pipeline, options, quality)
     hole = given_mask(mask, invert_mask)
     if hole is not None:
         hole.look()
@@ -151,7 +157,7 @@ def choose_samplers(
     for name in samplers:
         if isinstance(method, Trained):
             method.check(name)
-        elif isinstance(method, ZeroShot) and not method.check(name):
+        elif isinstance(method, ZeroShot | Jpeg) and not method.check(name):
             continue
         taken = not every or SAMPLERS.get(name).takes_eta
         pipeline.plan(options.steps, name, options.eta if taken else None, t=t)

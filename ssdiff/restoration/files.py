@@ -18,6 +18,7 @@ from ssdiff.data.inputs import FailedFile, ImageFile, expand
 from ssdiff.errors import DataError, ResourceError, SsdiffError, UsageError, memory_for
 from ssdiff.evaluation.image_quality import ImageQuality, Row, compare, mean_rows, quality_table
 from ssdiff.images import to_uint8
+from ssdiff.images.orientation import turned, turned_back
 from ssdiff.images.picture import Form, read_picture, write_picture
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
@@ -205,7 +206,8 @@ class _Work:
             )
             return _Read(file, task.method, Form(), shown, None)
         wanted = channels if task.degrade else task.method.channels
-        x, form = read_picture(file.source, channels=wanted, max_pixels=task.max_pixels)
+        stored = task.method.as_stored and not task.degrade
+        x, form = read_picture(file.source, channels=wanted, max_pixels=task.max_pixels, as_stored=stored)
         self._notes += [f"{file.source}: {note}" for note in form.notes]
         if channels == 1 and not form.grey:
             self._notes.append(f"{file.source}: the model knows no colours, the result is grey")
@@ -213,10 +215,10 @@ class _Work:
         if task.degrade:
             x, form = self._cut(file, x, form)
             return _Read(file, self._at(size_of(x)), form, x, None)
-        method = self._at(task.method.full_of(size_of(x)))
+        method = self._at(task.method.full_of(size_of(x))).of(form, file.source)
         if channels > wanted:  # colours are made
             form = replace(form, grey=False, profile=None if form.grey else form.profile)
-        clean = _read_truth(truth, channels, method.full) if truth else None
+        clean = _read_truth(truth, channels, method.full, form) if truth else None
         return _Read(file, method, form, clean, x)
 
     def _at(self, full: Size) -> Method:
@@ -344,8 +346,13 @@ def _stem(name: PurePosixPath) -> str:
     return unicodedata.normalize("NFC", str(name.with_suffix("")))
 
 
-def _read_truth(truth: str, channels: int, full: Size) -> Tensor:
-    """A clean image, which may be larger than the model's, but of the same shape."""
+def _read_truth(truth: str, channels: int, full: Size, form: Form) -> Tensor:
+    """A clean image, which may be larger than the model's, but of the same shape; lying as the file does."""
+    if form.stored:
+        clean, other = read_picture(truth, channels=channels, as_stored=True)
+        clean = turned_back(turned(clean, other.turn), form.turn)
+        if size_of(clean) == full:
+            return clean
     clean = pictures.read_image(truth, channels=channels)
     height, width = clean.shape[-2:]
     if abs(height * full[1] - width * full[0]) > max(full):

@@ -11,6 +11,7 @@ from torch import Tensor
 from ssdiff import rng
 from ssdiff.arguments import require_whole
 from ssdiff.errors import UsageError
+from ssdiff.images.picture import Form
 from ssdiff.operators.base import Size
 from ssdiff.schedules.respacing import Steps
 
@@ -71,6 +72,10 @@ class Method(Protocol):
         """Return what the user should hear of the pictures restored so far; emptied by who says it."""
 
     @property
+    def as_stored(self) -> bool:
+        """Return whether degraded pictures are wanted as files store them: neither upright nor in sRGB."""
+
+    @property
     def granule(self) -> int:
         """Return what height and width of clean images must be multiples of."""
 
@@ -83,6 +88,18 @@ class Method(Protocol):
 
         Raises:
             UsageError: it cannot be done at that size.
+        """
+
+    def of(self, form: Form, name: str) -> Method:
+        """Return the same for the degraded picture of a file, which may say what was done to it.
+
+        Args:
+            form: of the file.
+            name: of the file.
+
+        Raises:
+            DataError: it does not say what is needed.
+            UsageError: what it says was given, too.
         """
 
     def full_of(self, size: Size) -> Size:

@@ -1,4 +1,4 @@
-"""What can be undone without training: a linear operator for each task."""
+"""What can be undone without training: a linear operator for each task but one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_task(name: str, channels: int, known: Known) -> None:
         UsageError: an unknown task, a number out of range, or a model of other channels.
     """
     if name not in _BUILDERS:
-        raise UsageError(f"unknown task {name!r}", hint=f"choose one of {', '.join(TASKS)}")
+        raise UsageError(f"unknown task {name!r}", hint=f"choose one of {', '.join(_BUILDERS)}")
     if known.reduction not in REDUCTIONS:
         raise UsageError(
             f"unknown reduction {known.reduction!r}", hint=f"choose {' or '.join(REDUCTIONS)} (--reduction)"
@@ -100,7 +100,7 @@ def build_task(name: str, size: Size, channels: int, known: Known) -> Task:
         UsageError: an unknown task, or a number or mask that does not fit the size.
     """
     if name not in _BUILDERS:
-        raise UsageError(f"unknown task {name!r}", hint=f"choose one of {', '.join(TASKS)}")
+        raise UsageError(f"unknown task {name!r}", hint=f"choose one of {', '.join(_BUILDERS)}")
     return _BUILDERS[name](size, channels, known)
 
 
@@ -164,7 +164,8 @@ _BUILDERS: dict[str, Callable[[Size, int, Known], Task]] = {
     "inpaint": _inpaint,
     "colourise": _colourise,
 }
-TASKS = tuple(_BUILDERS)
+JPEG = "jpeg"
+TASKS = (*_BUILDERS, JPEG)
 _USED_BY = {
     "factor": ("super-resolve",),
     "reduction": ("super-resolve",),
@@ -174,7 +175,8 @@ _USED_BY = {
     "kernel": ("deblur",),
     "mask": ("inpaint",),
     "invert_mask": ("inpaint",),
-    "noise_std": TASKS,
+    "noise_std": tuple(_BUILDERS),
+    "quality": (JPEG,),
 }
 _ALIASES = {"colorize": "colourise", "colorise": "colourise", "colourize": "colourise"}
 

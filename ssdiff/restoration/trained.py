@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssdiff.errors import UsageError
+from ssdiff.images.picture import Form
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
 from ssdiff.restoration.options import Options, Told, check_tile
@@ -30,6 +31,7 @@ class Trained:
     """
 
     granule = 1
+    as_stored = False
 
     def __init__(self, pipeline: Pipeline, t: int | None, options: Options, *, given: bool = False) -> None:
         self._own = self._pipeline = pipeline
@@ -83,6 +85,10 @@ class Trained:
         method.full = full
         method._pipeline = self._own.at_size(full, tile=self._options.tile, overlap=self._options.overlap)
         return method
+
+    def of(self, form: Form, name: str) -> Trained:
+        """Return itself: no file says what was done to its picture."""
+        return self
 
     def check(self, sampler: str) -> None:
         """Refuse a sampler that needs what is mixed into the images, if nobody knows it.

@@ -12,12 +12,13 @@ from torch import Tensor
 from ssdiff.arguments import require_type, require_whole
 from ssdiff.errors import UsageError, memory_for
 from ssdiff.images.convert import Given, ImageLike, ImagesLike, given, one_batch
+from ssdiff.images.picture import Form, read_picture
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.restoration.choose import choose_fit, choose_method, choose_samplers
 from ssdiff.restoration.options import Method, Options, two_truths
 from ssdiff.restoration.results import RestoreResult, compared
-from ssdiff.restoration.tasks import TASKS, task_name
+from ssdiff.restoration.tasks import JPEG, TASKS, task_name
 from ssdiff.schedules.respacing import Steps
 from ssdiff.second_set import OtherImages
 
@@ -42,6 +43,7 @@ def restore(
     mask: Tensor | ImageLike | None = None,
     invert_mask: bool = False,
     noise_std: float | None = None,
+    quality: int | None = None,
     degrade: bool = False,
     truth: ImagesLike | None = None,
     other: OtherImages | None = None,
@@ -54,7 +56,7 @@ def restore(
     """Restore degraded images with a model.
 
     The model undoes what it was trained for, or, if it is an unconditional one of kind ssd or ddpm, one of
-    denoise, super-resolve, deblur, inpaint and colourise, which it was not trained for.
+    denoise, super-resolve, deblur, inpaint, colourise and jpeg, which it was not trained for.
 
     Args:
         images: (B, C, h, w) or (C, h, w) in [-1, 1], Pillow images, files, or a list of these, of one size;
@@ -81,6 +83,8 @@ def restore(
         invert_mask: what is known and what is missing change places.
         noise_std: std of noise on the degraded images, in units of the [-1, 1] image; with ``op``. Denoising
             estimates it where it is omitted or 0, and warns of the figure.
+        quality: of jpeg, 1..100: of the files that the images were in. JPEG files say themselves how they
+            were rounded; those of one call must say the same.
         degrade: the images are clean: degrade and restore them, and compare with them.
         truth: clean images in the order of ``images``, to compare with.
         other: second set of a model of animorphosis, as :meth:`ssdiff.Pipeline.with_other` takes it, for
@@ -119,8 +123,11 @@ def restore(
         mask=mask,
         invert_mask=invert_mask,
         noise_std=noise_std,
+        quality=quality,
         given=not degrade,
     )
+    if task_name(op) == JPEG and not degrade:
+        method = method.of(*_stored_form(images))
     while method.notes:
         warnings.warn(method.notes.pop(0), stacklevel=2)
     [rule] = choose_samplers(
@@ -154,6 +161,28 @@ def restore(
 
 def _tell(count: Counter, images: float, share: float) -> None:
     count(images * share)
+
+
+def _stored_form(images: ImagesLike) -> tuple[Form, str]:
+    """What JPEG files say of how they were rounded, and the name of the first; nothing of other images.
+
+    Raises:
+        UsageError: they say different things, or their pixels would be other ones than those in memory.
+    """
+    forms: list[tuple[Form, str]] = []
+    for image in images if isinstance(images, list | tuple) else [images]:
+        if not isinstance(image, str | os.PathLike):
+            return Form(), "the image"
+        _, form = read_picture(os.fspath(image), channels=3, as_stored=True)
+        if form.tables is not None and (form.turn, form.profile) != (None, None):
+            raise UsageError(
+                f"{image} is turned or has a colour profile, which images in memory have not",
+                hint="restore the file by the command, which keeps both",
+            )
+        forms.append((form, str(image)))
+    if len({form.tables for form, _ in forms}) > 1:
+        raise UsageError("the files were rounded in different ways", hint="restore them one by one")
+    return forms[0] if forms else (Form(), "the image")
 
 
 def _inputs(

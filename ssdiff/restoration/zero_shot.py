@@ -19,6 +19,7 @@ from ssdiff import rng
 from ssdiff.arguments import require_number, require_whole
 from ssdiff.errors import UsageError
 from ssdiff.images import from_uint8, to_uint8
+from ssdiff.images.picture import Form
 from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.cut import Cut
 from ssdiff.pipeline import Pipeline
@@ -78,6 +79,8 @@ class ZeroShot:
     options: Options = field(default_factory=Options)
     own: Pipeline | None = None
     notes: list[str] = field(default_factory=list)
+
+    as_stored = False
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -163,19 +166,16 @@ class ZeroShot:
         Raises:
             UsageError: the task, or a tile, cannot be had at that size.
         """
-        own = self.own or self.pipeline
-        if full == own.process.states[0].size:
-            return self if self.own is None else replace(self, pipeline=own, full=full, own=None)
-        if full[0] * full[1] > _MOST_PIXELS:
-            raise UsageError(
-                f"the restored picture would have {full[1]} x {full[0]} pixels, more than {_MOST_PIXELS}",
-                hint="choose a smaller factor (--factor)",
-            )
-        check_tile(full, self.options)
-        pipeline = own.at_size(full, tile=self.options.tile, overlap=self.options.overlap)
+        pipeline, own = at_size(self.pipeline, self.own, full, self.options)
+        if pipeline is self.pipeline:
+            return self
         method = replace(self, pipeline=pipeline, full=full, own=own)
         _ = method.task  # what does not fit is found before anything is computed
         return method
+
+    def of(self, form: Form, name: str) -> ZeroShot:
+        """Return itself: no file says what was done to its picture."""
+        return self
 
     def evaluations(self, sampler: str | None) -> int:
         """Return how often the network is asked in one restoration."""
@@ -273,9 +273,48 @@ class ZeroShot:
         return x[..., : self.full[0], : self.full[1]].clamp(-1, 1).float().cpu()
 
 
+def at_size(
+    pipeline: Pipeline, own: Pipeline | None, full: Size, options: Options
+) -> tuple[Pipeline, Pipeline | None]:
+    """Return a pipeline for pictures of (H, W) pixels, and that of the model's own size where it is another.
+
+    Args:
+        pipeline: of some size.
+        own: that of the model's own size, None where ``pipeline`` is it.
+        full: (H, W).
+        options: of the tiles.
+
+    Raises:
+        UsageError: a picture of too many pixels, or a tile that cannot be had at that size.
+    """
+    native = own or pipeline
+    if full == native.process.states[0].size:
+        return native, None
+    if full[0] * full[1] > _MOST_PIXELS:
+        raise UsageError(
+            f"the restored picture would have {full[1]} x {full[0]} pixels, more than {_MOST_PIXELS}",
+            hint="choose a smaller factor (--factor)",
+        )
+    check_tile(full, options)
+    return native.at_size(full, tile=options.tile, overlap=options.overlap), native
+
+
 def _each(degraded: Tensor, numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """One picture after another: each begins at the timestep of its own noise."""
     return zip(degraded.split(1), numbers.split(1), strict=True)
+
+
+def check_prior(pipeline: Pipeline, task: str) -> None:
+    """Refuse a model that cannot undo what it was not trained for.
+
+    Raises:
+        UsageError: then.
+    """
+    if not (pipeline.process.noisy and pipeline.process.isotropic) or pipeline.classes:
+        raise UsageError(
+            f"{task} without training needs an unconditional model of kind ssd or ddpm",
+            hint="use a model that was trained for this degradation",
+        )
 
 
 def zero_shot(
@@ -309,12 +348,7 @@ def zero_shot(
     Raises:
         UsageError: an unknown task, a number out of range, or a model that cannot do it.
     """
-    process = pipeline.process
-    if not (process.noisy and process.isotropic) or pipeline.classes:
-        raise UsageError(
-            f"{task} without training needs an unconditional model of kind ssd or ddpm",
-            hint="use a model that was trained for this degradation",
-        )
+    check_prior(pipeline, task)
     check_used(
         task, factor=factor, reduction=reduction, std=std, kernel=kernel, mask=mask, noise_std=noise_std
     )
@@ -332,6 +366,6 @@ def zero_shot(
     small = usual if reduction is None else reduction
     known = Known(factor, std, mask if isinstance(mask, Tensor) else None, kernel, small)
     check_task(task, pipeline.channels, known)
-    full = process.states[0].size
+    full = pipeline.process.states[0].size
     notes = [] if given is None else list(given.notes)
     return ZeroShot(pipeline, task, full, known, given, noise_std, options, notes=notes)

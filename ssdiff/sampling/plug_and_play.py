@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
 from ssdiff.errors import UsageError
 from ssdiff.process.base import Process
-from ssdiff.sampling.data_consistency import Measurement
 from ssdiff.sampling.walk import Predict
+
+
+class Evidence(Protocol):
+    """What is known of clean images, such as :class:`ssdiff.sampling.data_consistency.Measurement`."""
+
+    @property
+    def process(self) -> Process:
+        """Return the process that the model was trained for."""
+
+    def correct(self, clean: Tensor, t: int) -> Tensor:
+        """Return the mean of the clean images given what is known, taken to be N(clean, r_t^2 I) without."""
 
 
 def noise_timestep(process: Process, noise_std: float) -> int:
@@ -49,7 +60,7 @@ def falling_timesteps(process: Process, first: float, last: float, steps: int) -
 
 
 def plug_and_play(
-    predict: Predict, measurement: Measurement, guess: Tensor, timesteps: Sequence[int]
+    predict: Predict, measurement: Evidence, guess: Tensor, timesteps: Sequence[int]
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (t, clean image) after each turn [DRUNet, equation (6); docs/math.md, equation (85)].
 
