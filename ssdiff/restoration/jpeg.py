@@ -356,7 +356,7 @@ def _blockwise(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _basis(like: Tensor) -> Tensor:
-    """(8, 8): row k is the k-th orthonormal cosine [JPEG, A.3.3]."""
+    """(8, 8): row k is the k-th orthonormal cosine [JPEG, section A.3.3]."""
     k, n = torch.arange(_SIDE, dtype=torch.float64)[:, None], torch.arange(_SIDE, dtype=torch.float64)
     basis = torch.cos((2 * n + 1) * k * (math.pi / (2 * _SIDE))) / math.sqrt(_SIDE / 2)
     basis[0] /= math.sqrt(2)
