@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from children import in_child
 
+import tests.campaign.__main__ as campaign
 from tests.campaign.mutations import mutate
 from tests.campaign.operations import Strike, Watch
 
@@ -35,6 +36,25 @@ def test_a_sample_of_the_campaign_finds_nothing(tmp_path):
         "fuzz": 10 * ROUNDS,
     }
     assert done.stdout.count(" 0 with faults") == len(told)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_minutes_are_minutes_of_trials(tmp_path, monkeypatch, capsys):
+    tried = []
+
+    class Quick:
+        each = 1
+
+        def trial(self, number):
+            return tried.append(number) or []
+
+    monkeypatch.setattr(campaign, "_kinds", lambda names, folder, seed: dict.fromkeys(names, Quick()))
+    monkeypatch.setattr(
+        sys, "argv", ["campaign", "fuzz", "--minutes", "0.002", "--json", str(tmp_path / "x")]
+    )
+    assert campaign.main() == 0
+    assert tried and tried == list(range(len(tried)))
+    assert f"fuzz: {len(tried)} trials" in capsys.readouterr().out
 
 
 def write(folder, strike=None, log=None):

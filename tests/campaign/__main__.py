@@ -37,7 +37,7 @@ def main() -> int:
                 record.tell(name, {number: kind.trial(number) for number in options.only})
             return 0
         began, tried = time.monotonic(), 0
-        while tried != options.rounds and (options.rounds or time.monotonic() - began < 60 * options.minutes):
+        while tried < options.rounds if options.rounds else time.monotonic() - began < 60 * options.minutes:
             tried += 1
             for name, kind in kinds.items():
                 for _ in range(kind.each):
