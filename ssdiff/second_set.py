@@ -16,6 +16,7 @@ from ssdiff import images as pictures
 from ssdiff import rng
 from ssdiff.config import DataSettings
 from ssdiff.data import ImageSet, open_data
+from ssdiff.data.cache import Convert
 from ssdiff.data.inputs import expand
 from ssdiff.errors import DataError, UsageError
 from ssdiff.images import from_uint8
@@ -27,15 +28,27 @@ OtherImages: TypeAlias = "str | os.PathLike[str] | ImagesLike | Other"
 
 
 def open_as(
-    settings: DataSettings, source: str | Path, progress: Callable[[int, int], None] | None
+    settings: DataSettings,
+    source: str | Path,
+    progress: Callable[[int, int], None] | None,
+    *,
+    convert: Convert = "all",
 ) -> ImageSet:
-    """Return the prepared set of a source as a preset wants it; see :func:`ssdiff.data.open_data`."""
+    """Return the prepared set of a source as a preset wants it; see :func:`ssdiff.data.open_data`.
+
+    Args:
+        settings: of the preset.
+        source: folder, archive or name.
+        progress: told of images done and in all.
+        convert: which images of other channels are taken; a training that begins says what the preset does.
+    """
     return open_data(
         source,
         size=settings.size,
         channels=settings.channels,
         background=settings.background,
         corrupt=settings.corrupt,
+        convert=convert,
         progress=progress,
         resize=settings.resize,
         margin=settings.margin,

@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from ssdiff import cli
+
+# The first example of a test imports and warms up, and the cores may be busy.
+hypothesis.settings.register_profile("ssdiff", deadline=None)
+hypothesis.settings.load_profile("ssdiff")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores, so that each has one

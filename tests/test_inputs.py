@@ -1,13 +1,33 @@
 """What a user names for a file may be a pipe, a device or without end: said at once, never waited for."""
 
+import ast
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
+import ssdiff
 from ssdiff.data.lists import read_list
 from ssdiff.errors import DataError
 from ssdiff.files import open_input, read_input
+from ssdiff.images.picture import read_picture
+from ssdiff.images.read import alpha_of, read_image
+from ssdiff.restoration.kernels import read_kernel
+
+CHECKED = {
+    *("checkpoints/manifest.py", "checkpoints/store.py", "weights/untrusted.py", "image_folder.py"),
+    *(
+        "runs/folder.py",
+        "runs/paths.py",
+        "reporting/sections.py",
+        "reporting/scale_space.py",
+        "training/run.py",
+    ),
+}
+"""Modules that look at what a file is before they open it, or are asked for one of a run."""
+OWN = {"config/load.py", "evaluation/features.py", "evaluation/timing.py"}
+"""Modules that read what belongs to the program or to the system."""
 
 
 @pytest.fixture
@@ -55,6 +75,33 @@ def test_a_pipe_is_read_to_its_end_however_slow_its_writer(fifo):
     os.close(keeper)
     assert read_input(fifo, 10**6, pipes=True) == b"a" * 3 + b"b" * 100_000
     thread.join()
+
+
+@pytest.mark.parametrize("ending", ["", ".txt"])
+def test_pictures_masks_and_kernels_are_files(fifo, ending):
+    named = fifo.rename(fifo.with_name(f"fifo{ending}"))
+    reads = (read_image, alpha_of, lambda path: read_picture(path, channels=3), read_kernel)
+    for read in reads if not ending else (read_kernel,):
+        with pytest.raises(DataError, match="a pipe, not a file"):
+            read(named)
+
+
+def opens(source):
+    """What of a module opens files for reading past `ssdiff.files`."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        if node.func.attr in ("read_text", "read_bytes") or (node.func.attr == "open" and modes == ["rb"]):
+            yield node.lineno
+
+
+def test_files_of_others_are_opened_in_one_place():
+    root = Path(ssdiff.__file__).parent
+    found = {str(path.relative_to(root)) for path in root.rglob("*.py") if [*opens(path.read_text())]}
+    assert found <= CHECKED | OWN | {"images/read.py"}  # which reads a list of libraries
+    assert [*opens('with path.open("rb") as x: pass')] == [*opens("x.read_text()")] == [1]
+    assert not [*opens('x.open("xb"), self.open(3)')]
 
 
 @pytest.mark.parametrize("command", ["presets show {}", "degrade {} --t 1", "info --plugin {}"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ssdiff.cli.common import Terminal, positive
 from ssdiff.cli.options import INPUT, DataList, DataPart, Json, MaxPixels, Quiet, Size, option
 from ssdiff.errors import UsageError
+
+if TYPE_CHECKING:
+    from ssdiff.data.cache import Convert
 
 app = typer.Typer(help="Training sets.", no_args_is_help=True)
 
@@ -18,6 +21,13 @@ _Background = Annotated[
     float, option(INPUT, min=0, max=1, help="Grey behind transparent pixels, 1 is white.")
 ]
 _Corrupt = Annotated[str, option(INPUT, help="error or skip: what to do with an unreadable file.")]
+_Convert = Annotated[
+    str,
+    option(
+        INPUT,
+        help="Images of other channels that are taken: all, none, or some: unless all are such.",
+    ),
+]
 _Resize = Annotated[
     str,
     option(INPUT, "--scaling", help="How images are scaled: antialias, official, bilinear, stretch or none."),
@@ -51,6 +61,7 @@ def prepare(
     channels: _Channels = 3,
     background: _Background = 1.0,
     corrupt: _Corrupt = "error",
+    convert: _Convert = "some",
     max_pixels: MaxPixels = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -71,6 +82,7 @@ def prepare(
             channels=channels,
             background=background,
             corrupt="skip" if corrupt == "skip" else "error",
+            convert=cast("Convert", convert),
             max_pixels=limit,
             resize=resize,
             margin=margin,

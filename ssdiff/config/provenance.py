@@ -23,6 +23,7 @@ _INCIDENTAL = frozenset(
     {
         *(
             "data.background",
+            "data.convert",
             "data.corrupt",
             "data.max_pixels",
             "model.activation_checkpointing",

@@ -73,6 +73,10 @@ class DataSettings(Strict):
     max_pixels: int = Field(100_000_000, ge=1, description="largest image that is decoded")
     background: float = Field(1.0, ge=0, le=1, description="grey behind transparent pixels, 1 is white")
     corrupt: Literal["error", "skip"] = Field("error", description="what to do with an unreadable file")
+    convert: Literal["some", "all", "none"] = Field(
+        "some",
+        description="images of other channels that training begins with: all, none, or some but not all",
+    )
 
     @property
     def unlisted(self) -> Self:

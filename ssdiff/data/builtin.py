@@ -22,7 +22,7 @@ import torch
 
 from ssdiff.data.lists import read_list
 from ssdiff.data.shapes import SHAPES, draw
-from ssdiff.data.sources import FileSource, Fit, FolderSource, Labels, Pixels, Source, stamp
+from ssdiff.data.sources import Decoded, FileSource, Fit, FolderSource, Labels, Pixels, Source, stamp
 from ssdiff.errors import DataError, ResourceError, one_line
 from ssdiff.files import open_input
 
@@ -57,9 +57,11 @@ class ShapesSource(Source):
         """Return the version of the drawing, which has no other input."""
         yield f"shapes 1 {SHAPES_COUNT}"
 
-    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
+    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Decoded | DataError]:
         """Draw images start..stop-1."""
-        return list(draw(stop - start, fit.side, fit.channels, start=start)[0].numpy())
+        drawn = draw(stop - start, fit.side, fit.channels, start=start)[0].numpy()
+        mode, grey = ("L", True) if fit.channels == 1 else ("RGB", False)
+        return [Decoded(image, mode, grey) for image in drawn]
 
 
 class ArraySource(Source):
@@ -91,9 +93,11 @@ class ArraySource(Source):
         """Return path, size and time of the files."""
         yield from (f"{path.resolve()}\0{stamp(path)}" for path in self.files)
 
-    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
+    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Decoded | DataError]:
         """Return images start..stop-1."""
-        return [fit.convert(image) for image in self.arrays[0][start:stop]]
+        grey = self.arrays[0].ndim == 3
+        mode = "L" if grey else "RGB"
+        return [Decoded(fit.convert(image), mode, grey) for image in self.arrays[0][start:stop]]
 
 
 class IdxSource(ArraySource):

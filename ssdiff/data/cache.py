@@ -15,19 +15,20 @@ import json
 import math
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
 from ssdiff.data.image_set import ImageSet, PictureSet
-from ssdiff.data.sources import Fit, Pixels, Source
+from ssdiff.data.sources import Decoded, Fit, Pixels, Source
 from ssdiff.errors import DataError, ResourceError
 from ssdiff.files import MOST, read_input, staging_name, sweep, sync
 
@@ -36,9 +37,11 @@ FORMAT = 2
 
 Progress = Callable[[int, int], None]
 Corrupt = Literal["error", "skip"]
+Convert = Literal["some", "all", "none"]
 
 _BLOCK = 128  # images a task
 _SKIP_SHARE = 0.01
+_KINDS = {1: ("grey", "coloured"), 3: ("RGB", "grey")}  # by channels: what is wanted, and what is not
 
 
 def evenly(total: int, count: int) -> NDArray[np.int64]:
@@ -59,6 +62,7 @@ def prepare(
     fit: Fit,
     *,
     corrupt: Corrupt = "error",
+    convert: Convert = "all",
     cache: Path,
     progress: Progress | None = None,
 ) -> ImageSet:
@@ -68,24 +72,27 @@ def prepare(
         source: the images.
         fit: what they become.
         corrupt: whether an unreadable file is an error or is left out (at most 1 %, or one file).
+        convert: whether images of other channels are wanted: "some" as long as not all are such, "all" or
+            "none".
         cache: root of the cache.
         progress: called with (done, total) while it is made.
 
     Raises:
-        DataError: unreadable images.
+        DataError: unreadable images, or images of other channels that are not wanted. The set is kept, so
+            that it is there at once where they are.
         ResourceError: the cache cannot be written or the disk is full.
     """
     folder = cache / "prepared" / _key(source, fit)
     try:
-        if (found := _load(folder, source, fit, corrupt)) is not None:
+        if (found := _load(folder, source, fit, corrupt, convert)) is not None:
             return found
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder) as alone:
             # Another process may have built it while this one waited.
-            found = _load(folder, source, fit, corrupt)
+            found = _load(folder, source, fit, corrupt, convert)
             if found is None:
                 _build(folder, source, fit, corrupt, alone, progress)
-                found = _load(folder, source, fit, corrupt)
+                found = _load(folder, source, fit, corrupt, convert)
     except OSError as error:
         raise ResourceError(
             f"cannot prepare data in {folder.parent}: {error.strerror or error}",
@@ -111,7 +118,7 @@ def _key(source: Source, fit: Fit) -> str:
     return digest.hexdigest()
 
 
-def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet | None:
+def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, convert: Convert) -> ImageSet | None:
     """The set in a folder; None if it is absent, damaged, or lacks images that a higher limit allows."""
     try:
         manifest: dict[str, Any] = json.loads(read_input(folder / "manifest.json", MOST))
@@ -120,6 +127,7 @@ def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet 
         skipped = tuple((str(name), str(reason)) for name, reason in manifest["skipped"])
         fingerprint, max_pixels = str(manifest["fingerprint"]), int(manifest["max_pixels"])
         class_names = tuple(map(str, manifest["classes"]))
+        others = _Others.read(manifest.get("others"))  # sets of before do not say
         sizes = np.load(folder / "sizes.npy", allow_pickle=False) if fit.whole else None
         shape = (
             (manifest["count"], fit.channels, fit.side, fit.side)
@@ -135,8 +143,63 @@ def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt) -> ImageSet 
     if skipped and corrupt == "error":
         name, reason = skipped[0]
         raise _corrupt(DataError(reason, path=name))
-    parts = (images, fit.size, labels, class_names, fingerprint, source.name, skipped, source.notes)
+    others.check(convert, source.name, fit.channels, manifest["count"])
+    notes = (*source.notes, *others.notes(manifest["count"], fit.channels))
+    parts = (images, fit.size, labels, class_names, fingerprint, source.name, skipped, notes)
     return ImageSet(*parts) if sizes is None else PictureSet(*parts, sizes=sizes, channels=fit.channels)
+
+
+@dataclass
+class _Others:
+    """Images whose channels are not those that are wanted.
+
+    Attributes:
+        modes: how many there are of each mode, in Pillow's words.
+        first: the name of the first.
+    """
+
+    modes: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+
+    @classmethod
+    def read(cls, kept: Any) -> Self:
+        """Return what a manifest says; of a damaged one whatever error comes."""
+        if kept is None:
+            return cls()
+        return cls(
+            Counter({str(mode): int(count) for mode, count in kept["modes"].items()}), str(kept["first"])
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        return {"modes": dict(sorted(self.modes.items())), "first": self.first}
+
+    def add(self, mode: str, name: str) -> None:
+        self.first = self.first or name
+        self.modes[mode] += 1
+
+    def check(self, convert: Convert, source: str, channels: int, count: int) -> None:
+        """Refuse them if nobody wants them converted.
+
+        Raises:
+            DataError: says how many, their modes, and what to set.
+        """
+        found, (kind, other) = self.modes.total(), _KINDS[channels]
+        if not found or convert == "all" or (convert == "some" and found < count):
+            return
+        modes = ", ".join(sorted(self.modes))
+        many = f"all {count}" if found == count else f"{found} of {count}"
+        raise DataError(
+            f"{many} images in {source} are {other} (mode {modes}; {self.first}), wanted are {channels} "
+            f"{'channels' if channels > 1 else 'channel'}, {kind}",
+            path=source,
+            hint=f'set data.channels = {4 - channels}, or data.convert = "all" to make them {kind} '
+            f"(data prepare: --channels {4 - channels}, --convert all)",
+        )
+
+    def notes(self, count: int, channels: int) -> list[str]:
+        """What a user may want to know of them."""
+        kind, other = _KINDS[channels]
+        return [f"{self.modes.total()} of {count} images are {other}, taken as {kind}"] if self.modes else []
 
 
 @contextmanager
@@ -178,7 +241,7 @@ def _build(
             shutil.rmtree(folder, ignore_errors=True)  # only a damaged one can be here
         os.replace(staging, folder)
     except OSError:
-        if _load(folder, source, fit, "skip") is None:
+        if _load(folder, source, fit, "skip", "all") is None:
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -189,7 +252,7 @@ def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Pr
     room = ("whole",) if fit.whole else () if fit.side == fit.size else (fit.size,)
     digest = hashlib.sha256(repr((fit.channels, fit.side, fit.side, *room)).encode())
     with (folder / "images.npy").open("wb") as stream:
-        kept, sizes, skipped = _write_images(stream, digest, source, fit, corrupt, progress)
+        kept, sizes, skipped, others = _write_images(stream, digest, source, fit, corrupt, progress)
         sync(stream)
     if fit.whole:
         digest.update(np.array(sizes, "<i8").tobytes())
@@ -206,6 +269,7 @@ def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Pr
         "fingerprint": digest.hexdigest(),
         "max_pixels": fit.max_pixels,
         "skipped": skipped,
+        "others": others.to_dict(),
     }
     with (folder / "manifest.json").open("wb") as stream:
         stream.write(json.dumps(manifest, indent=1).encode())
@@ -225,24 +289,28 @@ def _write_images(
     fit: Fit,
     corrupt: Corrupt,
     progress: Progress | None,
-) -> tuple[list[int], list[tuple[int, int]], list[tuple[str, str]]]:
+) -> tuple[list[int], list[tuple[int, int]], list[tuple[str, str]], _Others]:
     """Write an .npy file, through the file because a map on a full disk would kill the process.
 
     Returns:
-        The numbers of the images in it, their (height, width), and (name, reason) of those left out.
+        The numbers of the images in it, their (height, width), (name, reason) of those left out, and those of
+        other channels.
     """
     total, shape = len(source), (fit.channels, fit.side, fit.side)
     kept: list[int] = []
     sizes: list[tuple[int, int]] = []
     skipped: list[tuple[str, str]] = []
+    others = _Others()
     body = _write_header(stream, (total * math.prod(shape),) if fit.whole else (total, *shape))
     for start, block in _blocks(source, fit):
         good: list[Pixels] = []
         for number, item in enumerate(block, start):
             if not isinstance(item, DataError):
-                good.append(item)
+                good.append(item.pixels)
                 kept.append(number)
-                sizes.append(item.shape[-2:])
+                sizes.append(item.pixels.shape[-2:])
+                if item.grey != (fit.channels == 1):
+                    others.add(item.mode, source.name_of(number))
             elif corrupt == "skip":
                 skipped.append((item.path or source.name, _reason(item)))
             else:
@@ -260,13 +328,13 @@ def _write_images(
     taken = fit.channels * sum(h * w for h, w in sizes)
     rewritten = _write_header(stream, (taken,) if fit.whole else (len(kept), *shape))
     assert rewritten == body, "the header grew over the images"
-    return kept, sizes, skipped
+    return kept, sizes, skipped, others
 
 
-def _blocks(source: Source, fit: Fit) -> Iterator[tuple[int, Sequence[Pixels | DataError]]]:
+def _blocks(source: Source, fit: Fit) -> Iterator[tuple[int, Sequence[Decoded | DataError]]]:
     """(first number, images) in order, decoded by a few threads that run a bounded way ahead."""
     workers = min(4, os.cpu_count() or 1)
-    pending: deque[tuple[int, Future[Sequence[Pixels | DataError]]]] = deque()
+    pending: deque[tuple[int, Future[Sequence[Decoded | DataError]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
         try:
             for start in range(0, len(source), _BLOCK):
@@ -294,7 +362,7 @@ def _check_skipped(source: Source, skipped: Sequence[tuple[str, str]], total: in
 
 
 def _corrupt(error: DataError) -> DataError:
-    skip = 'data.corrupt = "skip" leaves out up to 1 % of the files'
+    skip = 'data.corrupt = "skip" (data prepare: --corrupt skip) leaves out up to 1 % of the files, or one'
     return DataError(_reason(error), path=error.path, hint=f"{error.hint}; {skip}" if error.hint else skip)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssdiff.arguments import as_path
 from ssdiff.data.builtin import DATA_NAMES, ArraySource, find_idx, named_source, require_package
-from ssdiff.data.cache import Corrupt, Progress, prepare
+from ssdiff.data.cache import Convert, Corrupt, Progress, prepare
 from ssdiff.data.image_set import ImageSet
 from ssdiff.data.lists import NameList, read_list
 from ssdiff.data.sources import ClassesFrom, FileSource, Fit, FolderSource, Source, ZipSource
@@ -37,6 +37,7 @@ def open_data(
     channels: int,
     background: float = 1.0,
     corrupt: Corrupt = "error",
+    convert: Convert = "all",
     max_pixels: int = MAX_PIXELS,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -59,6 +60,8 @@ def open_data(
         channels: 1 (grey) or 3 (RGB).
         background: grey behind transparent pixels, from 0 (black) to 1 (white).
         corrupt: "error" stops at an unreadable file; "skip" leaves out up to 1 % (or one) and lists them.
+        convert: which images of other channels are taken, as grey of their luma or as RGB of three equal
+            channels: "all"; "some", unless all are such; or "none".
         max_pixels: an image with more is not decoded and counts as unreadable.
         cache: root of the cache; by default `cache_root()`.
         progress: called with (done, total) while the set is prepared.
@@ -76,7 +79,8 @@ def open_data(
         The set; `.images` is memory-mapped. A :class:`ssdiff.data.PictureSet` of whole pictures.
 
     Raises:
-        DataError: the source is missing, empty, damaged or unsafe.
+        DataError: the source is missing, empty, damaged or unsafe, or has images of other channels that are
+            not to be converted.
         ResourceError: the cache cannot be written, or a download or a package is not available.
         UsageError: a setting is out of range.
     """
@@ -85,6 +89,8 @@ def open_data(
             "data need size >= 1, channels 1 or 3, background 0..1 and corrupt 'error' or 'skip', "
             f"not {size}, {channels}, {background} and {corrupt!r}"
         )
+    if convert not in ("some", "all", "none"):
+        raise UsageError(f"convert must be some, all or none, not {convert!r}")
     if resize not in SCALINGS or not 1 <= margin < math.inf or classes_from not in ("folder", "prefix"):
         raise UsageError(
             f"data need resize {' or '.join(SCALINGS)}, margin >= 1 and classes_from folder or prefix, "
@@ -99,7 +105,7 @@ def open_data(
     if whole and (resize, margin) != ("antialias", 1.0):
         raise UsageError("whole pictures are kept as they are", hint="leave resize and margin out")
     fit = Fit(size, channels, background, max_pixels, resize, margin, whole)
-    return prepare(images, fit, corrupt=corrupt, cache=root, progress=progress)
+    return prepare(images, fit, corrupt=corrupt, convert=convert, cache=root, progress=progress)
 
 
 def require_packages(source: str | Path | None) -> None:

@@ -27,7 +27,7 @@ from ssdiff.data.listing import EDM_LABELS, Chosen, edm_classes, is_image, pick_
 from ssdiff.data.lists import NameList
 from ssdiff.errors import DataError
 from ssdiff.files import MOST, open_input, read_input
-from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, open_image, pixels
+from ssdiff.images.read import IMAGE_SUFFIXES, MAX_PIXELS, open_with_form, pixels
 from ssdiff.images.resize import square
 
 Pixels = NDArray[np.uint8]
@@ -38,6 +38,21 @@ ClassesFrom = Literal["folder", "prefix"]
 _BYTES_A_PIXEL, _HEADER = 8, 2**20
 # Deflate reaches 1000 : 1 on constant bytes. Small flat drawings may; a large member at this ratio is a bomb.
 _BOMB_RATIO, _BOMB_SIZE = 200, 2**25
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image as training reads it, and what it was.
+
+    Attributes:
+        pixels: (channels, H, W).
+        mode: what it was before, in Pillow's words.
+        grey: whether it had no colours.
+    """
+
+    pixels: Pixels
+    mode: str
+    grey: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +82,9 @@ class Fit:
         """Pixels a side that are kept: the whole part of margin times size."""
         return int(self.margin * self.size)
 
-    def decode(self, stream: BinaryIO, name: str) -> Pixels:
+    def decode(self, stream: BinaryIO, name: str) -> Decoded:
         """Decode the image in a file; `name` is for messages."""
-        image = open_image(
+        image, mode, grey = open_with_form(
             stream,
             name,
             channels=1 if self.channels == 1 else None,  # grey is repeated when it is small
@@ -79,7 +94,7 @@ class Fit:
             at_least=self.side if self.resize == "antialias" and not self.whole else None,
         )
         small = self._keep(image, name)
-        return pixels(small if self.channels == 1 else small.convert("RGB"))
+        return Decoded(pixels(small if self.channels == 1 else small.convert("RGB")), mode, grey)
 
     def convert(self, array: Pixels) -> Pixels:
         """Convert an image already decoded, (H, W) grey or (H, W, 3) RGB."""
@@ -131,8 +146,12 @@ class Source(ABC):
         """Return lines that differ when the images may differ; cheap, no image is read."""
 
     @abstractmethod
-    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
+    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Decoded | DataError]:
         """Return images start..stop-1, or what is wrong with them. Several threads may call it at once."""
+
+    def name_of(self, number: int) -> str:
+        """Return what to call an image in messages."""
+        return f"image {number}"
 
     def close(self) -> None:
         """Release what loading opened."""
@@ -171,6 +190,10 @@ class FileSource(Source):
         """(N,) positions in class_names, or None."""
         return self._labels
 
+    def name_of(self, number: int) -> str:
+        """Return its path under the folder, or in the archive."""
+        return self.members[number]
+
     def _labelling(self) -> Iterator[str]:
         if self._edm_labels is not None:
             yield f"labels {hashlib.sha256(self._edm_labels).hexdigest()}"
@@ -179,11 +202,11 @@ class FileSource(Source):
     def open(self, index: int) -> AbstractContextManager[BinaryIO]:
         """Open the file of one image."""
 
-    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Pixels | DataError]:
+    def load(self, start: int, stop: int, fit: Fit) -> Sequence[Decoded | DataError]:
         """Return images start..stop-1, or what is wrong with them. Several threads may call it at once."""
         return [self._load(index, fit) for index in range(start, stop)]
 
-    def _load(self, index: int, fit: Fit) -> Pixels | DataError:
+    def _load(self, index: int, fit: Fit) -> Decoded | DataError:
         name = f"{self.name}: {self.members[index]}"
         try:
             with self.open(index) as stream:

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from ssdiff.errors import DataError, SsdiffError
-from ssdiff.files import check_output, write_atomic
+from ssdiff.files import check_output, open_input, write_atomic
 from ssdiff.images import read
 from ssdiff.images.convert import to_pillow
 from ssdiff.images.deep import DEEP_SUFFIXES, SAID, deep_values, deep_writer, exif_bytes
@@ -87,7 +87,7 @@ def read_picture(
     """
     name = str(source)
     try:
-        with Path(source).open("rb") as stream:
+        with open_input(Path(source)) as stream:
             return _read(stream, name, channels, max_pixels, as_stored)
     except (SsdiffError, MemoryError):
         raise

@@ -136,11 +136,30 @@ def open_image(
         DataError: the file is damaged, too large or no image of a supported format.
         UsageError: channels or background is out of range.
     """
+    return open_with_form(
+        stream, name, channels=channels, background=background, max_pixels=max_pixels, at_least=at_least
+    )[0]
+
+
+def open_with_form(
+    stream: BinaryIO,
+    name: str,
+    *,
+    channels: int | None,
+    background: float = 1.0,
+    max_pixels: int = MAX_PIXELS,
+    at_least: int | None = None,
+) -> tuple[Image.Image, str, bool]:
+    """Decode a file as :func:`open_image` does; also return its mode in Pillow's words, and if it is grey.
+
+    A palette is grey where the colours in use are.
+    """
     if channels not in (None, 1, 3) or not 0 <= background <= 1:
         raise UsageError(f"channels must be 1 or 3 and background 0..1, not {channels} and {background}")
     try:
         image = load(stream, name, max_pixels, at_least=at_least)
-        return _normalise(_upright(image), name, channels, background)
+        mode, grey = image.mode, _is_grey(image)
+        return _normalise(_upright(image), name, channels, background), mode, grey
     except (SsdiffError, MemoryError):
         raise
     except Exception as error:  # a decoder can raise anything on hostile bytes
@@ -204,7 +223,7 @@ def alpha_of(source: Image.Image | Path) -> Tensor | None:
         image = _upright(source)
     else:
         try:
-            with source.open("rb") as stream:
+            with open_input(source) as stream:
                 image = _upright(load(stream, str(source), MAX_PIXELS))
         except (SsdiffError, MemoryError):
             raise
@@ -352,6 +371,15 @@ def _guess(stream: BinaryIO) -> str:
     return next(
         (f" that is read but {kind}" for start, kind in _FOREIGN.items() if head.startswith(start)), ""
     )
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an image has no colours."""
+    if image.mode != "P":
+        return image.mode in GREY_MODES or image.mode.startswith("I;16")
+    palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+    used = palette[np.flatnonzero(image.histogram()[: len(palette)])]
+    return bool((used == used[:, :1]).all())
 
 
 def _normalise(image: Image.Image, name: str, channels: int | None, background: float) -> Image.Image:

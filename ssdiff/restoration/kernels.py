@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ssdiff.arguments import as_path, require_number
 from ssdiff.errors import DataError, UsageError
+from ssdiff.files import read_input
 from ssdiff.images.read import read_image
 
 _LARGEST = 255  # pixels a side
+_LONGEST = 2**24  # bytes of text
 _FINE = 16  # points a pixel along a motion
 
 
@@ -100,7 +102,7 @@ def _brightness(path: Path) -> Tensor:
 
 def _numbers(path: Path) -> Tensor:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_input(path, _LONGEST).decode()
         rows = [[float(word) for word in line.replace(",", " ").split()] for line in text.splitlines()]
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error

@@ -30,6 +30,8 @@ def prepare_on_rank0(
     world: World,
     progress: Callable[[int, int], None],
     option: str = "--data",
+    *,
+    goes_on: bool = False,
 ) -> ImageSet:
     """Return a prepared data set: process 0 prepares it, the others then find it.
 
@@ -39,6 +41,7 @@ def prepare_on_rank0(
         here: this process's place.
         progress: told of images done and in all.
         option: what names the source on the command line.
+        goes_on: a run that goes on takes what it took, whatever its channels.
 
     Raises:
         UsageError: no source is given.
@@ -48,7 +51,8 @@ def prepare_on_rank0(
         message = f"the preset {preset.name!r} names no data set for {option}"
         raise UsageError(message, hint=f"give {option} FOLDER or NAME")
     settings = preset.data if option == "--data" else preset.data.unlisted
-    return world.rank0_first(lambda: open_as(settings, source, progress))
+    convert = "all" if goes_on else settings.convert
+    return world.rank0_first(lambda: open_as(settings, source, progress, convert=convert))
 
 
 def check_labels(data: ImageSet, preset: Preset) -> None:

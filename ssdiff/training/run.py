@@ -292,7 +292,8 @@ class _Run:
                 raise Interrupted("stopped while preparing data", hint="run the same command again")
 
         preset, start = self.preset, self.start
-        data = prepare_on_rank0(start.source, preset, self.world, progress)
+        goes_on = start.loaded is not None
+        data = prepare_on_rank0(start.source, preset, self.world, progress, goes_on=goes_on)
         if start.class_names:
             data = data.in_order(start.class_names)  # a class that was added takes nobody's number
         try:
@@ -304,7 +305,7 @@ class _Run:
         if self.world.rank == 0:
             self.folder.write_preset(preset.to_toml())
         if self.process.morphs:
-            other = prepare_on_rank0(start.other, preset, self.world, progress, "--with")
+            other = prepare_on_rank0(start.other, preset, self.world, progress, "--with", goes_on=goes_on)
             check_other_unchanged(start, other.fingerprint)
             self._other = other.fingerprint
             self.process = build_process(preset, other=choose_from(other.images, preset.training.seed))

@@ -173,6 +173,70 @@ def test_any_image_becomes_the_wanted_size_and_channels(tmp_path, load):
     assert (data.images[0, 0] == data.images[0, 2]).all()  # grey.png comes first
 
 
+def saved(image, ending="png"):
+    stream = io.BytesIO()
+    image.save(stream, ending)
+    return stream.getvalue()
+
+
+def test_a_set_of_other_channels_is_converted_where_that_is_wanted(tmp_path, load):
+    """Row 10 of docs/faults.md: a few grey images among others are usual, a whole set is a mistake."""
+    folder = fill(tmp_path / "grey", {f"{k}.png": png(k, mode="L") for k in range(4)})
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"all 4 images.*grey \(mode L; 0\.png\).*3 channels") as caught:
+            load(folder, convert="some")
+        assert "data.channels = 1" in caught.value.hint and 'data.convert = "all"' in caught.value.hint
+    assert len(load(folder, convert="some", channels=1)) == 4
+    assert load(folder).notes == ("4 of 4 images are grey, taken as RGB",)
+
+    mixed = fill(tmp_path / "mixed", {"0.png": png(0), "1.png": png(1, mode="L"), "2.png": png(2)})
+    data = load(mixed, convert="some")
+    assert data.notes == ("1 of 3 images are grey, taken as RGB",)
+    assert (data.images[1] == data.images[1, 0]).all() and (data.images[0] != data.images[0, 0]).any()
+    assert load(mixed, convert="some", channels=1).notes == ("2 of 3 images are coloured, taken as grey",)
+    with pytest.raises(DataError, match=r"1 of 3 images.*mode L; 1\.png"):
+        load(mixed, convert="none")
+    with pytest.raises(UsageError, match="convert"):
+        load(mixed, convert="few")
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending", "grey"),
+    [
+        *(("1", "png", True), ("L", "jpeg", True), ("LA", "png", True), ("I;16", "png", True)),
+        *(("P", "gif", False), ("RGB", "jpeg", False), ("RGBA", "png", False), ("CMYK", "jpeg", False)),
+    ],
+)
+def test_what_counts_as_grey(mode, ending, grey, tmp_path, load):
+    image = Image.effect_mandelbrot((8, 8), (-2, -1, 1, 1), 9).convert("L")
+    coloured = Image.merge("RGB", (image, image.rotate(90), image.rotate(180))).quantize(8)
+    made = (
+        coloured
+        if mode == "P"
+        else (image if grey else coloured).convert("L" if grey else "RGB").convert(mode)
+    )
+    folder = fill(tmp_path / "set", {f"0.{ending}": saved(made, ending)})
+    assert len(load(folder, convert="none", channels=1 if grey else 3)) == 1
+    with pytest.raises(DataError, match="mode"):
+        load(folder, convert="some", channels=3 if grey else 1)
+
+
+def test_a_palette_is_grey_if_what_is_used_of_it_is(tmp_path, load):
+    image = Image.new("P", (8, 8))
+    image.putpalette([0, 0, 0, 90, 90, 90, 255, 0, 0])
+    image.putpixel((1, 1), 1)
+    folder = fill(tmp_path / "set", {"0.png": saved(image)})
+    assert len(load(folder, convert="none", channels=1)) == 1
+    image.putpixel((2, 2), 2)
+    fill(folder, {"0.png": saved(image)})
+    assert len(load(folder, convert="none", channels=3)) == 1
+
+
+def test_a_single_file_may_be_bad_in_any_set(tmp_path, load):
+    folder = fill(tmp_path / "set", {"0.png": png(0), "1.png": b"bad"})
+    assert len(load(folder, corrupt="skip").skipped) == 1
+
+
 @pytest.mark.parametrize("kind", ["missing", "empty", "other files", "empty zip"])
 def test_missing_and_empty_sources(kind, tmp_path, load):
     source = tmp_path / "set"
