@@ -98,6 +98,10 @@ class SkippedCheckpoint(UserWarning):
     """The newest checkpoint of a run is damaged; one before it is taken."""
 
 
+class EmulatedPrecision(UserWarning):
+    """bf16 was asked for on a processor that does not multiply it natively; it works, slowly."""
+
+
 _LISTED = 40  # names in a hint
 _SAID = 200  # letters of another library's message
 _MESSAGE = 900  # letters of a message: what people read is not a screenful

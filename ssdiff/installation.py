@@ -95,7 +95,7 @@ def _packages(values: dict[str, Any], lines: list[str], problems: list[str]) -> 
 def _torch(values: dict[str, Any], lines: list[str], problems: list[str]) -> None:
     import torch
 
-    from ssdiff.devices import pick_device, pick_precision
+    from ssdiff.devices import LARGE_NETWORK, multiplies_bf16, pick_device, pick_precision
 
     device = pick_device()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -105,10 +105,13 @@ def _torch(values: dict[str, Any], lines: list[str], problems: list[str]) -> Non
         "threads": torch.get_num_threads(),
         "cuda_build": torch.version.cuda,
     }
-    values["precision"] = str(pick_precision("auto", device)).removeprefix("torch.")
-    values["bf16"] = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    values["precision"] = str(pick_precision("auto", device, LARGE_NETWORK)).removeprefix("torch.")
+    values["bf16"] = multiplies_bf16(device)
+    large = f" for networks of at least {LARGE_NETWORK // 10**6} M parameters"
     lines.append(
-        f"device {device}, computes in {values['precision']}, {torch.get_num_threads()} threads, "
+        f"device {device}, computes in {values['precision']}"
+        f"{large if values['bf16'] and device.type == 'cpu' else ''}, "
+        f"bf16 {'native' if values['bf16'] else 'not native'}, {torch.get_num_threads()} threads, "
         f"GPUs: {', '.join(gpus) or 'none'}"
     )
     product = torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)

@@ -35,7 +35,7 @@ from ssdiff.cli import (
 from ssdiff.cli import eval as evaluation
 from ssdiff.cli.common import torchrun_rank
 from ssdiff.cli.streams import make_lasting
-from ssdiff.errors import RenamedSetting, SkippedCheckpoint, SsdiffError, readable
+from ssdiff.errors import EmulatedPrecision, RenamedSetting, SkippedCheckpoint, SsdiffError, readable
 from ssdiff.failures import explain
 
 app = typer.Typer(
@@ -137,7 +137,7 @@ def _warnings(quiet: bool) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if not issubclass(category, RenamedSetting | SkippedCheckpoint):
+        if not issubclass(category, RenamedSetting | SkippedCheckpoint | EmulatedPrecision):
             logging.getLogger("ssdiff").info("%s: %s (%s:%d)", category.__name__, message, filename, lineno)
         elif not quiet and torchrun_rank() == 0:
             print(f"ssdiff: note: {readable(str(message))}", file=sys.stderr)

@@ -171,4 +171,11 @@ Batch = Annotated[
     option(MACHINE, help="Images at once: changes the memory, not the result.", show_default="the preset's"),
 ]
 Device = Annotated[str, option(MACHINE, help="auto, cpu, cuda, cuda:N or mps.")]
-Precision = Annotated[str, option(MACHINE, help="auto, fp32 or bf16.")]
+Precision = Annotated[
+    str,
+    option(
+        MACHINE,
+        help="auto, fp32 or bf16. auto is bf16 where the hardware multiplies it natively, on a CPU for "
+        "networks of at least 20 M parameters.",
+    ),
+]

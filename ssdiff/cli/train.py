@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ssdiff.cli.common import StopRequest, Terminal, parse_sets, torchrun_rank, with_options
 from ssdiff.cli.options import (
+    MACHINE,
     OUTPUT,
     TRAINING,
     Data,
@@ -33,6 +34,16 @@ _Seed = Annotated[int | None, option(TRAINING, help="Decides every random number
 _Steps = Annotated[int | None, option(TRAINING, help="Same as --set training.steps=INTEGER.")]
 _Batch = Annotated[int | None, option(TRAINING, help="Same as --set training.batch=INTEGER.")]
 _Rate = Annotated[float | None, option(TRAINING, help="Same as --set training.lr=FLOAT.")]
+_Precision = Annotated[
+    str | None,
+    option(
+        MACHINE,
+        metavar="auto|fp32|bf16",
+        help="Of the network: training.precision. auto is bf16 where the hardware multiplies it natively, on "
+        "a CPU if a probe of a few steps shows that it pays; a run that is resumed goes on as it began.",
+        show_default="the preset's",
+    ),
+]
 _Resume = Annotated[
     str | None,
     option(
@@ -77,6 +88,7 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
+    precision: _Precision = None,
 ) -> None:
     """Train a model; under torchrun, on several devices.
 
@@ -95,6 +107,7 @@ def train(
             "--steps": ("training.steps", steps),
             "--batch": ("training.batch", batch),
             "--lr": ("training.lr", lr),
+            "--precision": ("training.precision", precision),
         },
     )
     if dry_run:
@@ -160,7 +173,9 @@ def _tell(terminal: Terminal, event: Event) -> None:
     values = event.values
     if event.kind == "start":
         terminal.say(event.text)
-        terminal.say(f"{values['parameters'] / 1e6:.2f} M parameters, {values['steps']} steps")
+        terminal.say(
+            f"{values['parameters'] / 1e6:.2f} M parameters in {values['precision']}, {values['steps']} steps"
+        )
         terminal.say(f"run folder {values['folder']}")
         if values["skipped"]:
             terminal.say(f"{values['skipped']} unreadable images left out")

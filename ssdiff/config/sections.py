@@ -186,7 +186,11 @@ class TrainingSettings(Strict):
     )
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
     steps: int = Field(1_000_000, ge=1, description="steps of the optimiser")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 where it is fast")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="auto is bf16 where the hardware multiplies it natively, on a CPU if a probe of a few "
+        "steps shows that it pays; the run remembers what it took",
+    )
     compile: bool = Field(
         False,
         description="compile the network for each pair of resolutions: minutes at the start, for long runs "

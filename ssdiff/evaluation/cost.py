@@ -14,7 +14,7 @@ from ssdiff.arguments import require_number, require_whole
 from ssdiff.build import build_process, outline_model
 from ssdiff.config import Preset
 from ssdiff.config.load import override
-from ssdiff.devices import pick_device, pick_precision
+from ssdiff.devices import PRECISIONS, pick_device, pick_precision, precision_name
 from ssdiff.display import html_table, human_bytes, human_seconds
 from ssdiff.errors import UsageError, memory_for
 from ssdiff.evaluation import flops, timing
@@ -24,6 +24,7 @@ from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.plan import Plan, make_plan
 from ssdiff.schedules.respacing import Steps
+from ssdiff.training.precision import choose_by_probe, settle_precision
 from ssdiff.weights.load import find_preset
 
 _GUIDED = 2  # evaluations of a step with guidance
@@ -258,6 +259,8 @@ class DryRun:
         paths: cost of one image along every path, largest resolution first.
         seconds: of one image in a whole step of the optimiser that is not compiled, by path.
         memory: estimate of what training needs, bytes.
+        precision: of the network, ``fp32`` or ``bf16``.
+        remark: what is to be known of that, empty where nothing is unusual.
     """
 
     preset: Preset
@@ -266,6 +269,8 @@ class DryRun:
     paths: tuple[PathCost, ...]
     seconds: Mapping[Path, float]
     memory: int
+    precision: str
+    remark: str
 
     @property
     def images_per_step(self) -> int:
@@ -294,6 +299,7 @@ class DryRun:
             "seconds_per_step": self.seconds_per_step,
             "seconds_in_all": self.seconds_per_step * settings.steps,
             "device": self.device,
+            "precision": self.precision,
             "paths": [
                 {
                     "in": [path.resolution] * 2,
@@ -323,6 +329,7 @@ class DryRun:
             f"forward cost   {flops.mean_flops(self.paths) / 1e9:.1f} GFLOPs an image, mean over the batches",
             f"memory         about {human_bytes(self.memory)} at batch {settings.batch}: "
             "weights, Adam, average, activations",
+            f"precision      {self.precision}{f': {self.remark}' if self.remark else ''}",
             f"time           about {human_seconds(step)} a step of {self.images_per_step} images on "
             f"{self.device}, {human_seconds(step * settings.steps)} for {settings.steps} steps",
         ]
@@ -381,8 +388,8 @@ def cost(
         raise UsageError(f"the seconds to measure must be above 0, not {seconds:g}")
     preset = _settings(preset_or_pipeline)
     place = pick_device(device)
-    dtype = pick_precision(precision, place)
     counted = count(preset, steps)
+    dtype = pick_precision(precision, place, counted.parameters)
     if not measure:
         return counted
     return Cost(
@@ -422,17 +429,23 @@ def dry_run(preset: Preset, device: str = "auto", progress: Progress | None = No
     """
     place = pick_device(device)
     model, paths = _outline(preset)
-    dtype = pick_precision(preset.training.precision, place)
-    peak = timing.matrix_peak(place, dtype, _DRY_RUN_SECONDS * _CALIBRATION)
+    settled = settle_precision(preset, None, {}, place)
+    dtype, remark = settled.dtype, settled.note
+    peak = timing.matrix_peak(place, dtype or torch.float32, _DRY_RUN_SECONDS * _CALIBRATION)
     batch = timing.affordable_batch(paths, peak, _DRY_RUN_SECONDS, preset.training.batch)
     counter = Counter(progress, "measuring", len(paths))
     with memory_for(f"{batch} images of {preset.data.size} px at once", "lower training.batch"):
-        pipeline = timing.untrained(override(preset, {"training.compile": False}), place, dtype)
-        trainer = timing.PathTrainer(pipeline, batch)
+        plain = override(preset, {"training.compile": False})
+        trainer = timing.PathTrainer(timing.untrained(plain, place, dtype or torch.float32), batch)
+        if dtype is None:
+            name, remark = choose_by_probe(trainer.rehearse, lambda: False)
+            dtype = trainer.precision = PRECISIONS[name]
         times = timing.time_training(trainer, place, _DRY_RUN_SECONDS, counter)
     seconds = {path: found.seconds / batch for path, found in times.items()}
     memory = flops.training_bytes(model, paths, preset.training.batch)
-    return DryRun(preset, str(place), _parameters(model), paths, seconds, memory)
+    return DryRun(
+        preset, str(place), _parameters(model), paths, seconds, memory, precision_name(dtype), remark
+    )
 
 
 def _settings(source: Preset | Pipeline | str | FilePath) -> Preset:
@@ -477,7 +490,7 @@ def _measured(
         device=str(device),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         threads=torch.get_num_threads() if device.type == "cpu" else None,
-        precision="bf16" if dtype == torch.bfloat16 else "fp32",
+        precision=precision_name(dtype),
         batch=size,
         peak=peak,
         times=times,

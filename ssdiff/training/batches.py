@@ -6,6 +6,7 @@ the uninterrupted one would have seen, and two processes see the two halves of o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,6 +53,7 @@ class TimestepSampler:
             groups.setdefault((sizes[t], sizes[t - 1]), []).append(t)
         shares = batch_shares({pair: len(members) for pair, members in groups.items()}, transition_share)
         self._groups = [torch.tensor(members) for members in groups.values()]
+        self._largest = groups[max(groups, key=lambda pair: [math.prod(size) for size in pair])]
         self._grad_accum_steps = grad_accum_steps
         self._bounds = torch.tensor(list(shares.values()), dtype=torch.float64).cumsum(0)
         self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/severity")
@@ -63,6 +65,10 @@ class TimestepSampler:
         first = (first + micro / self._grad_accum_steps) % 1.0
         group = self._groups[min(int(torch.searchsorted(self._bounds, first)), len(self._groups) - 1)]
         return group[rng.integers(self._rest, positions, counter, 0, len(group))]
+
+    def largest(self, count: int) -> Tensor:
+        """Return (count,) timesteps of the largest size, spread evenly over all of them."""
+        return torch.tensor(self._largest)[torch.arange(count) * len(self._largest) // count]
 
 
 class ImageOrder:

@@ -49,13 +49,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A request with everything decided: settings, folder, and the checkpoint to continue from."""
+    """A request with everything decided: settings, folder, and the checkpoint to continue from with the
+    settings that it was made with."""
 
     request: Request
     preset: Preset
     folder: Path
     loaded: checkpoints.Loaded | None
     notes: tuple[str, ...]
+    stored: Preset | None
 
     @property
     def source(self) -> str | Path | None:
@@ -108,10 +110,11 @@ def resolve_resume(request: Request) -> Start:
     loaded = None
     if found is not None:
         loaded = checkpoints.require_groups(checkpoints.load(found), "ema", "weights", "optimizer")
-    preset, changed = _settle(request, loaded, folder)
+    preset, stored, changed = _settle(request, loaded, folder)
     if changed:
         notes.append(f"going on with other settings (then != now): {'; '.join(changed)}")
-    start = Start(request, preset, folder or runs.new_run_path(preset.name), loaded, tuple(notes))
+    folder = folder or runs.new_run_path(preset.name)
+    start = Start(request, preset, folder, loaded, tuple(notes), stored)
     return replace(start, preset=for_data_set(preset, start.source))
 
 
@@ -135,15 +138,15 @@ def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
 
 def _settle(
     request: Request, loaded: checkpoints.Loaded | None, folder: Path | None
-) -> tuple[Preset, list[str]]:
-    """The settings that count, and which of training and sampling are not those of the checkpoint.
+) -> tuple[Preset, Preset | None, list[str]]:
+    """The settings that count, those of the checkpoint, and which of training and sampling differ.
 
     Those of a run are in its preset.toml, which people edit; the checkpoint knows what has been trained.
     """
     if loaded is None:
         if request.preset is None:
             raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
-        return request.preset, []
+        return request.preset, None, []
     text = str(loaded.meta.get("preset", ""))
     stored = parse_preset(text, "the checkpoint's preset", run_plugins=True)
     own = stored
@@ -161,7 +164,7 @@ def _settle(
             f"the checkpoint was trained with other settings: {'; '.join(differing[:5])}",
             hint="leave --preset and --set out to go on with the run's own, or start a new run with --out",
         )
-    return wanted, differences(stored, wanted, ("training", "sampling"))
+    return wanted, stored, differences(stored, wanted, ("training", "sampling"))
 
 
 def refuse_other(preset: Preset, other: str | Path | None) -> None:

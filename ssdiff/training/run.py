@@ -22,7 +22,7 @@ from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
 from ssdiff.data import ImageSet, PictureSet, require_packages
 from ssdiff.data.lists import read_list
-from ssdiff.devices import pick_device, pick_precision
+from ssdiff.devices import PRECISIONS, pick_device, precision_name
 from ssdiff.distributed import World, join_world
 from ssdiff.errors import CheckpointError, Interrupted
 from ssdiff.failures import explain
@@ -43,6 +43,7 @@ from ssdiff.training.dataset import (
     untrained_classes,
 )
 from ssdiff.training.patches import Patches
+from ssdiff.training.precision import Decision, choose_by_probe, settle_precision
 from ssdiff.training.preview import preview
 from ssdiff.training.resume import (
     Request,
@@ -178,11 +179,14 @@ def train(
         if (listed := start.preset.data.list) is not None:
             read_list(Path(listed), start.preset.data.part)
         check_other(start, process.morphs)
+        place = world.device(pick_device(device))
         if start.preset.training.compile:
-            require_compiler(world.device(pick_device(device)))
+            require_compiler(place)
+        meta = start.loaded.meta if start.loaded else {}
+        precision = settle_precision(start.preset, start.stored, meta, place)
         folder = _open_folder(start, world, stack)
         watchers = (on_event, progress) if world.rank == 0 else (None, None)
-        run = _Run(start, process, folder, world, *watchers)
+        run = _Run(start, process, folder, world, precision, *watchers)
         try:
             return run.go(stop or (lambda: False))
         except BaseException as error:
@@ -221,12 +225,14 @@ class _Run:
         process: Process,
         folder: runs.RunFolder,
         world: World,
+        precision: Decision,
         on_event: Callable[[Event], None] | None,
         progress: Progress | None,
     ) -> None:
         self.start, self.preset, self.process = start, start.preset, process
         self.folder, self.world = folder, world
         self._on_event, self._progress = on_event, progress
+        self._precision, self._why = precision.dtype, precision.note
         self.trainer: Trainer | None = None
         self._device = world.device(pick_device(start.request.device))
         self.grid: Path | None = None
@@ -248,7 +254,7 @@ class _Run:
     def go(self, stop: Callable[[], bool]) -> TrainResult:
         settings, began = self.preset.training, time.monotonic()
         data = self._open_data(stop)
-        trainer = self.trainer = self._build(data)
+        trainer = self.trainer = self._build(data, stop)
         self.status("running", steps=settings.steps)
         with self._logging():
             self._announce(data)
@@ -314,7 +320,7 @@ class _Run:
             self._details = fit_details(preset, self.process, data.images)
         return data
 
-    def _build(self, data: ImageSet) -> Trainer:
+    def _build(self, data: ImageSet, stop: Callable[[], bool]) -> Trainer:
         preset, settings = self.preset, self.preset.training
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(settings.seed, "train/weights") >> 1)
@@ -340,9 +346,9 @@ class _Run:
             self.process,
             model,
             batches,
-            precision=pick_precision(settings.precision, self._device),
             predict=preset.process.predict,
         )
+        trainer.precision = self._precision = self._precision or self._probe(trainer, stop)
         if self.start.loaded is not None:
             loaded = self.start.loaded
             trainer.restore(loaded.step, loaded.tensors, loaded.meta.get("unreported"))
@@ -352,14 +358,31 @@ class _Run:
                 self._tell(Event("note", trainer.step, f"kept a later checkpoint as {path.name}"))
         return trainer
 
+    def _probe(self, trainer: Trainer, stop: Callable[[], bool]) -> torch.dtype:
+        """The precision that process 0 finds to pay; all processes compute in one."""
+        name = ""  # of a run that was stopped
+        if self.world.rank == 0:
+            with suppress(Interrupted):
+                name, self._why = choose_by_probe(trainer.rehearse, stop)
+        name = self.world.broadcast(name)
+        if not name:
+            raise Interrupted("stopped while choosing the precision", hint="run the same command again")
+        return PRECISIONS[name]
+
     def _announce(self, data: ImageSet) -> None:
-        for note in (*self.start.notes, *data.notes, *untrained_classes(data, self.preset)):
+        for note in (
+            *filter(None, [self._why]),
+            *self.start.notes,
+            *data.notes,
+            *untrained_classes(data, self.preset),
+        ):
             self._tell(Event("note", self.step, note))
         if self.preset.training.compile:
             self._tell(
                 Event("note", self.step, "the first step of each pair of resolutions waits for the compiler")
             )
-        parameters = sum(weight.numel() for weight in self._trainer.model.parameters())
+        trainer = self._trainer
+        parameters = sum(weight.numel() for weight in trainer.model.parameters())
         values = {
             "folder": str(self.folder.path),
             "images": len(data),
@@ -367,6 +390,7 @@ class _Run:
             "steps": self.preset.training.steps,
             "resumed": self.start.loaded is not None,
             "skipped": len(data.skipped),
+            "precision": precision_name(trainer.precision),
         }
         verb = f"resumed at step {self.step}" if values["resumed"] else "started"
         self._tell(
@@ -411,6 +435,7 @@ class _Run:
                 "start": self._generation.to_json() if self._generation else None,
                 "details": self._details.to_json() if self._details else None,
                 "torch": torch.__version__,
+                "precision": precision_name(trainer.precision),
                 "unreported": unreported,
             }
             path = checkpoints.save(
@@ -438,14 +463,13 @@ class _Run:
         place = self.folder.samples / f"step-{self.step:08d}.png"
         if self.world.rank == 0 and self._drawn != self.step and not (missing and place.exists()):
             trainer = self._trainer
-            precision = pick_precision(self.preset.training.precision, self._device)
             pipeline = Pipeline(
                 trainer.process,
                 trainer.ema,
                 preset=self.preset,
                 class_names=data.class_names,
                 step=trainer.step,
-                precision=precision,
+                precision=trainer.precision,
                 terminal_prior=self._generation,
                 spectrum=self._details,
             )

@@ -57,6 +57,7 @@ class Trainer:
     Attributes:
         step: steps done.
         ema: the averaged network, in evaluation mode.
+        precision: as given; the next step takes what it is then.
 
     Raises:
         ResourceError: the settings ask for a compiler, and it does not work here.
@@ -75,7 +76,7 @@ class Trainer:
         self.settings, self.process, self.model = settings, process, model.train()
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         self.step = 0
-        self._batches, self._precision = batches, precision
+        self._batches, self.precision = batches, precision
         self._objective = objective(process, settings, predict)
         self._names = [name for name, _ in model.named_parameters()]
         self._weights = list(model.parameters())
@@ -135,6 +136,27 @@ class Trainer:
             if self._batches.world.size > 1:  # statistics of its own batches; a checkpoint holds one's
                 dist.broadcast(buffer, src=0)
             averaged.copy_(buffer)
+
+    def rehearse(self, precision: torch.dtype) -> None:
+        """Do the forward and backward pass of a micro-batch at the largest resolution, not compiled, and keep
+        nothing of it: what a probe of the precision measures.
+
+        Args:
+            precision: of the network, for this once.
+        """
+        kept = [buffer.clone() for buffer in self.model.buffers()]
+        before = self.precision, self._run
+        self.precision, self._run = precision, self.model
+        timesteps = self._timesteps.largest(len(self._batches.positions))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self._losses(0, timesteps).mean().backward()
+        finally:
+            self.precision, self._run = before
+            self._optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for buffer, value in zip(self.model.buffers(), kept, strict=True):
+                    buffer.copy_(value)
 
     def averages(self) -> Averages:
         """Return the mean losses since the last call, over all processes; one exchange with the device.
@@ -276,7 +298,7 @@ class Trainer:
         self._norms += sizes
 
     def _network(self, x_t: Tensor, index: Tensor, resolution: int, labels: Tensor | None) -> Tensor:
-        with autocast(self._device, self._precision):
+        with autocast(self._device, self.precision):
             return self._run(x_t, index, resolution, labels)
 
 

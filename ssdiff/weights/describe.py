@@ -37,17 +37,25 @@ class RunState:
     Attributes:
         status: what it wrote of itself last: state, step, time, perhaps a reason.
         killed: it calls itself running, and its process is gone.
+        precision: in which it computes, ``fp32`` or ``bf16``, as its newest checkpoint says; as its settings
+            say, perhaps ``auto``, where none does.
         checkpoints: all that are there, oldest first.
     """
 
     status: dict[str, Any]
     killed: bool
+    precision: str
     checkpoints: tuple[StoredCheckpoint, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON says of it."""
         found = [checkpoint.to_dict() for checkpoint in self.checkpoints]
-        return {"status": self.status, "killed": self.killed, "checkpoints": found}
+        return {
+            "status": self.status,
+            "killed": self.killed,
+            "precision": self.precision,
+            "checkpoints": found,
+        }
 
     def lines(self, path: Path) -> list[str]:
         """Return what people are told of it."""
@@ -55,6 +63,7 @@ class RunState:
         told = [f"state {self.status.get('state', 'unknown')}, step {self.status.get('step', 0)}{reason}"]
         if self.killed:
             told.append(f"its process is gone; go on with ssdiff train --resume {path}")
+        told.append(f"trains in {self.precision}")
         told += [
             f"checkpoint {one.name}, {human_bytes(one.bytes)}, {one.verdict}" for one in self.checkpoints
         ]
@@ -145,8 +154,9 @@ def describe_model(source: str | Path | None = None) -> Description:
         folder = runs.RunFolder(path)
         preset = read_preset(folder.preset, run_plugins=True)
         stored_steps = map(_checkpoint, checkpoints.list_steps(folder.checkpoints))
+        precision = single_file.precision_of_run(path) or preset.training.precision
         found = tuple(one for one in stored_steps if one is not None)
-        state = RunState(folder.read_status() or {}, folder.was_killed(), found)
+        state = RunState(folder.read_status() or {}, folder.was_killed(), precision, found)
         preset = for_data_set(preset, single_file.data_set_of_run(path))
     else:
         stored = single_file.read(path)

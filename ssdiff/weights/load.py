@@ -129,7 +129,7 @@ def load(
     path = find_model(source).path
     stored = single_file.read(path, weights)
     place = pick_device(device)
-    pipeline = assemble(stored.preset, stored.weights, place, pick_precision(precision, place))
+    pipeline = assemble(stored.preset, stored.weights, place, precision)
     pipeline.class_names, pipeline.origin, pipeline.step = stored.class_names, stored.origin, stored.step
     pipeline.path = path
     pipeline.terminal_prior = None if stored.start is None else CoarseMixture.from_json(stored.start)
@@ -191,7 +191,7 @@ def import_official(
     file = source if isinstance(source, str | Path) else where
     path = None if file is None else Path(file)
     converted = convert_released(state, settings, path, averaged_adapters=averaged_adapters)
-    pipeline = assemble(settings, converted, place, pick_precision(precision, place))
+    pipeline = assemble(settings, converted, place, precision)
     pipeline.origin = "official weights" if isinstance(source, Mapping) else f"official weights {source}"
     if data is not None and prior is not None:
         images = open_as(
@@ -202,10 +202,21 @@ def import_official(
     return pipeline
 
 
-def assemble(
-    preset: Preset, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
-) -> Pipeline:
-    """Make a pipeline of a preset and the weights of its model."""
+def assemble(preset: Preset, weights: Mapping[str, Tensor], device: torch.device, precision: str) -> Pipeline:
+    """Make a pipeline of a preset and the weights of its model.
+
+    Args:
+        preset: the settings.
+        weights: of the network, by name.
+        device: where it shall be.
+        precision: as :func:`ssdiff.devices.pick_precision` takes it.
+
+    Raises:
+        CheckpointError: weights of another network.
+        UsageError: another precision.
+    """
+    parameters = sum(weight.numel() for weight in weights.values())
+    dtype = pick_precision(precision, device, parameters)
     if preset.model.kind in BUILTIN:
         model = outline_model(preset)
     else:  # it may hold more than its state dict says

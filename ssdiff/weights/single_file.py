@@ -114,6 +114,13 @@ def data_set_of_run(run: Path) -> str | None:
     return data_set(steps[-1]) if steps else None
 
 
+def precision_of_run(run: Path) -> str | None:
+    """Return in which precision a run computes, as its newest checkpoint says; None if none does."""
+    steps = checkpoints.list_steps(RunFolder(run).checkpoints)
+    said = checkpoints.read_meta(steps[-1]).get("precision") if steps else None
+    return str(said) if said else None
+
+
 def newest_checkpoint(run: Path) -> Path:
     """Find the newest verified checkpoint of a run; warn of newer ones that are damaged.
 

@@ -23,6 +23,7 @@ OWN_MEANING = {
     ("--set", "degrade"): "options of a degradation, of which no preset knows",
     ("--t", "sample"): "where sampling begins, not how degraded given images are",
     ("--strip", "degrade"): "a number of severities, not three pictures side by side",
+    ("--precision", "train"): "a setting of the preset, which a probe may decide and a run keeps",
     ("--with", "degrade"): "images, not a set to train on",
     ("--truth", "eval restore"): "takes a .zip too, and then IMAGES are not degraded",
     ("--out", "train"): "a run folder",
