@@ -20,6 +20,9 @@ from ssdiff.images import from_uint8
 from ssdiff.operators.base import Size
 from ssdiff.schedules.resolution import batch_shares
 from ssdiff.training.patches import Patches
+from ssdiff.training.prefetch import Prefetch
+
+_Batch = tuple[Tensor, Tensor | None]
 
 _RESIDENT_SHARE = 0.4  # of the device's free memory that a data set may take
 _PART = 1024  # images copied to the device at once
@@ -103,7 +106,8 @@ class ImageOrder:
 class Batches:
     """Training images as float batches on the device.
 
-    A set that fits stays on the device as bytes; otherwise bytes travel and are converted there.
+    A set that fits stays on the device as bytes; otherwise bytes travel and are converted there, those of the
+    next micro-batches by a thread while the step runs.
 
     Args:
         images: (N, C, S, S) uint8, an array or memory map; or patches of whole pictures.
@@ -117,6 +121,8 @@ class Batches:
         padding: black pixels around an image before it is cut.
         classes: number of classes of the model; 0 leaves labels out.
         label_dropout: share of labels replaced by the unconditional class.
+        ahead: micro-batches that a thread makes ahead of their turn, of a set that does not stay on the
+            device; 0 makes each when it is asked for. The batches are the same.
 
     Attributes:
         world: as given.
@@ -138,6 +144,7 @@ class Batches:
         padding: int = 0,
         classes: int = 0,
         label_dropout: float = 0.0,
+        ahead: int = 0,
     ) -> None:
         self._order = ImageOrder(len(images), seed)
         self._device, self.world = device, world
@@ -152,13 +159,40 @@ class Batches:
         if isinstance(images, np.ndarray) and _fits(images, device):
             self._resident = _on_device(images, device)
         self._labels = None if labels is None or not classes else torch.from_numpy(labels.astype(np.int64))
+        self._prefetch = Prefetch(self._send, ahead) if ahead and self._resident is None else None
+        self._stream = torch.cuda.Stream(device) if self._prefetch and device.type == "cuda" else None
 
-    def __call__(self, counter: int) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, counter: int) -> _Batch:
         """Return images (B, C, S, S) in [-1, 1], cropped and mirrored, and (B,) labels of one micro-batch.
 
         Args:
             counter: of micro-batches, from the start of the run.
         """
+        if self._prefetch is None:
+            return self._make(counter)
+        batch, sent = self._prefetch(counter)
+        if sent is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(sent)
+            for tensor in batch:
+                if tensor is not None:
+                    tensor.record_stream(stream)  # its memory is the other stream's
+        return batch
+
+    def close(self) -> None:
+        """End the thread, if there is one; no batch can be asked for afterwards."""
+        if self._prefetch is not None:
+            self._prefetch.close()
+
+    def _send(self, counter: int) -> tuple[_Batch, torch.cuda.Event | None]:
+        """A batch, and what says that it has arrived on a GPU: its stream runs beside that of the step."""
+        if self._stream is None:
+            return self._make(counter), None
+        with torch.cuda.stream(self._stream):
+            batch = self._make(counter)
+            return batch, self._stream.record_event()
+
+    def _make(self, counter: int) -> _Batch:
         positions = self.positions
         numbers = self._order(positions + counter * self.global_batch)
         images = self._float(numbers, counter % COUNTERS)

@@ -57,6 +57,7 @@ from ssdiff.training.trainer import Trainer
 from ssdiff.weights.load import load
 
 EventKind = Literal["start", "step", "log", "checkpoint", "samples", "note"]
+_AHEAD = 2  # micro-batches that are read while a step runs
 _log = logging.getLogger("ssdiff")
 
 
@@ -186,7 +187,7 @@ def train(
         precision = settle_precision(start.preset, start.stored, meta, place)
         folder = _open_folder(start, world, stack)
         watchers = (on_event, progress) if world.rank == 0 else (None, None)
-        run = _Run(start, process, folder, world, precision, *watchers)
+        run = _Run(start, process, folder, world, precision, stack, *watchers)
         try:
             return run.go(stop or (lambda: False))
         except BaseException as error:
@@ -226,6 +227,7 @@ class _Run:
         folder: runs.RunFolder,
         world: World,
         precision: Decision,
+        closing: ExitStack,
         on_event: Callable[[Event], None] | None,
         progress: Progress | None,
     ) -> None:
@@ -233,6 +235,7 @@ class _Run:
         self.folder, self.world = folder, world
         self._on_event, self._progress = on_event, progress
         self._precision, self._why = precision.dtype, precision.note
+        self._closing = closing
         self.trainer: Trainer | None = None
         self._device = world.device(pick_device(start.request.device))
         self.grid: Path | None = None
@@ -340,7 +343,9 @@ class _Run:
             padding=preset.data.padding,
             classes=preset.model.classes,
             label_dropout=settings.label_dropout,
+            ahead=_AHEAD,
         )
+        self._closing.callback(batches.close)
         trainer = Trainer(
             settings,
             self.process,
