@@ -10,7 +10,7 @@ from ssdiff.operators.base import Constants, Operator, Size
 
 
 class Convolution(Operator):
-    """Convolution of a picture that is continued periodically, by FFT [docs/math.md, equation (86)].
+    """Convolution of a picture that is continued periodically, by FFT [docs/math.md, equation (87)].
 
     Its singular values are the magnitudes of the kernel's frequency response, so that restoration has its
     inverse in closed form. The middle of the kernel stays where it is: a kernel of 2 k + 1 pixels takes k

@@ -23,7 +23,7 @@ from ssdiff.pipeline import Pipeline
 from ssdiff.process.base import Process
 from ssdiff.restoration.options import Options, Told
 from ssdiff.restoration.tasks import JPEG
-from ssdiff.restoration.zero_shot import PLUG_AND_PLAY, at_size, check_prior
+from ssdiff.restoration.zero_shot import PLUG_AND_PLAY, at_size, check_prior, mirrors_of
 from ssdiff.sampling.plug_and_play import falling_timesteps, plug_and_play
 
 _SIDE = 8  # samples of a block
@@ -90,7 +90,7 @@ class JpegCells:
         """Return the mean of the clean images given the file, taken to be N(clean, r_t^2 I) without it.
 
         Each cosine c of a block is normal around that of ``clean`` and lies within half a step of the
-        file's: the mean of the truncated distribution [docs/math.md, equations (87) and (88)]. What luma and
+        file's: the mean of the truncated distribution [docs/math.md, equations (88) and (89)]. What luma and
         chroma have in common is left out of account.
 
         Args:
@@ -154,7 +154,7 @@ def truncated_mean(mean: Tensor, std: float, low: Tensor, high: Tensor) -> Tenso
 
     m + s (phi(a) - phi(b)) / (Phi(b) - Phi(a)) with a = (low - m) / s and b = (high - m) / s; the end of the
     interval that is nearest where the distribution has next to nothing within it [docs/math.md, equation
-    (88)].
+    (89)].
 
     Args:
         mean: m, of any shape.
@@ -283,7 +283,8 @@ class Jpeg:
         cells = JpegCells.of(guess, self._tables, pipeline.process)
         guess = F.pad(guess, (0, width - self.full[1], 0, height - self.full[0]), mode="replicate")
         restored = guess
-        for _, restored in plug_and_play(pipeline.predict_x0, cells, guess, self._turns()):  # noqa: B007
+        mirrors = mirrors_of(self.pipeline)
+        for _, restored in plug_and_play(pipeline.predict_x0, cells, guess, self._turns(), mirrors=mirrors):  # noqa: B007
             pass
         return restored[..., : self.full[0], : self.full[1]].clamp(-1, 1).float().cpu()
 

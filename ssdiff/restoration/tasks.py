@@ -21,7 +21,7 @@ from ssdiff.operators.factored import Factored
 from ssdiff.operators.pixelwise import ChannelMix, Mask
 from ssdiff.operators.resizing import ResizeMatrix, follow, is_large, resize_step
 from ssdiff.operators.separable import Separable
-from ssdiff.restoration.filling import fill_smoothly
+from ssdiff.restoration.filling import fill_smoothly, passed_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Task:
         full_size: A's results to full-size images without a model, the baseline.
         admit: measurements out of files to those that the operator may have made.
         guess: A's results to what plug and play begins with; ``full_size`` where omitted.
+        follows: of plug and play, what is corrected in a prediction to what follows for all pixels.
     """
 
     operator: Operator
@@ -61,6 +62,7 @@ class Task:
     full_size: Callable[[Tensor], Tensor]
     admit: Callable[[Tensor], Tensor] = torch.clone
     guess: Callable[[Tensor], Tensor] | None = None
+    follows: Callable[[Tensor], Tensor] | None = None
 
 
 def check_task(name: str, channels: int, known: Known) -> None:
@@ -126,7 +128,13 @@ def _deblur(size: Size, channels: int, known: Known) -> Task:
 
 def _inpaint(size: Size, channels: int, known: Known) -> Task:
     mask = _check_mask(known.mask, size)
-    return Task(Mask(mask), channels, partial(_filled, known=mask), guess=partial(fill_smoothly, known=mask))
+    return Task(
+        Mask(mask),
+        channels,
+        partial(_filled, known=mask),
+        guess=partial(fill_smoothly, known=mask),
+        follows=partial(passed_on, known=mask),
+    )
 
 
 def _colourise(size: Size, channels: int, known: Known) -> Task:

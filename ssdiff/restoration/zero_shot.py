@@ -6,7 +6,7 @@ prediction agree with the measurement [DDNM, section 3; DDRM, section 4].
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from ssdiff.images.picture import Form
 from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.cut import Cut
 from ssdiff.pipeline import Pipeline
+from ssdiff.process.base import Process
 from ssdiff.restoration.masks import GivenMask
 from ssdiff.restoration.noise_level import estimate_noise
 from ssdiff.restoration.options import Options, Told, check_tile
@@ -37,7 +38,13 @@ from ssdiff.restoration.tasks import (
 )
 from ssdiff.sampling.data_consistency import Measurement, predict_consistent
 from ssdiff.sampling.plan import Plan
-from ssdiff.sampling.plug_and_play import falling_timesteps, noise_timestep, plug_and_play
+from ssdiff.sampling.plug_and_play import (
+    MIRRORS,
+    falling_timesteps,
+    mirrored,
+    noise_timestep,
+    plug_and_play,
+)
 
 PLUG_AND_PLAY = "plug-and-play"
 _MOST_PIXELS = 2**31  # beyond it a factor is a slip, and its operators alone would take all memory
@@ -47,7 +54,7 @@ _ROUNDING = 2 / 255 / 12**0.5  # std of the rounding to bytes, in units of the [
 _PLAYS = {
     "deblur": (20.0, 3.0, 8),
     "super-resolve": (5.0, 2.0, 3),
-    "inpaint": (6.0, 2.0, 4),
+    "inpaint": (60.0, 2.0, 24),
 }
 
 
@@ -182,6 +189,8 @@ class ZeroShot:
         if sampler == PLUG_AND_PLAY:
             return len(self._turns())
         plan = self._plan(sampler, 1.0 if self.name == "denoise" else None)
+        if self.name == "denoise" and sampler in (None, "direct"):
+            return plan.evaluations * len(mirrors_of(self.pipeline))
         return plan.evaluations * self.options.draws
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
@@ -241,12 +250,17 @@ class ZeroShot:
             self.notes.append(f"estimated noise: std {127.5 * std:.1f} of 255; --noise-std says it otherwise")
         plan = self._plan(rule, std)
         x = pipeline.process.states[plan.timesteps[0]].signal * self._enlarged(y).to(pipeline.device)
+        if rule == "direct":
+            t, predict, mirrors = plan.timesteps[0], pipeline.predict_x0, mirrors_of(self.pipeline)
+            return self._cut(sum((mirrored(predict, dims)(x, t) for dims in mirrors), 0 * x) / len(mirrors))
         return self.options.mean(lambda seed: self._walked(pipeline, numbers, plan, seed, x=x))
 
     def _played(self, pipeline: Pipeline, known: Measurement, degraded: Tensor) -> Tensor:
         guess = self._enlarged((self.task.guess or self.task.full_size)(degraded)).to(pipeline.device)
         x = guess
-        for _, x in plug_and_play(pipeline.predict_x0, known, guess, self._turns()):  # noqa: B007
+        evidence = known if self.task.follows is None else _Followed(known, self.task.follows)
+        mirrors = mirrors_of(self.pipeline)
+        for _, x in plug_and_play(pipeline.predict_x0, evidence, guess, self._turns(), mirrors=mirrors):  # noqa: B007
             pass
         return self._cut(x)
 
@@ -297,6 +311,27 @@ def at_size(
         )
     check_tile(full, options)
     return native.at_size(full, tile=options.tile, overlap=options.overlap), native
+
+
+def mirrors_of(pipeline: Pipeline) -> Sequence[tuple[int, ...]]:
+    """Return the ways in which a network sees images: mirrored in all, if it was trained on patches."""
+    preset = pipeline.preset
+    return MIRRORS if preset is not None and preset.data.patches else MIRRORS[:1]
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """A measurement of some pixels, whose corrections are passed on to the others."""
+
+    measurement: Measurement
+    follows: Callable[[Tensor], Tensor]
+
+    @property
+    def process(self) -> Process:
+        return self.measurement.process
+
+    def correct(self, clean: Tensor, t: int) -> Tensor:
+        return clean + self.follows(self.measurement.correct(clean, t) - clean)
 
 
 def _each(degraded: Tensor, numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -7,6 +7,7 @@ network at a timestep whose noise is as large as the guess is taken to be wrong.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -59,8 +60,27 @@ def falling_timesteps(process: Process, first: float, last: float, steps: int) -
     return list(dict.fromkeys(noise_timestep(process, ratio) for ratio in ratios))
 
 
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-1, -2), (-2,))
+"""Dimensions along which images are mirrored before and after the network: none, across, both, down."""
+
+
+def mirrored(predict: Predict, dims: tuple[int, ...]) -> Predict:
+    """Return a network's prediction of the mirror image, mirrored back.
+
+    Args:
+        predict: the network.
+        dims: one of :data:`MIRRORS`.
+    """
+    return (lambda x_t, t: predict(x_t.flip(dims), t).flip(dims)) if dims else predict
+
+
 def plug_and_play(
-    predict: Predict, measurement: Evidence, guess: Tensor, timesteps: Sequence[int]
+    predict: Predict,
+    measurement: Evidence,
+    guess: Tensor,
+    timesteps: Sequence[int],
+    *,
+    mirrors: Sequence[tuple[int, ...]] = ((),),
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (t, clean image) after each turn [DRUNet, equation (6); docs/math.md, equation (85)].
 
@@ -72,10 +92,12 @@ def plug_and_play(
         measurement: what is known.
         guess: (B, C, H, W) clean images to begin with.
         timesteps: decreasing, of full size, as from :func:`falling_timesteps`.
+        mirrors: ways in which the network sees the images, one turn after the other, over and over: what it
+            prefers in one of them does not add up then, at no cost [DRUNet, section 4].
     """
     states, clean = measurement.process.states, guess
-    for t in timesteps:
-        clean = predict(states[t].signal * measurement.correct(clean, t), t)
+    for t, dims in zip(timesteps, itertools.cycle(mirrors), strict=False):
+        clean = mirrored(predict, dims)(states[t].signal * measurement.correct(clean, t), t)
         if t == timesteps[-1]:
             clean = measurement.correct(clean, t)
         yield t, clean

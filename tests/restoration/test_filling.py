@@ -3,7 +3,7 @@
 import torch
 from torch.testing import assert_close
 
-from ssdiff.restoration.filling import fill_smoothly
+from ssdiff.restoration.filling import fill_smoothly, passed_on
 
 
 def picture(*size):
@@ -45,3 +45,22 @@ def test_one_known_pixel_and_pictures_of_a_batch_by_themselves():
     both = torch.cat([picture(24, 30), 3 * picture(24, 30).flip(-1) ** 2])
     alone = torch.cat([fill_smoothly(one[None] * known, known) for one in both])
     assert_close(fill_smoothly(both * known, known), alone, atol=2e-3, rtol=0)
+
+
+def test_corrections_are_passed_on_to_missing_pixels():
+    known = (torch.rand(20, 24, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    known[8:20, 8:20] = 0
+    change = torch.full((2, 3, 20, 24), 0.3, dtype=torch.float64) * known
+    found = passed_on(change, known)
+    assert torch.equal(found * known, change), "known pixels keep their own"
+    assert float(found[..., 14, 14].abs().max()) < 1e-3, "far from all known ones nothing is known"
+    near = (known == 0) & (torch.nn.functional.avg_pool2d(known[None, None], 3, 1, 1)[0, 0] > 0.5)
+    assert (found[..., near] > 0.2).all() and (found[..., near] < 0.3).all()
+    # as numbers: one known pixel, and its neighbour
+    one = torch.zeros(9, 9, dtype=torch.float64)
+    one[4, 4] = 1
+    weight = torch.exp(torch.tensor(-1 / (2 * 0.6**2), dtype=torch.float64))
+    assert_close(passed_on(one[None, None], one)[0, 0, 4, 5], weight / (weight + 0.1))
+    # a process that is larger than the picture knows nothing beyond it
+    wide = torch.nn.functional.pad(change, (0, 4, 0, 2))
+    assert_close(passed_on(wide, known)[..., :20, :24], found)

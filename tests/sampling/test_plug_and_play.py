@@ -16,7 +16,7 @@ from ssdiff.operators.inverse import regularised_inverse
 from ssdiff.operators.pixelwise import Mask
 from ssdiff.operators.separable import Separable
 from ssdiff.sampling.data_consistency import Measurement
-from ssdiff.sampling.plug_and_play import falling_timesteps, noise_timestep, plug_and_play
+from ssdiff.sampling.plug_and_play import MIRRORS, falling_timesteps, noise_timestep, plug_and_play
 
 SIDE = 16
 SMALL = {"data.size": 32, "process.levels": 2, "process.resolution.at": [0.0]}
@@ -100,3 +100,18 @@ def test_a_blur_is_undone_better_than_by_the_guess():
         return float((z - x).square().mean())
 
     assert error(found) < 0.75 * error(y) and error(found) < 1.35 * error(best)
+
+
+def test_the_network_sees_the_image_mirrored_in_turn():
+    """One that moves everything to the right does so in none of the directions on the whole."""
+    x = normal(0, 1, 3, SIDE, SIDE)
+    free = Measurement(Mask(torch.zeros(SIDE, SIDE)), 0 * x, 0.0, PROCESS)
+    t = noise_timestep(PROCESS, 0.1)
+
+    def moved(x_t, t):
+        return (x_t / PROCESS.states[t].signal).roll(1, -1)
+
+    *_, (_, found) = plug_and_play(moved, free, x, [t] * 4, mirrors=MIRRORS)
+    assert_close(found, x)
+    *_, (_, found) = plug_and_play(moved, free, x, [t] * 4)
+    assert_close(found, x.roll(4, -1))
