@@ -25,6 +25,7 @@ from ssdiff.config import (
 from ssdiff.config.preset import model_arguments
 from ssdiff.errors import PresetError, ProcessError, SsdiffError, UsageError
 from ssdiff.models.adapter import adapt
+from ssdiff.models.adm_unet import AdmUNet
 from ssdiff.models.conv_unet import ConvUNet
 from ssdiff.models.convnext_unet import ConvNextUNet
 from ssdiff.models.ddpm_unet import DdpmUNet
@@ -53,6 +54,7 @@ from ssdiff.process.stages import Stage, staged
 from ssdiff.schedules import noise, resolution
 
 RESIZES: dict[str, ResizeMatrix] = {"bilinear": matrices.resize, "area": matrices.area}
+_OURS = (FlexiUNet, ConvNextUNet, DdpmUNet, ConvUNet, AdmUNet)
 _LOAD = "load one: ssdiff.load_preset(name)"
 
 
@@ -134,7 +136,7 @@ def _run_small(
 def place_model(network: nn.Module, device: torch.device) -> nn.Module:
     """Move a network to a device, those of ssdiff in the memory layout that suits their convolutions."""
     network.to(device)
-    if device.type != "mps" and isinstance(network, FlexiUNet | ConvNextUNet | DdpmUNet | ConvUNet):
+    if device.type != "mps" and isinstance(network, _OURS):
         network.to(memory_format=torch.channels_last)
     return network
 

@@ -1,4 +1,4 @@
-"""`ssdiff import` and `ssdiff export`: single-file models from the authors' weights and from runs."""
+"""`ssdiff import` and `ssdiff export`: single-file models from weights of others and from runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ssdiff.cli.options import (
     option,
 )
 
-_File = Annotated[Path, typer.Argument(help="The authors' .pt or .safetensors file.")]
+_File = Annotated[Path, typer.Argument(help="A .pt or .safetensors file, or a folder of diffusers.")]
 _Preset = Annotated[str | None, option(MODEL, **PRESET, show_default="what the file says")]
 _Averaged = Annotated[
     bool,
@@ -52,12 +52,13 @@ def import_weights(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn the authors' released weights into a model that `ssdiff sample --ckpt` takes.
+    """Turn weights that others trained into a model that `ssdiff sample --ckpt` takes.
 
     The preset is the one that they were trained with. Files of Scale Space Diffusion say it by their
-    name, e.g. ssd_64res_celeba_2levels_ema_0.9999_1000000.pt. A .pt file is examined before anything
-    in it is loaded, and only tensors are ever loaded. Generation of cold diffusion begins at the
-    colours of images that --data names.
+    name, e.g. ssd_64res_celeba_2levels_ema_0.9999_1000000.pt; those of guided-diffusion by their weights,
+    UNet2DModel folders of diffusers by their config.json; what nothing says is told. A .pt file is
+    examined before anything in it is loaded, and only tensors are ever loaded. Generation of cold
+    diffusion begins at the colours of images that --data names.
     """
     from ssdiff.weights.convert import import_model
 

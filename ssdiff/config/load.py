@@ -36,6 +36,7 @@ __all__ = [
     "differences",
     "for_data_set",
     "load_preset",
+    "make_preset",
     "override",
     "parse_override",
     "parse_preset",
@@ -79,6 +80,23 @@ def load_preset(name_or_path: str | Path, overrides: Mapping[str, object] | None
     if not new or changed.base or not changed.published:
         return changed
     return settle(changed, _validate(values, where), inherits=False)
+
+
+def make_preset(
+    values: Mapping[str, object], overrides: Mapping[str, object] | None = None, where: str = "preset"
+) -> Preset:
+    """Make the preset of values that no file holds, e.g. of a network that others trained.
+
+    Args:
+        values: of fields by section, as TOML would give them, with a name.
+        overrides: as for `load_preset`; the values are checked with them.
+        where: what to call the values in an error.
+
+    Raises:
+        PresetError: as `load_preset`.
+    """
+    new = _found_from(Path(), today(_nest(overrides or {})))
+    return _validate(_merge(_nest(values), new), where)
 
 
 def parse_preset(text: str, where: str = "preset", *, run_plugins: bool = False) -> Preset:

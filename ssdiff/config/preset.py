@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ssdiff.config.base import Strict
 from ssdiff.config.process import ProcessSettings, process_problems
-from ssdiff.config.sections import DataSettings, ModelSettings, SamplingSettings, TrainingSettings
+from ssdiff.config.sections import (
+    OPTIONS,
+    AdmOptions,
+    DataSettings,
+    ModelSettings,
+    SamplingSettings,
+    TrainingSettings,
+)
 from ssdiff.errors import PresetError, ProcessError, did_you_mean
-from ssdiff.models.registry import FLEXI_UNET, NETWORKS, OTHER_UNETS, arguments
+from ssdiff.models.registry import ADM_UNET, FLEXI_UNET, NETWORKS, OTHER_UNETS, arguments
 from ssdiff.process.prediction import PREDICTIONS
 from ssdiff.sampling.registry import SAMPLERS, samplers_of_kind
 from ssdiff.schedules.respacing import Steps, kept_timesteps
@@ -157,19 +164,30 @@ def _kind_problems(preset: Preset) -> list[str]:
         )
         return _size_problems(preset) or options + _unet_problems(preset)
     try:
-        given = model_arguments(preset)
+        model_arguments(preset)
     except PresetError as error:
         return [str(error)]
     if model.kind not in OTHER_UNETS:
         return []
-    return _size_problems(preset) or _option_problems(given) + _unet_problems(preset)
+    return _size_problems(preset) or _option_problems(model) or _unet_problems(preset)
 
 
-def _option_problems(given: Mapping[str, Any]) -> list[str]:
-    known = given.get("time_embedding", True)
-    if isinstance(known, bool):
+def _option_problems(model: ModelSettings) -> list[str]:
+    """Options of a network of ssdiff that are out of range; their names were checked."""
+    if model.options is None or model.kind not in OPTIONS:
         return []
-    return [f"model.options.time_embedding: must be true or false, not {known!r}"]
+    try:
+        OPTIONS[model.kind].model_validate(model.options.values)
+    except ValidationError as error:
+        return [
+            f"model.options.{fault['loc'][0]}: must be {_allowed(fault['msg'])}, not {fault['input']!r}"
+            for fault in error.errors(include_url=False)
+        ]
+    return []
+
+
+def _allowed(message: str) -> str:
+    return message.removeprefix("Input should be ").replace("a valid boolean", "true or false")
 
 
 def model_arguments(preset: Preset) -> dict[str, Any]:
@@ -240,16 +258,20 @@ def _size_problems(preset: Preset) -> list[str]:
 def _unet_problems(preset: Preset) -> list[str]:
     model, sizes = preset.model, preset.model_resolutions
     takes = OTHER_UNETS.get(model.kind, ("attention", "heads"))
-    problems = []
+    problems, beside = [], _adm_options(model).decoder_attention or ()
     unknown = [size for size in model.attention if size not in sizes]
     if unknown and "attention" in takes:
         names = ", ".join(map(str, sizes))
         problems.append(
             f"model.attention: {unknown[0]} is not a resolution of the U-Net; choose from {names}"
         )
+    if model.kind == ADM_UNET:
+        problems += _adm_problems(model, sizes)
     split, what = (model.head_channels, "head_channels") if model.head_channels else (model.heads, "heads")
     for size, multiplier in zip(sizes, model.multipliers, strict=True):
-        attends = size in model.attention or size == sizes[-1]  # between encoder and decoder it always does
+        attends = (
+            size in (*model.attention, *beside) or size == sizes[-1]
+        )  # between encoder and decoder it always does
         if "heads" in takes and attends and model.width * multiplier % split:
             problems.append(
                 f"model.{what}: {split} does not divide the {model.width * multiplier} channels at "
@@ -262,6 +284,31 @@ def _unet_problems(preset: Preset) -> list[str]:
         problems.append("model.residual: needs process.levels = 1, for input and output of one size")
     if model.residual and any(stage.kind == "resize" for stage in preset.process.stages or ()):
         problems.append("model.residual: needs input and output of one size; leave out stages that resize")
+    return problems
+
+
+def _adm_options(model: ModelSettings) -> AdmOptions:
+    """Options of the ADM U-Net; their defaults for other networks."""
+    given = model.options is not None and model.kind == ADM_UNET
+    return AdmOptions.model_validate(model.options.values) if given and model.options else AdmOptions()
+
+
+def _adm_problems(model: ModelSettings, sizes: Sequence[int]) -> list[str]:
+    """Options of the ADM U-Net that do not go with its levels."""
+    options, problems = _adm_options(model), []
+    for name in ("decoder_attention", "resblock_down", "resblock_up"):
+        if unknown := [size for size in getattr(options, name) or () if size not in sizes]:
+            names = ", ".join(map(str, sizes))
+            problems.append(
+                f"model.options.{name}: {unknown[0]} is not a resolution of the U-Net; choose from {names}"
+            )
+    if options.groups and (odd := [n for n in model.multipliers if model.width * n % options.groups]):
+        problems.append(
+            f"model.options.groups: {options.groups} does not divide the {model.width * odd[0]} channels of "
+            "a level; choose a divisor"
+        )
+    if 0 < options.timestep_width < _LEAST_WIDTH:
+        problems.append(f"model.options.timestep_width: must be {_LEAST_WIDTH} or more, or 0")
     return problems
 
 

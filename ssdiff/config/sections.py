@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from ssdiff.config.base import Positive, Strict
 from ssdiff.errors import UsageError
-from ssdiff.models.registry import FLEXI_UNET
+from ssdiff.models.registry import ADM_UNET, CONVNEXT_UNET, FLEXI_UNET
 from ssdiff.schedules.respacing import Steps, parse_steps
 
 # TOML has no null, so an empty string is how a preset undoes a source that it inherits.
@@ -96,11 +96,50 @@ class ModelOptions(Strict):
         return dict(self.__pydantic_extra__)
 
 
+class ConvNextOptions(Strict):
+    """Options of the ConvNeXt U-Net."""
+
+    time_embedding: bool = Field(True, description="the network is told the severity")
+
+
+class AdmOptions(Strict):
+    """Options of the ADM U-Net, by which networks of diffusers differ from guided-diffusion's."""
+
+    timestep_width: int = Field(
+        0, ge=0, le=4096, description="numbers that a timestep becomes before it is embedded; 0 is width"
+    )
+    sines_first: bool = Field(False, description="of a timestep's waves; false is cosines first")
+    freq_shift: float = Field(0, ge=0, le=1, description="1 ends the frequencies at 1 / 10000")
+    groups: int = Field(0, ge=0, le=4096, description="of the norms; 0 is 32")
+    eps: float = Field(1e-5, gt=0, lt=1, description="of the norms, added to variances")
+    middle_attention: Literal["normed", "plain", "none"] = Field(
+        "normed", description="between encoder and decoder; plain has no norm"
+    )
+    decoder_attention: tuple[Positive, ...] | None = Field(
+        None, strict=False, description="resolutions with attention in the decoder, if not attention's"
+    )
+    resblock_down: tuple[Positive, ...] | None = Field(
+        None, strict=False, description="resolutions that residual blocks halve, if not by resblock_updown"
+    )
+    resblock_up: tuple[Positive, ...] | None = Field(
+        None, strict=False, description="resolutions that residual blocks double, likewise"
+    )
+    pad_after: bool = Field(
+        False, description="convolutions that halve have zeros below and on the right, not around"
+    )
+
+
+OPTIONS: dict[str, type[Strict]] = {CONVNEXT_UNET: ConvNextOptions, ADM_UNET: AdmOptions}
+"""``model.options`` of the networks of ssdiff that have some."""
+
+
 class ModelSettings(Strict):
-    """The network: the Flexi-UNet, one of cold diffusion's two, or one that a plugin registers."""
+    """The network: the Flexi-UNet, another one of ssdiff's, or one that a plugin registers."""
 
     kind: str = Field(
-        FLEXI_UNET, description="flexi-unet, convnext-unet, ddpm-unet, or the name of a network of a plugin"
+        FLEXI_UNET,
+        description="flexi-unet, conv-unet, adm-unet, convnext-unet, ddpm-unet, or the name of a network of "
+        "a plugin",
     )
     width: int = Field(128, ge=1, le=4096, description="channels at full resolution")
     multipliers: tuple[Positive, ...] = Field(

@@ -4,7 +4,7 @@ embedding."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -34,9 +34,11 @@ class _GroupNorm(nn.GroupNorm):
         return result
 
 
-def norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
-    """Return a GroupNorm of 32 groups; of fewer where that would leave under four channels each and 32 do not
-    divide."""
+def norm(channels: int, eps: float = 1e-5, groups: int = 0) -> nn.GroupNorm:
+    """Return a GroupNorm of ``groups``; where that is 0 of 32, or of fewer where that would leave under four
+    channels each and 32 do not divide."""
+    if groups:
+        return _GroupNorm(groups, channels, eps)
     groups = min(_GROUPS, channels)
     if channels % _GROUPS:
         groups = max(g for g in range(1, max(channels // 4, 1) + 1) if channels % g == 0 and g <= _GROUPS)
@@ -112,6 +114,7 @@ class ResBlock(nn.Module):
         dropout: before the last convolution.
         scale_shift: the embedding is scale and shift of the second norm; otherwise it is added before it.
         scale: 0.5 halves the size by averages of 2x2 pixels, 2.0 doubles it by repeating them; both branches.
+        normalise: makes the norm of so many channels.
     """
 
     def __init__(
@@ -122,13 +125,14 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
         scale_shift: bool = True,
         scale: float = 1.0,
+        normalise: Callable[[int], nn.Module] = norm,
     ) -> None:
         super().__init__()
         self.scale_shift, self.scale = scale_shift, scale
-        self.norm_in = norm(channels)
+        self.norm_in = normalise(channels)
         self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, (1 + scale_shift) * out_channels)
-        self.norm_out = norm(out_channels)
+        self.norm_out = normalise(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = channels == out_channels
@@ -161,12 +165,19 @@ class Attention(nn.Module):
         qkv_first: the 3 C channels of ``qkv`` are those of all queries, all keys, all values, each split into
             heads; otherwise they are heads, each split into its queries, keys and values. The same network
             with weights in another order, so it matters for weights that exist.
+        normalise: makes the norm of so many channels.
     """
 
-    def __init__(self, channels: int, heads: int, qkv_first: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        qkv_first: bool = False,
+        normalise: Callable[[int], nn.Module] = norm,
+    ) -> None:
         super().__init__()
         self.heads, self.qkv_first = heads, qkv_first
-        self.norm = norm(channels)
+        self.norm = normalise(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = zeroed(nn.Conv2d(channels, channels, 1))
 
@@ -220,3 +231,20 @@ class Upsample(nn.Module):
         """Map (B, C, h, w) to (B, C, 2h, 2w)."""
         result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return result
+
+
+class ShrinkByConvolution(nn.Conv2d):
+    """A 3x3 convolution at every other pixel, with a row and a column of zeros below and on the right."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, 2h, 2w) to (B, C, h, w)."""
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+def change_size(module: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
+    """Take images to another level; of the modules that do, only residual blocks look at the embedding."""
+    result: Tensor = module(h, emb) if isinstance(module, ResBlock) else module(h)
+    return result

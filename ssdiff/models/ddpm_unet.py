@@ -8,7 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssdiff.models.blocks import Attention, Block, ResBlock, Upsample, norm, plain_sinusoids, to_resolution
+from ssdiff.models.blocks import (
+    Attention,
+    Block,
+    ResBlock,
+    ShrinkByConvolution,
+    Upsample,
+    norm,
+    plain_sinusoids,
+    to_resolution,
+)
 from ssdiff.models.registry import DDPM_UNET, register_model
 
 _EMBEDDING = 4  # width of the embedding relative to the model's
@@ -38,17 +47,6 @@ class OneHead(Attention):
         super().__init__(channels, 1)
         self.norm = norm(channels, _EPS)
         self.project.reset_parameters()
-
-
-class ShrinkByConvolution(nn.Conv2d):
-    """A 3x3 convolution at every other pixel, with a row and a column of zeros below and on the right."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, 2h, 2w) to (B, C, h, w)."""
-        return super().forward(F.pad(x, (0, 1, 0, 1)))
 
 
 @register_model(DDPM_UNET)

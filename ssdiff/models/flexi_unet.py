@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdiff.errors import ProcessError
-from ssdiff.models.blocks import Attention, Block, ResBlock, Upsample, norm, resize_images, sinusoids, zeroed
+from ssdiff.models.blocks import (
+    Attention,
+    Block,
+    ResBlock,
+    Upsample,
+    change_size,
+    norm,
+    resize_images,
+    sinusoids,
+    zeroed,
+)
 from ssdiff.models.registry import FLEXI_UNET, register_model
 
 _EMBEDDING = 4  # width of the embedding relative to the model's
@@ -187,7 +197,7 @@ class FlexiUNet(nn.Module):
                 h = block(h, emb)
                 skips.append(h)
             if level is not self.levels[-1]:
-                h = _resample(level.down, h, emb)
+                h = change_size(level.down, h, emb)
                 skips.append(h)
         h = self._decode(self.middle(h, emb), skips, emb, first, last)
         h = _adapt(self.leave, self._levels[last].channels_out, h)
@@ -209,7 +219,7 @@ class FlexiUNet(nn.Module):
                 joined = F.pad(h, (0, 0, 0, 0, 0, width)) if absent else torch.cat([h, skips.pop()], dim=1)
                 h = block(joined, emb)
             if k > last:
-                h = _resample(level.up, h, emb)
+                h = change_size(level.up, h, emb)
         return h
 
     def _embed(self, index: Tensor, labels: Tensor | None) -> Tensor:
@@ -248,12 +258,6 @@ class FlexiUNet(nn.Module):
         """Return the level that handles images of a size: the smallest one that is not smaller, else the
         first."""
         return max(k for k, size in enumerate(self.sizes) if k == 0 or side <= size)
-
-
-def _resample(module: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
-    """To the next level; only residual blocks look at the embedding."""
-    result: Tensor = module(h, emb) if isinstance(module, ResBlock) else module(h)
-    return result
 
 
 def _adapters(shapes: Mapping[int, tuple[int, int]]) -> nn.ModuleDict:

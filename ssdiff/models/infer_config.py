@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 _STEM, _HEAD, _LABELS = "input_blocks.0.0.weight", "out.2.weight", "label_emb.weight"
+_TIME = "time_embed.0.weight"
 _ADAPTER, _FIRST = "adapters_out.", "input_blocks.1.0"
 _BLOCK = re.compile(r"(input|output)_blocks\.(\d{1,6})\.")
 _DOUBLING = re.compile(r"output_blocks\.(\d{1,6})\.[12]\.in_layers\.0\.weight")
@@ -25,7 +27,8 @@ def outline(state: Mapping[str, Tensor], size: int | None = None) -> dict[str, b
         ``data.channels``, ``model.width``, ``model.multipliers``, ``model.blocks``, ``model.classes``,
         ``model.resblock_updown``, ``model.scale_shift_norm``, ``model.learn_sigma``; of a Flexi-UNet [SSD],
         whose adapters are named by sizes in pixels, ``data.size``; ``model.attention`` where a size is known.
-        Empty for another layout.
+        Empty for another layout. ``model.options.timestep_width`` where the channels of levels are no
+        multiples of the width of timesteps, as with the multiplier 0.5 of guided-diffusion.
     """
     stem = next((name for name in state if name.endswith(_STEM)), None)
     if stem is None:
@@ -34,9 +37,10 @@ def outline(state: Mapping[str, Tensor], size: int | None = None) -> dict[str, b
     shapes = {n.removeprefix(prefix): tuple(value.shape) for n, value in state.items()}
     if len(shapes[_STEM]) != 4 or 0 in shapes[_STEM]:
         return {}
-    width, channels = shapes[_STEM][:2]
+    stem_width, channels = shapes[_STEM][:2]
     updown = _blocks_beside_updown(shapes)
     widths, attended = _levels(shapes, updown)
+    width = math.gcd(stem_width, *(level[0] for level in widths if level))
     found: dict[str, bool | int | tuple[int, ...]] = {
         "data.channels": channels,
         "model.width": width,
@@ -47,6 +51,8 @@ def outline(state: Mapping[str, Tensor], size: int | None = None) -> dict[str, b
         "model.scale_shift_norm": shapes.get(f"{_FIRST}.emb_layers.1.weight", ())[:1] != tuple(widths[0][:1]),
         "model.learn_sigma": shapes.get(_HEAD, (0,))[0] == 2 * channels,
     }
+    if len(times := shapes.get(_TIME, ())) == 2 and times[1] != width:
+        found["model.options.timestep_width"] = times[1]
     sizes = [name.removeprefix(_ADAPTER).partition(".")[0] for name in shapes if name.startswith(_ADAPTER)]
     coarsest = min((int(text) for text in sizes if text.isdecimal()), default=0)
     if coarsest and widths[-1][:1] != [width]:  # the coarsest level has an adapter

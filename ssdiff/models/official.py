@@ -1,7 +1,8 @@
 """Names and shapes of the authors' released weights, and how they map to ours.
 
 Two layouts are read: the Flexi-UNet of [SSD] and the UNet of guided-diffusion, of which it is an extension;
-blur diffusion has the latter's, too.
+blur diffusion has the latter's, too. The latter's weights go into an ADM U-Net, or into a Flexi-UNet whose
+decoder is whole.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ssdiff.errors import CheckpointError
+from ssdiff.models.adm_unet import AdmUNet
 from ssdiff.models.blocks import Attention, Block, ResBlock
 from ssdiff.models.flexi_unet import FlexiUNet
 
@@ -27,6 +29,7 @@ _ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "project"}
 _WRAPPERS = ("module.", "_orig_mod.")
 _MARK = "input_blocks.0.0.weight"
 _ADAPTERS = ("adapters_in.", "adapters_out.")
+TABLES = ("sqrt_alphas_cumprod", "sqrt_1m_alphas_cumprod")
 _OURS = ("levels.0.", "encoder.0.", "head_norm.")
 _NAMED = 3  # names in a message
 _OTHER_PRESET = "give the preset that the weights were trained with"
@@ -37,8 +40,20 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
     return any(_strip(name) == _MARK for name in state)
 
 
+def is_plain(state: Mapping[str, Tensor]) -> bool:
+    """Return whether a state dict of the authors' layout is a plain UNet's, as guided-diffusion has it."""
+    return recognise(state) and not any(_strip(name).startswith(_ADAPTERS) for name in state)
+
+
+def split_tables(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the weights of a plain UNet, and the tables of its process that deepinv keeps beside them, by
+    their names without prefixes."""
+    weights = {name: value for name, value in state.items() if _strip(name) not in TABLES}
+    return weights, {_strip(name): value for name, value in state.items() if name not in weights}
+
+
 def convert_weights(
-    state: Mapping[str, Tensor], model: FlexiUNet, *, averaged_adapters: bool = False
+    state: Mapping[str, Tensor], model: FlexiUNet | AdmUNet, *, averaged_adapters: bool = False
 ) -> dict[str, Tensor]:
     """Return the authors' weights under our names.
 
@@ -59,21 +74,21 @@ def convert_weights(
     found = {_strip(name): value for name, value in state.items()}
     if not recognise(state):
         raise unknown_layout(found)
-    _refuse_relatives(found, model.channels)
+    refuse_relatives(found)
     wanted, table = model.state_dict(), list(_table(model))
-    if _match_decoder(found, table, model.full_decoder):
+    if _match_decoder(found, table, isinstance(model, AdmUNet) or model.full_decoder):
         for ours, theirs in table:
             if theirs.startswith(_ADAPTERS):
                 found[theirs] = torch.zeros(wanted[ours].shape)
     check_names([theirs for _, theirs in table], found)
     stored: dict[str, list[str]] = {}
     for ours, theirs in table:
-        _fit(found[theirs], wanted[ours], theirs)
+        fit_weight(found[theirs], wanted[ours], theirs)
         stored.setdefault(ours, []).append(theirs)
     converted: dict[str, Tensor] = {}
     for ours, names in stored.items():
         name = _as_registered(names)[0 if averaged_adapters else -1]
-        converted[ours] = _fit(found[name], wanted[ours], name)
+        converted[ours] = fit_weight(found[name], wanted[ours], name)
     return converted
 
 
@@ -109,16 +124,25 @@ def _as_registered(names: Sequence[str]) -> list[str]:
     )
 
 
-def _refuse_relatives(found: Mapping[str, Tensor], channels: int) -> None:
-    """Refuse what guided-diffusion makes of the same blocks and ssdiff has no use for."""
+def refuse_relatives(state: Mapping[str, Tensor]) -> None:
+    """Refuse what guided-diffusion makes of the same blocks and ssdiff has no use for.
+
+    Args:
+        state: in its layout.
+
+    Raises:
+        CheckpointError: the weights are of its classifier, or of its super-resolution.
+    """
+    found = {_strip(name): value for name, value in state.items()}
     if not any(name.startswith("output_blocks.") for name in found):
         raise CheckpointError(
             "the weights are of guided-diffusion's classifier, which ssdiff does not guide by",
             hint="import the diffusion model; with classes it takes --guidance, free of a classifier",
         )
-    if found[_MARK].ndim == 4 and found[_MARK].shape[1] == 2 * channels:
+    stem = found[_MARK]
+    if stem.ndim == 4 and stem.shape[1] in (2, 6):
         raise CheckpointError(
-            f"the weights are of guided-diffusion's super-resolution: {2 * channels} input channels, a "
+            f"the weights are of guided-diffusion's super-resolution: {stem.shape[1]} input channels, a "
             "smaller image beside the noisy one, which no network of ssdiff takes",
             hint="import the diffusion model of the small images",
         )
@@ -134,7 +158,8 @@ def unknown_layout(names: Collection[str]) -> CheckpointError:
         )
     return CheckpointError(
         f"not the layout of any weights that can be imported: {len(names)} names, e.g. {some}",
-        hint="known are Flexi-UNet, guided-diffusion, and cold diffusion's ConvNeXt and DDPM U-Nets",
+        hint="known are Flexi-UNet, guided-diffusion, diffusers' UNet2DModel, and cold diffusion's ConvNeXt "
+        "and DDPM U-Nets",
     )
 
 
@@ -182,12 +207,26 @@ def _match_decoder(found: Mapping[str, Tensor], table: Sequence[tuple[str, str]]
     )
 
 
-def _fit(value: Tensor, like: Tensor, name: str) -> Tensor:
-    if name == "label_emb.weight" and value.shape == (like.shape[0] - 1, like.shape[1]):
+def fit_weight(value: Tensor, like: Tensor, name: str, label: str = "label_emb.weight") -> Tensor:
+    """Return a weight in the shape of ours: one-dimensional convolutions and matrices are convolutions of one
+    pixel here, and a table of classes gets a row of zeros for 'no class' where it has none.
+
+    Args:
+        value: as the file has it.
+        like: of our shape; only that is read.
+        name: the file's.
+        label: the file's name of the table of classes.
+
+    Raises:
+        CheckpointError: it is of another shape, or no real numbers.
+    """
+    if not value.is_floating_point():
+        raise CheckpointError(f"the weight {name} holds {value.dtype}, not real numbers")
+    if name == label and value.shape == (like.shape[0] - 1, like.shape[1]):
         value = torch.cat([value, torch.zeros_like(value[:1])])
     if value.numel() != like.numel() or value.shape[:2] != like.shape[:2]:
         raise wrong_shape(name, value.shape, like.shape)
-    return value.reshape(like.shape)  # their 1x1 projections are one-dimensional convolutions
+    return value.reshape(like.shape)
 
 
 def _strip(name: str) -> str:
@@ -196,7 +235,7 @@ def _strip(name: str) -> str:
     return name
 
 
-def _table(model: FlexiUNet) -> Iterator[tuple[str, str]]:
+def _table(model: FlexiUNet | AdmUNet) -> Iterator[tuple[str, str]]:
     """Pairs (our name, their name) of every weight."""
     wanted = set(model.state_dict())
     for ours, theirs in _modules(model):
@@ -205,19 +244,21 @@ def _table(model: FlexiUNet) -> Iterator[tuple[str, str]]:
                 yield f"{ours}.{kind}", f"{theirs}.{kind}"
 
 
-def _modules(model: FlexiUNet) -> Iterator[tuple[str, str]]:
+def _modules(model: FlexiUNet | AdmUNet) -> Iterator[tuple[str, str]]:
     yield from (("time.0", "time_embed.0"), ("time.2", "time_embed.2"), ("label", "label_emb"))
     yield from (("stem", "input_blocks.0.0"), ("head_norm", "out.0"), ("head", "out.2"))
     number = 1
     for k, level in enumerate(model.levels):
-        yield f"enter.{level.channels_in}", f"adapters_in.{model.sizes[k]}"
-        yield f"leave.{level.channels_out}", f"adapters_out.{model.sizes[k]}"
+        if isinstance(model, FlexiUNet):
+            yield f"enter.{level.channels_in}", f"adapters_in.{model.sizes[k]}"
+            yield f"leave.{level.channels_out}", f"adapters_out.{model.sizes[k]}"
         for j, block in enumerate(_blocks(level.encoder)):
             yield from _parts(block, f"levels.{k}.encoder.{j}", f"input_blocks.{number}")
             number += 1
         if k < len(model.levels) - 1:
             ours, theirs = f"levels.{k}.down", f"input_blocks.{number}.0"
-            yield from _named(ours, theirs, _RESIDUAL) if model.resblock_updown else [(ours, f"{theirs}.op")]
+            residual = isinstance(level.down, ResBlock)
+            yield from _named(ours, theirs, _RESIDUAL) if residual else [(ours, f"{theirs}.op")]
             number += 1
     yield from _parts(model.middle, "middle", "middle_block")
     number = 0
@@ -227,8 +268,8 @@ def _modules(model: FlexiUNet) -> Iterator[tuple[str, str]]:
             yield from _parts(block, f"levels.{k}.decoder.{j}", f"output_blocks.{number}")
             if k and j == len(blocks) - 1:
                 ours, theirs = f"levels.{k}.up", f"output_blocks.{number}.{len(block.parts)}"
-                convolution = {"conv": "conv"}
-                yield from _named(ours, theirs, _RESIDUAL if model.resblock_updown else convolution)
+                residual = isinstance(model.levels[k].up, ResBlock)
+                yield from _named(ours, theirs, _RESIDUAL if residual else {"conv": "conv"})
             number += 1
 
 

@@ -20,6 +20,8 @@ CONVNEXT_UNET = "convnext-unet"
 DDPM_UNET = "ddpm-unet"
 CONV_UNET = "conv-unet"
 """The network of photographs of any size."""
+ADM_UNET = "adm-unet"
+"""The network of guided-diffusion and of diffusers, into which their weights go."""
 OTHER_UNETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         CONVNEXT_UNET: (
@@ -31,6 +33,13 @@ OTHER_UNETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("residual", "activation_checkpointing"),
         ),
         CONV_UNET: ("channels", "width", "multipliers", "blocks", "residual", "activation_checkpointing"),
+        ADM_UNET: (
+            *("size", "channels", "width", "multipliers", "blocks", "attention", "heads", "head_channels"),
+            *("attention_order", "dropout", "classes", "resblock_updown", "scale_shift_norm", "learn_sigma"),
+            *("first_index", "activation_checkpointing"),
+            *("timestep_width", "sines_first", "freq_shift", "groups", "eps", "middle_attention"),
+            *("decoder_attention", "resblock_down", "resblock_up", "pad_after"),
+        ),
     }
 )
 """The U-Nets that run as a whole at every resolution, with the arguments of their classes: presets are

@@ -184,6 +184,17 @@ def linear(T: int, beta_start: Beta = 1e-4, beta_end: Beta = 0.02) -> Tensor:
     return from_alpha_bar(torch.cumprod(1 - beta, dim=0))
 
 
+@register_noise_schedule("scaled_linear", rule=_ends)
+def scaled_linear(T: int, beta_start: Beta = 0.00085, beta_end: Beta = 0.012) -> Tensor:
+    """Return (T,) noise levels nu, the square roots of the variances beta_t on a line whose ends are scaled
+    as those of `linear` [Rombach et al. 2022]."""
+    import torch
+
+    first, last = (math.sqrt(1000 / T * beta) for beta in (beta_start, beta_end))
+    beta = torch.linspace(first, last, T, dtype=torch.float64).square().clamp(max=0.999)
+    return from_alpha_bar(torch.cumprod(1 - beta, dim=0))
+
+
 @register_noise_schedule("cosine")
 def cosine(T: int, offset: Beta = 0.008) -> Tensor:
     """Return (T,) noise levels nu, abar_t a squared cosine, betas below 0.999 [Nichol & Dhariwal 2021,

@@ -1,8 +1,7 @@
-"""Single-file models made from runs, and from the weights that the authors of [SSD] and [CD] released."""
+"""Single-file models made from runs, and from weights that others trained."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,26 +13,26 @@ from torch import Tensor
 from ssdiff.arguments import as_path
 from ssdiff.build import outline_model
 from ssdiff.config import Preset
-from ssdiff.config.load import load_preset, presets
-from ssdiff.errors import CheckpointError, UsageError
+from ssdiff.config.load import load_preset
+from ssdiff.errors import CheckpointError
 from ssdiff.files import check_output
 from ssdiff.models import official, official_cold
+from ssdiff.models.adm_unet import AdmUNet
+from ssdiff.models.diffusers_layout import recognise_diffusers
 from ssdiff.models.flexi_unet import FlexiUNet
-from ssdiff.models.registry import CONVNEXT_UNET, DDPM_UNET
+from ssdiff.models.registry import ADM_UNET, CONVNEXT_UNET, DDPM_UNET
 from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Progress
 from ssdiff.weights import process_tables, single_file
+from ssdiff.weights.foreign import SETS, open_foreign, preset_named, said_by_name
 from ssdiff.weights.load import find_model, import_official
-from ssdiff.weights.released import suited_presets
-from ssdiff.weights.untrusted import read_weights
 
 _SUFFIX = (".safetensors",)
-_LAYOUTS = {CONVNEXT_UNET: "ConvNeXt U-Net", DDPM_UNET: "DDPM U-Net"}
-_SETS = ("celeba", "imagenet")
-_IN_NAMES = {
-    "set": f"({'|'.join(_SETS)})",
-    "size": r"(?<!\d)(\d{2,4})(?:res|px)(?![a-z])",
-    "levels": r"(?<!\d)(\d{1,2})[-_ ]?(?:levels?|l)(?![a-z])",
+_CLASS_TABLES = ("label_emb.weight", "class_embedding.weight")
+_LAYOUTS = {
+    CONVNEXT_UNET: "ConvNeXt U-Net",
+    DDPM_UNET: "DDPM U-Net",
+    ADM_UNET: "U-Net of guided-diffusion",
 }
 
 
@@ -114,13 +113,15 @@ def import_model(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ImportedModel:
-    """Write the authors' released weights as a single-file model.
+    """Write weights that others trained as a single-file model.
 
     Args:
-        file: their ``.pt`` or ``.safetensors`` file; examined before anything in it is loaded.
+        file: their ``.pt`` or ``.safetensors`` file, examined before anything in it is loaded; or a folder of
+            diffusers.
         preset: the settings that it was trained with; None takes those that the authors' name of the file
-            says, e.g. celeba64-2l of ``ssd_64res_celeba_2levels_ema_0.9999_1000000.pt``, or that alone fit
-            what a file of [CD] holds.
+            says, e.g. celeba64-2l of ``ssd_64res_celeba_2levels_ema_0.9999_1000000.pt``, that alone fit
+            what a file of [CD] holds, that the weights of guided-diffusion show, or that the ``config.json``
+            of diffusers says (docs/networks.md).
         out: ends in ``.safetensors``.
         overrides: settings that differ, by their dotted names.
         averaged_adapters: see :func:`ssdiff.weights.load.import_official`.
@@ -136,10 +137,10 @@ def import_model(
         OutputError: ``out`` exists.
     """
     target, path = check_output(out, overwrite, _SUFFIX), as_path("the file", file)
-    settings = None if preset is None else _settings(preset, overrides)
-    state = read_weights(path, weights)
-    if settings is None:
-        settings = load_preset(_preset_of(path, state), overrides)
+    given = load_preset(preset, overrides) if isinstance(preset, str | Path) else preset
+    foreign = open_foreign(path, weights)
+    state = foreign.state
+    settings, unsaid = foreign.preset(overrides) if given is None else (given, [])
     pipeline = import_official(
         state,
         settings,
@@ -154,11 +155,13 @@ def import_model(
     note = f"imported from {path.name}"
     single_file.export(target, settings, ours, start=start, note=note, overwrite=overwrite)
     layout = _LAYOUTS.get(settings.model.kind, "plain UNet")
+    if recognise_diffusers(state):
+        layout = "UNet2DModel of diffusers"
     if any("adapters_in." in name for name in state):
         layout = "Flexi-UNet"
     count = sum(weight.numel() for weight in ours.values())
     notes, warnings = (
-        _notes(state, settings, averaged_adapters, start is not None),
+        [*unsaid, *_notes(state, settings, averaged_adapters, start is not None)],
         _contradictions(path, settings),
     )
     return ImportedModel(
@@ -182,44 +185,9 @@ def _following(pipeline: Pipeline, file: str) -> str:
     return f"ssdiff sample --ckpt {file}" + (" --with SET" if pipeline.process.morphs else "")
 
 
-def _settings(preset: Preset | str | Path, overrides: Mapping[str, object] | None) -> Preset:
-    return preset if isinstance(preset, Preset) else load_preset(preset, overrides)
-
-
-def _said(path: Path) -> dict[str, int | str]:
-    """What the name of a file says, ``set``, ``size`` and ``levels``, as the authors of [SSD] name theirs."""
-    found = {key: re.search(pattern, path.name.lower()) for key, pattern in _IN_NAMES.items()}
-    return {key: int(match[1]) if match[1].isdecimal() else match[1] for key, match in found.items() if match}
-
-
-def _preset_of(path: Path, state: Mapping[str, Tensor]) -> str:
-    """The shipped preset that a file was trained with, by its name, or by the process that it carries."""
-    cold = official_cold.read_layout(state)
-    if cold is None and not official.recognise(state):
-        raise official.unknown_layout(state)
-    fitting = [] if cold is None else suited_presets(cold)
-    named = _preset_named(path) if cold is None else None
-    if named is not None or len(fitting) == 1:
-        return named or fitting[0]
-    told = f"it may be of {' or '.join(fitting)}" if fitting else "`ssdiff presets list` names them"
-    raise UsageError(
-        f"{path.name} does not say with which settings it was trained", hint=f"give --preset; {told}"
-    )
-
-
-def _preset_named(path: Path) -> str | None:
-    """The shipped preset that a file's name says."""
-    said, shipped = _said(path), presets()
-    whole = f"{said.get('set')}{said.get('size')}"
-    for name in (whole, f"{whole}-{said.get('levels')}l"):
-        if name in shipped and load_preset(name).process.levels == said.get("levels"):
-            return name
-    return None
-
-
 def _contradictions(path: Path, settings: Preset) -> list[str]:
     """What the file's name says otherwise; weights of another number of levels have the same shapes."""
-    said, name = _said(path), settings.name
+    said, name = said_by_name(path), settings.name
     wrong = [
         f"{said[key]} {unit}, {name} has {field}"
         for key, unit, field in (
@@ -228,11 +196,11 @@ def _contradictions(path: Path, settings: Preset) -> list[str]:
         )
         if said.get(key, field) != field
     ]
-    if "set" in said and any(name.startswith(other) for other in _SETS if other != said["set"]):
+    if "set" in said and any(name.startswith(other) for other in SETS if other != said["set"]):
         wrong.append(f"{said['set']}, not {name}")
     if not wrong:
         return []
-    named = _preset_named(path)
+    named = preset_named(path)
     instead = f"with --preset {named}" if named else "with the preset that it says"
     return [
         f"the name {path.name} says {'; '.join(wrong)}: the weights fit both, but if the name is right the "
@@ -247,8 +215,37 @@ def _notes(state: Mapping[str, Tensor], settings: Preset, averaged: bool, fitted
         yield from process_tables.check_tables(cold.buffers, settings)
         if settings.sampling.terminal_prior is not None and not fitted:
             yield "it restores only: generation begins at a prior fitted to images, which --data SET names"
-    if not isinstance(outline, FlexiUNet):
+    if not isinstance(outline, FlexiUNet | AdmUNet):
         return
+    if model.learn_sigma:
+        yield "the second half of the output, a learned variance, is kept and not used"
+    if model.classes and _rows(state) == model.classes:
+        yield (
+            "its classes have no row of 'no class': without a label the network gets the timestep alone, "
+            "which it was not trained for"
+        )
+    if recognise_diffusers(state):
+        return
+    if tables := official.split_tables(state)[1]:
+        yield f"its tables {', '.join(tables)} are those of the noise schedule"
+    if isinstance(outline, FlexiUNet):
+        yield from _adapter_notes(state, outline, averaged)
+    if official.is_plain(state):
+        heads = f"head_channels = {model.head_channels}" if model.head_channels else f"heads = {model.heads}"
+        schedule = "" if tables else " and the noise schedule"
+        yield (
+            f"weights do not show model.{heads}, attention_order = {model.attention_order!r}, first_index = "
+            f"{model.first_index}, process.predict = {settings.process.predict!r}{schedule}: "
+            f"they are those of {settings.name}; --set changes them"
+        )
+
+
+def _rows(state: Mapping[str, Tensor]) -> int:
+    """Classes that a file has a row for."""
+    return next((len(rows) for name, rows in state.items() if name.endswith(_CLASS_TABLES)), 0)
+
+
+def _adapter_notes(state: Mapping[str, Tensor], outline: FlexiUNet, averaged: bool) -> Iterator[str]:
     pairs = official.differing_adapters(state, outline)
     if pairs:
         modules = dict.fromkeys(" and ".join(name.rpartition(".")[0] for name in pair) for pair in pairs)
@@ -262,15 +259,6 @@ def _notes(state: Mapping[str, Tensor], settings: Preset, averaged: bool, fitted
         yield f"adapters that two levels share are stored with two values ({shared}): taken is {taken}"
     elif averaged:
         yield "no adapter is stored with two values: --averaged-adapters changes nothing"
-    if model.learn_sigma:
-        yield "the second half of the output, a learned variance, is kept and not used"
-    if not any("adapters_in." in name for name in state):
-        heads = f"head_channels = {model.head_channels}" if model.head_channels else f"heads = {model.heads}"
-        yield (
-            f"weights do not show model.{heads}, attention_order = {model.attention_order!r}, first_index = "
-            f"{model.first_index}, process.predict = {settings.process.predict!r} and the noise schedule: "
-            f"they are those of {settings.name}; --set changes them"
-        )
 
 
 def export_model(

@@ -1,4 +1,5 @@
-"""Tables of a process that the files of [CD] carry beside a network: compared with those of a preset."""
+"""Tables of a process that files carry beside a network, those of [CD] and deepinv: compared with those of a
+preset."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ssdiff.build import build_process
+from ssdiff.build import build_process, build_states
 from ssdiff.config import Preset
 from ssdiff.errors import CheckpointError
 from ssdiff.operators import matrices
@@ -65,6 +66,30 @@ def check_tables(tables: Mapping[str, Tensor], preset: Preset) -> list[str]:
         return [f"its {found} blur kernels are those of {preset.name}"]
     _check_shares(tables, preset)
     return [f"its tables {', '.join(tables)} are those of {preset.name}"]
+
+
+def check_signals(tables: Mapping[str, Tensor], preset: Preset) -> None:
+    """Compare signals a_t and noise levels sigma_t in a file with those of a preset's process of noise.
+
+    Args:
+        tables: ``sqrt_alphas_cumprod`` and ``sqrt_1m_alphas_cumprod``, or none.
+        preset: of a process of kind ddpm or ssd.
+
+    Raises:
+        CheckpointError: they contradict the preset; says which, where and by how much.
+    """
+    if not tables:
+        return
+    states = build_states(preset)[1:]
+    for name, value in tables.items():
+        if value.dim() != 1 or len(value) != len(states) or not value.is_floating_point():
+            raise _contradicts(preset, f"{name} of {tuple(value.shape)}", f"T = {len(states)}")
+        own = torch.tensor([state.sigma if "1m" in name else state.signal for state in states])
+        difference = (value.double() - own.double()).abs().nan_to_num(1.0)
+        if float(difference.max()) > _CLOSE:
+            where = int(difference.argmax()) + 1
+            found = f"other {name}, off by {float(difference.max()):.2g} at t = {where}"
+            raise _contradicts(preset, found, f"process.noise = {preset.process.noise.kind!r}")
 
 
 def _contradicts(preset: Preset, found: str, own: str) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""Weights that authors released: whose network they are, and what they are under our names."""
+"""Weights that others trained: whose network they are, and what they are under our names."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from torch import Tensor, nn
 from ssdiff.build import outline_model
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, presets
+from ssdiff.config.sections import OPTIONS
 from ssdiff.errors import CheckpointError
 from ssdiff.models import infer_config, official, official_cold
+from ssdiff.models.adm_unet import AdmUNet
 from ssdiff.models.convnext_unet import ConvNextUNet
 from ssdiff.models.ddpm_unet import DdpmUNet
+from ssdiff.models.diffusers_layout import convert_diffusers, recognise_diffusers
 from ssdiff.models.flexi_unet import FlexiUNet
-from ssdiff.models.registry import CONVNEXT_UNET, DDPM_UNET, FLEXI_UNET
+from ssdiff.models.registry import ADM_UNET, CONVNEXT_UNET, DDPM_UNET, FLEXI_UNET
 from ssdiff.weights import process_tables
 
-_CLASSES = {FLEXI_UNET: FlexiUNet, CONVNEXT_UNET: ConvNextUNet, DDPM_UNET: DdpmUNet}
+_CLASSES = {FLEXI_UNET: FlexiUNet, CONVNEXT_UNET: ConvNextUNet, DDPM_UNET: DdpmUNet, ADM_UNET: AdmUNet}
 
 
 def convert_released(
@@ -45,6 +48,10 @@ def convert_released(
     try:
         return _convert(state, cold, network, settings, averaged_adapters)
     except CheckpointError as error:
+        if recognise_diffusers(state):
+            message = f"the weights are not of the network that the settings describe: {error.args[0]}"
+            hint = "give the weights and the config.json of one network"
+            raise CheckpointError(message, path=path, hint=hint) from None
         found = infer_config.outline(state, settings.data.size) if cold is None else cold.settings
         raise _with_differences(error, path, found, settings) from None
 
@@ -53,12 +60,18 @@ def _check_kind(
     state: Mapping[str, Tensor], cold: official_cold.ColdFile | None, network: nn.Module, settings: Preset
 ) -> None:
     """Refuse weights of another network than the preset's, with the presets that they may be of."""
-    if cold is None and not official.recognise(state):
+    if recognise_diffusers(state):
+        kinds: tuple[str, ...] = (ADM_UNET,)
+    elif cold is None and not official.recognise(state):
         raise official.unknown_layout(state)
-    kind = FLEXI_UNET if cold is None else cold.kind
-    if not isinstance(network, _CLASSES[kind]):
+    elif cold is None:
+        kinds = (FLEXI_UNET, ADM_UNET) if official.is_plain(state) else (FLEXI_UNET,)
+    else:
+        kinds = (cold.kind,)
+    what = "UNet2DModel of diffusers" if recognise_diffusers(state) else " or ".join(kinds)
+    if not isinstance(network, tuple(_CLASSES[kind] for kind in kinds)):
         raise CheckpointError(
-            f"the weights are of a {kind}, {settings.name} has network {settings.model.kind!r}",
+            f"the weights are of a {what}, {settings.name} has network {settings.model.kind!r}",
             hint=_other_preset(cold),
         )
 
@@ -71,9 +84,14 @@ def _convert(
     averaged_adapters: bool,
 ) -> dict[str, Tensor]:
     """The weights under our names, if they are of the preset's network and process."""
+    if recognise_diffusers(state):
+        assert isinstance(network, AdmUNet), "checked before"
+        return convert_diffusers(state, network)
     if cold is None:
-        assert isinstance(network, FlexiUNet), "checked before"
-        return official.convert_weights(state, network, averaged_adapters=averaged_adapters)
+        assert isinstance(network, FlexiUNet | AdmUNet), "checked before"
+        plain, tables = official.split_tables(state)
+        process_tables.check_signals(tables, settings)
+        return official.convert_weights(plain, network, averaged_adapters=averaged_adapters)
     assert isinstance(network, ConvNextUNet | DdpmUNet), "checked before"
     weights = official_cold.convert_cold(cold, network)
     try:
@@ -97,7 +115,7 @@ def suited_presets(file: official_cold.ColdFile) -> list[str]:
     for name in presets():
         preset = load_preset(name)
         own = preset.process.degradation
-        if preset.model.kind != file.kind or own is None or _differing(file.settings, preset):
+        if preset.model.kind != file.kind or own is None or differing_settings(file.settings, preset):
             continue
         if kinds is None or (own.kind in kinds and preset.process.T == T):
             fitting.append(name)
@@ -111,7 +129,7 @@ def _with_differences(
     settings: Preset,
 ) -> CheckpointError:
     """Return the error with the settings in which the file and the preset differ [docs/faults.md, row 21]."""
-    differing = _differing(found, settings)
+    differing = differing_settings(found, settings)
     if not differing:
         return CheckpointError(str(error.args[0]), path=file, hint=error.hint)
     told = [f"{name} is {theirs} in the file, {own} in {settings.name}" for name, theirs, own in differing]
@@ -120,8 +138,15 @@ def _with_differences(
     return CheckpointError(message, path=file, hint=f"give its own preset, or {sets}")
 
 
-def _differing(found: Mapping[str, object], settings: Preset) -> list[tuple[str, str, str]]:
-    """Settings read off a file that are not a preset's: name, the file's value and the preset's, as TOML."""
+def differing_settings(found: Mapping[str, object], settings: Preset) -> list[tuple[str, str, str]]:
+    """Return the settings read off a file that are not a preset's: name, the file's value, the preset's.
+
+    Values are as in TOML.
+
+    Args:
+        found: of the file, by their names in a preset.
+        settings: the preset.
+    """
     differing = []
     for name, value in found.items():
         asked = _setting(settings, name)
@@ -138,7 +163,9 @@ def _setting(settings: Preset, name: str) -> Any:
     value = getattr(getattr(settings, section), field)
     if not option:
         return value
-    return (value.values if value else {}).get(option[0], True)  # the only one there is, time_embedding
+    known = OPTIONS.get(settings.model.kind)
+    usual = known().model_dump() if known else {}
+    return (value.values if value else {}).get(option[0], usual.get(option[0]))
 
 
 def _toml(value: object) -> str:

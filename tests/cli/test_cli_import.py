@@ -8,7 +8,8 @@ from golden import golden, named_weights, normal
 from officialweights import official
 
 from ssdiff import load
-from ssdiff.weights.convert import _preset_named, import_model
+from ssdiff.weights.convert import import_model
+from ssdiff.weights.foreign import preset_named
 
 RELEASED = {
     "ssd_64res_celeba_2levels_ema_0.9999_1000000.pt": "celeba64-2l",
@@ -26,7 +27,7 @@ SETS = [part for name, value in WIDTHS.items() for part in ("--set", f"{name}={v
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_files_are_known_by_name(name):
-    assert _preset_named(Path("some") / name) == RELEASED[name]
+    assert preset_named(Path("some") / name) == RELEASED[name]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 
 from ssdiff.errors import CheckpointError, ProcessError
 from ssdiff.models import official_cold
+from ssdiff.models.blocks import ShrinkByConvolution
 from ssdiff.models.convnext_unet import ConvNextUNet, LinearAttention
-from ssdiff.models.ddpm_unet import DdpmUNet, ShrinkByConvolution
+from ssdiff.models.ddpm_unet import DdpmUNet
 from ssdiff.models.registry import NETWORKS, OTHER_UNETS
 
 CONVNEXT, DDPM = golden("convnext_unet"), golden("ddpm_unet")
