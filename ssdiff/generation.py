@@ -24,7 +24,7 @@ from ssdiff import images
 from ssdiff.arguments import as_path
 from ssdiff.config.load import override
 from ssdiff.distributed import World
-from ssdiff.errors import UsageError, did_you_mean, memory_for
+from ssdiff.errors import UsageError, memory_for
 from ssdiff.files import check_output, write_atomic
 from ssdiff.image_folder import (
     check_image_folder,
@@ -288,7 +288,7 @@ def generate(
     world = world or World()
     plan = pipeline.plan(steps, sampler, eta, guidance, t)
     size = batch or pipeline.sampling.batch
-    chosen = class_numbers(classes, pipeline)
+    chosen = pipeline.class_numbers(classes)
     pipeline.check_other()
     generation = Generation(pipeline, plan, n, first, seed, size, chosen)
     began = time.perf_counter()
@@ -297,29 +297,6 @@ def generate(
     world.barrier()
     name = sampler or pipeline.sampling.sampler
     return GenerationResult(target.path, generation, name, time.perf_counter() - began, kept)
-
-
-def class_numbers(given: Sequence[str | int] | None, pipeline: Pipeline) -> list[int] | None:
-    """Return the numbers of classes given by name, or else by number; None for none.
-
-    Raises:
-        UsageError: the model has none, or not this one.
-    """
-    if not given:
-        return None
-    count, names = pipeline.classes, list(pipeline.class_names)
-    if not count:
-        raise UsageError("this model has no classes", hint="leave --class out")
-    result = []
-    for word in (str(part).strip() for part in given):
-        if word in names:  # before numbers, which are names in many sets
-            result.append(names.index(word))
-        elif word.isascii() and word.isdecimal() and len(word) < 10 and int(word) < count:
-            result.append(int(word))
-        else:
-            known = did_you_mean(word, names) if names else f"choose from 0..{count - 1}"
-            raise UsageError(f"unknown class {word!r}", hint=known)
-    return result
 
 
 def override_sampling(pipeline: Pipeline, changes: Mapping[str, object]) -> None:

@@ -15,7 +15,7 @@ from ssdiff.arguments import require_type, require_whole
 from ssdiff.build import build_process
 from ssdiff.config import DataSettings, Preset, SamplingSettings
 from ssdiff.devices import autocast
-from ssdiff.errors import UsageError
+from ssdiff.errors import UsageError, did_you_mean
 from ssdiff.images.convert import Output, check_output_form, check_range, to_output
 from ssdiff.models.adapter import adapt
 from ssdiff.models.flexi_unet import FlexiUNet
@@ -317,14 +317,12 @@ class Pipeline:
 
     def _predict(self, x_t: Tensor, t: int, labels: Tensor | None, guidance: float) -> Tensor:
         """The clean image, of arguments that fit; no step of a sampler waits for a check of labels."""
-        if self.classes and labels is None:
-            labels = torch.full((len(x_t),), self.classes, device=x_t.device)
         if labels is not None and guidance != 1.0:
             # x^ = x^_none + g (x^_class - x^_none)
-            blank = self._network(x_t, t, torch.full_like(labels, self.classes))
+            blank = self._network(x_t, t, self._no_class(x_t))
             clean = torch.lerp(blank, self._network(x_t, t, labels), guidance)
         else:
-            clean = self._network(x_t, t, labels)
+            clean = self._network(x_t, t, self._no_class(x_t) if labels is None else labels)
         return clean.clamp(-1, 1) if self.sampling.clip_denoised else clean
 
     def _predict_noise(self, x_t: Tensor, t: int, labels: Tensor | None, guidance: float) -> Tensor:
@@ -332,11 +330,9 @@ class Pipeline:
         meant = prediction(self.predict)
         if not meant.of_noise:
             return self.process.noise_from_clean(x_t, self._predict(x_t, t, labels, guidance), t)
-        if self.classes and labels is None:
-            labels = torch.full((len(x_t),), self.classes, device=x_t.device)
-        output = self._output(x_t, t, labels)
+        output = self._output(x_t, t, self._no_class(x_t) if labels is None else labels)
         if labels is not None and guidance != 1.0:
-            output = torch.lerp(self._output(x_t, t, torch.full_like(labels, self.classes)), output, guidance)
+            output = torch.lerp(self._output(x_t, t, self._no_class(x_t)), output, guidance)
         noise = meant.noise(self.process, x_t, output, t)
         if not self.sampling.clip_denoised:
             return noise
@@ -344,6 +340,10 @@ class Pipeline:
         a, sigma = self.process.coefficients(t, x_t)
         # What is cut off the clean image is noise: x_t = a clean + sigma noise still holds.
         return noise + self.process.synthesis(a * self.process.analysis(clean - clean.clamp(-1, 1)) / sigma)
+
+    def _no_class(self, x: Tensor) -> Tensor | None:
+        """(B,) of the class that stands for none; None for a network without classes."""
+        return torch.full((len(x),), self.classes, device=x.device) if self.classes else None
 
     def _network(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
         return prediction(self.predict).clean(self.process, x_t, self._output(x_t, t, labels), t)
@@ -538,6 +538,8 @@ class Pipeline:
         eta: float | None = None,
         seed: int = 0,
         images: Tensor | None = None,
+        labels: Sequence[int] | Tensor | None = None,
+        guidance: float | None = None,
         at_start: bool | None = None,
         other: OtherImages | None = None,
         progress: Progress | None = None,
@@ -556,6 +558,8 @@ class Pipeline:
             seed: of the noise, and of a random degradation.
             images: (B,) image numbers; 0..B-1 where omitted. A random degradation draws by them, so give
                 those by which ``x_t`` was degraded.
+            labels: one class an image; the class that stands for none where omitted.
+            guidance: weight of the class, with ``labels``; the preset's where omitted.
             at_start: whether ``x_t`` is what is mixed in, noise or images of the second set, as generation
                 begins; omitted, images of animorphosis without numbers are at T.
             other: another second set, as in :meth:`with_other`.
@@ -568,17 +572,23 @@ class Pipeline:
             UsageError: for options out of range, or images of another shape or range.
         """
         pipeline = self if other is None else self.with_other(other)
-        plan = self.plan(steps, sampler, eta, t=self.process.T if t is None else t)
+        if labels is None and guidance is not None:
+            raise UsageError(
+                "guidance weighs a class, and none was given", hint="give labels, or leave it out"
+            )
+        weight = 1.0 if labels is None else guidance
+        plan = self.plan(steps, sampler, eta, weight, t=self.process.T if t is None else t)
         top = plan.timesteps[0]
         given = self._images("x_t", x_t, top)
         check_range(given, "x_t", clean=False)
         numbers = self._numbers(images, len(given))
+        classes = self._labels(labels, len(given), most=self.classes)
         if at_start is None:
             at_start = self.process.morphs and images is None and top == self.process.T
         if at_start:
             pipeline, given = pipeline._begun(given, top, numbers, seed)
         count = Counter(progress, "restoring", len(given), steps=plan.evaluations)
-        for timestep, x in pipeline.walk(numbers, plan, seed, x=given):
+        for timestep, x in pipeline.walk(numbers, plan, seed, classes, x=given):
             if timestep < top:
                 count(len(x))
         return x.clamp(-1, 1).float().cpu()
@@ -658,6 +668,33 @@ class Pipeline:
         if labels is None:
             return numbers % self.classes if self.classes else None
         return self._labels(labels, len(numbers), most=self.classes - 1)
+
+    def class_numbers(self, given: Sequence[str | int] | None) -> list[int] | None:
+        """Return the numbers of classes given by name, or else by number; None for none.
+
+        Raises:
+            UsageError: the model has none, or not this one.
+        """
+        if not given:
+            return None
+        count, names = self.classes, list(self.class_names)
+        if not count:
+            raise UsageError("this model has no classes", hint="leave --class out")
+        result = []
+        for word in (str(part).strip() for part in given):
+            if word in names:  # before numbers, which are names in many sets
+                result.append(names.index(word))
+            elif word.isascii() and word.isdecimal() and len(word) < 10 and int(word) < count:
+                result.append(int(word))
+            else:
+                known = did_you_mean(word, names) if names else f"choose from 0..{count - 1}"
+                raise UsageError(f"unknown class {word!r}", hint=known)
+        return result
+
+    @property
+    def knows_no_class(self) -> bool:
+        """Whether the network was trained without the class of some images, or knows none at all."""
+        return not self.classes or self._preset is None or self._preset.training.label_dropout > 0
 
     def _check_timestep(self, t: object) -> None:
         if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= self.process.T:

@@ -173,6 +173,11 @@ def with_options(
     return merged
 
 
+def split_classes(given: list[str] | None) -> list[str] | None:
+    """Return the classes of ``--class`` options, each of which may name several."""
+    return ",".join(given).split(",") if given else None
+
+
 def positive(value: int, option: str) -> int:
     """Return the value of an option, if it is at least 1.
 

@@ -137,6 +137,15 @@ BestSampler = Annotated[str | None, option(SAMPLING, **_SAMPLER, show_default="t
 Eta = Annotated[
     float | None, option(SAMPLING, help="Share of fresh noise of ddim, 0..1.", show_default="the preset's")
 ]
+Class = Annotated[
+    list[str] | None,
+    option(
+        SAMPLING, "--class", metavar="C[,C...]", help="Class by name or number; several are used in turn."
+    ),
+]
+Guidance = Annotated[
+    float | None, option(SAMPLING, help="Weight of the class, 1 is plain.", show_default="the preset's")
+]
 Beginning = Annotated[
     int | None, option(SAMPLING, help="Timestep at which sampling begins.", show_default="T")
 ]

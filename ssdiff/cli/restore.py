@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from ssdiff.cli.common import Terminal, load_pipeline, parse_sets, positive, raise_failures
+from ssdiff.cli.common import (
+    Terminal,
+    load_pipeline,
+    parse_sets,
+    positive,
+    raise_failures,
+    split_classes,
+    with_options,
+)
 from ssdiff.cli.options import (
     DEGRADATION,
     INPUT,
@@ -17,8 +25,10 @@ from ssdiff.cli.options import (
     Batch,
     BestSampler,
     Checkpoint,
+    Class,
     Device,
     Eta,
+    Guidance,
     Json,
     LastTimestep,
     MaxPixels,
@@ -52,7 +62,7 @@ _Op = Annotated[
     option(
         DEGRADATION,
         help="What happened to the images. Without training: denoise, super-resolve, deblur, inpaint, "
-        "colourise or jpeg, with an unconditional ssd or ddpm model; that of photographs where none fits.",
+        "colourise or jpeg, with an ssd or ddpm model; that of photographs where no run fits.",
         show_default="what the model was trained for",
     ),
 ]
@@ -185,6 +195,8 @@ def restore(
     sampler: BestSampler = None,
     eta: Eta = None,
     draws: _Draws = 1,
+    class_: Class = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     out: _Out = None,
     compare: _Compare = False,
@@ -228,10 +240,12 @@ def restore(
     pipeline = load_pipeline(
         ckpt, weights, str(pick_device(device)), precision, terminal, with_, zero_shot=zero_shot
     )
-    if sets:
-        override_sampling(pipeline, parse_sets(sets))
+    changes = with_options(parse_sets(sets), {"--guidance": ("sampling.guidance", guidance)})
+    if changes:
+        override_sampling(pipeline, changes)
+    weighed = pipeline.sampling.guidance if "sampling.guidance" in changes else None
     limit = MAX_PIXELS if max_pixels is None else positive(max_pixels, "--max-pixels")
-    options = Options(steps, eta, seed, draws, tile, overlap)
+    options = Options(steps, eta, seed, draws, tile, overlap, split_classes(class_), weighed)
     method = choose_method(
         pipeline,
         op,

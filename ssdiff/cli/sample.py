@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ssdiff.cli.common import Terminal, load_pipeline, parse_sets, torchrun_rank
+from ssdiff.cli.common import Terminal, load_pipeline, parse_sets, split_classes, torchrun_rank
 from ssdiff.cli.options import (
     OUTPUT,
     SAMPLING,
     Batch,
     Beginning,
     Checkpoint,
+    Class,
     Count,
     Device,
     Eta,
+    Guidance,
     Json,
     Overwrite,
     Plugins,
@@ -33,13 +35,6 @@ _Out = Annotated[
     str,
     option(OUTPUT, metavar="x.png|x.gif|x.npz|DIR/", help="Grid, animation, array, or a file an image."),
 ]
-_Class = Annotated[
-    list[str] | None,
-    option(
-        SAMPLING, "--class", metavar="C[,C...]", help="Class by name or number; several are used in turn."
-    ),
-]
-_Guidance = Annotated[float | None, option(SAMPLING, help="Weight of the class, 1 is plain.")]
 _First = Annotated[int, option(SAMPLING, help="Number of the first image of the seed.")]
 _Trajectory = Annotated[
     bool, option(OUTPUT, "--trajectory", help="Film strip: each row an image on its way from noise.")
@@ -59,8 +54,8 @@ def sample(
     steps: Steps = None,
     sampler: Sampler = None,
     eta: Eta = None,
-    class_: _Class = None,
-    guidance: _Guidance = None,
+    class_: Class = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     out: _Out = "samples.png",
     trajectory: _Trajectory = False,
@@ -111,7 +106,7 @@ def sample(
                 seed=seed,
                 first=first,
                 batch=batch,
-                classes=",".join(class_).split(",") if class_ else None,
+                classes=split_classes(class_),
                 world=world,
                 progress=progress,
             )

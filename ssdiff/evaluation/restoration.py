@@ -178,6 +178,7 @@ def _run(
         pipeline = load(_path(model), device=str(place), other=other)
     options = Options(steps=config.steps, seed=config.seed)
     method = Trained(pipeline, config.t, options, given=truth is not None)
+    told = list(method.notes)
     # A wrong number of steps is found before any image is read.
     top = pipeline.process.T if config.t is None else config.t
     plans = {name: pipeline.plan(config.steps, name, t=top) for name in method.samplers}
@@ -190,7 +191,7 @@ def _run(
     rows = _measure(method, data, count, batch, network, world, progress)
     result = None
     if rows is not None:
-        warnings: list[str] = []
+        warnings = told
         about = data.describe(warnings)
         if network is not None and count < sets.ENOUGH:
             warnings.append(f"{count} images: compare Frechet distances of equal numbers only")

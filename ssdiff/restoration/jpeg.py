@@ -21,6 +21,7 @@ from ssdiff.images.picture import Form
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
 from ssdiff.process.base import Process
+from ssdiff.restoration.condition import Condition
 from ssdiff.restoration.options import Options, Told
 from ssdiff.restoration.tasks import JPEG
 from ssdiff.restoration.zero_shot import PLUG_AND_PLAY, at_size, check_prior, mirrors_of
@@ -181,6 +182,7 @@ class Jpeg:
         quality: of files that are written to be restored, or that pictures once were in.
         tables: of the file; those of the quality where omitted.
         options: of the sampler.
+        condition: what the network is told of the images' classes.
         own: the pipeline at the model's own size.
         notes: what the user should hear.
     """
@@ -190,6 +192,7 @@ class Jpeg:
     quality: int | None = None
     tables: JpegTables | None = None
     options: Options = field(default_factory=Options)
+    condition: Condition = field(default_factory=Condition)
     own: Pipeline | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -253,7 +256,7 @@ class Jpeg:
 
     def evaluations(self, sampler: str | None) -> int:
         """Return how often the network is asked in one restoration."""
-        return len(self._turns())
+        return len(self._turns()) * self.condition.evaluations
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
         """Return the images as files of the quality give them back.
@@ -283,8 +286,8 @@ class Jpeg:
         cells = JpegCells.of(guess, self._tables, pipeline.process)
         guess = F.pad(guess, (0, width - self.full[1], 0, height - self.full[0]), mode="replicate")
         restored = guess
-        mirrors = mirrors_of(self.pipeline)
-        for _, restored in plug_and_play(pipeline.predict_x0, cells, guess, self._turns(), mirrors=mirrors):  # noqa: B007
+        predict, mirrors = self.condition.predictor(pipeline, numbers), mirrors_of(self.pipeline)
+        for _, restored in plug_and_play(predict, cells, guess, self._turns(), mirrors=mirrors):  # noqa: B007
             pass
         return restored[..., : self.full[0], : self.full[1]].clamp(-1, 1).float().cpu()
 
@@ -307,7 +310,7 @@ def jpeg(pipeline: Pipeline, options: Options, quality: int | None = None) -> Jp
     """Return a way to undo the rounding of JPEG files.
 
     Args:
-        pipeline: an unconditional model of kind ssd or ddpm.
+        pipeline: a model of kind ssd or ddpm.
         options: of the sampler.
         quality: 1..100, of files to be written, or of those that the pictures were once in; of JPEG files
             their own tables count.
@@ -315,10 +318,10 @@ def jpeg(pipeline: Pipeline, options: Options, quality: int | None = None) -> Jp
     Raises:
         UsageError: a quality out of range, or a model that cannot do it.
     """
-    check_prior(pipeline, JPEG)
+    condition = check_prior(pipeline, JPEG, options)
     if quality is not None:
         tables_of_quality(quality)
-    return Jpeg(pipeline, pipeline.process.states[0].size, quality, None, options)
+    return Jpeg(pipeline, pipeline.process.states[0].size, quality, None, options, condition)
 
 
 def _enlargement_undone(samples: Tensor, factor: Size) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -28,6 +28,9 @@ class Options:
             in the mean square, and the smoother.
         tile: of pictures of another size than the model's, as of :meth:`ssdiff.Pipeline.at_size`.
         overlap: of the tiles, likewise.
+        classes: of the images, by name or number, used in turn by image number; where omitted, a model of
+            classes restores by the one that stands for none.
+        guidance: weight of the class.
     """
 
     steps: Steps | None = None
@@ -36,6 +39,8 @@ class Options:
     draws: int = 1
     tile: int | None = None
     overlap: int | None = None
+    classes: Sequence[str | int] | None = None
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         require_whole("draws", self.draws, 1)

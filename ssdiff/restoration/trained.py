@@ -11,6 +11,7 @@ from ssdiff.errors import UsageError
 from ssdiff.images.picture import Form
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
+from ssdiff.restoration.condition import choose_condition
 from ssdiff.restoration.options import Options, Told, check_tile
 from ssdiff.sampling.registry import SAMPLERS
 from ssdiff.tiling import mirrored
@@ -35,8 +36,11 @@ class Trained:
 
     def __init__(self, pipeline: Pipeline, t: int | None, options: Options, *, given: bool = False) -> None:
         self._own = self._pipeline = pipeline
-        self._options = options
+        self._options, self._condition = options, choose_condition(pipeline, options)
         self.notes: list[str] = []
+        if self._condition.classes is None and not pipeline.knows_no_class:
+            why = "(training.label_dropout = 0), and none is known here"
+            self.notes.append(f"{pipeline.name} was trained with the class of every image {why}")
         self._t = pipeline.plan(t=pipeline.process.T if t is None else t).timesteps[0]
         mixes = not pipeline.process.noisy and pipeline.process.has_posterior
         self._given = given
@@ -105,9 +109,9 @@ class Trained:
 
     def evaluations(self, sampler: str | None) -> int:
         """Return how often the network is asked in one restoration."""
-        options = self._options
-        plan = self._pipeline.plan(options.steps, sampler, self._eta(sampler), t=self._t)
-        return plan.evaluations * options.draws
+        options, guidance = self._options, self._condition.guidance
+        plan = self._pipeline.plan(options.steps, sampler, self._eta(sampler), guidance, self._t)
+        return plan.network_evaluations * options.draws
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
         """Return x_t, noise and signal scale included."""
@@ -131,6 +135,7 @@ class Trained:
     ) -> Tensor:
         """Return images sampled down from t."""
         options, pipeline = self._options, self._pipeline.watched(told)
+        labels = self._condition.labels(numbers)
         restored = options.mean(
             lambda seed: pipeline.restore(
                 degraded,
@@ -140,6 +145,8 @@ class Trained:
                 eta=self._eta(sampler),
                 seed=seed,
                 images=numbers,
+                labels=labels,
+                guidance=None if labels is None else self._condition.guidance,
                 at_start=self._at_start,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -50,13 +51,15 @@ def restore(
     whole: bool | None = None,
     tile: int | None = None,
     overlap: int | None = None,
+    classes: Sequence[str | int] | str | int | None = None,
+    guidance: float | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
     """Restore degraded images with a model.
 
-    The model undoes what it was trained for, or, if it is an unconditional one of kind ssd or ddpm, one of
-    denoise, super-resolve, deblur, inpaint, colourise and jpeg, which it was not trained for.
+    The model undoes what it was trained for, or, if it is of kind ssd or ddpm, one of denoise, super-resolve,
+    deblur, inpaint, colourise and jpeg, which it was not trained for.
 
     Args:
         images: (B, C, h, w) or (C, h, w) in [-1, 1], Pillow images, files, or a list of these, of one size;
@@ -94,6 +97,9 @@ def restore(
             was trained on patches of whole pictures.
         tile: of pictures of another size than the model's, as of :meth:`ssdiff.Pipeline.at_size`.
         overlap: likewise.
+        classes: of a model that knows classes: that of the images by name or number; several are used in turn
+            by image number. Omitted, it restores by the class that stands for none.
+        guidance: weight of the class, 1 is plain; the preset's where omitted.
         batch: images at once; the preset's, and one of another size than the model's, where omitted.
         progress: called as progress("restoring", done, total).
 
@@ -107,7 +113,10 @@ def restore(
     require_type("the pipeline", pipeline, Pipeline, "load one: ssdiff.load(path)")
     if degrade and truth is not None:
         raise two_truths()
-    options = Options(steps, eta, seed, draws, tile, overlap)
+    named = [classes] if isinstance(classes, str | int) else classes
+    if named is not None:
+        require_type("classes", named, Sequence, "give names or numbers")
+    options = Options(steps, eta, seed, draws, tile, overlap, named, guidance)
     pipeline = pipeline if other is None else pipeline.with_other(other)
     method = choose_method(
         pipeline,

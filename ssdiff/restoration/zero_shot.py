@@ -1,7 +1,8 @@
 """Linear operators that a model was not trained for.
 
-An unconditional model of a noisy process restores what any linear operator did to an image, by making every
-prediction agree with the measurement [DDNM, section 3; DDRM, section 4].
+A model of a noisy process restores what any linear operator did to an image, by making every prediction
+agree with the measurement [DDNM, section 3; DDRM, section 4]. One that knows classes does so by the class
+that stands for none, unless a class is named.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ssdiff.operators.base import Operator, Size
 from ssdiff.operators.cut import Cut
 from ssdiff.pipeline import Pipeline
 from ssdiff.process.base import Process
+from ssdiff.restoration.condition import Condition, choose_condition, require_label_free
 from ssdiff.restoration.masks import GivenMask
 from ssdiff.restoration.noise_level import estimate_noise
 from ssdiff.restoration.options import Options, Told, check_tile
@@ -73,6 +75,7 @@ class ZeroShot:
         given: mask of inpainting; None for a rectangle in the middle.
         noise_std: of the measurement, in units of the [-1, 1] image; no less than the rounding to bytes.
         options: of the sampler.
+        condition: what the network is told of the images' classes.
         own: the pipeline at the model's own size.
         notes: what the user should hear, filled while pictures are restored.
     """
@@ -84,6 +87,7 @@ class ZeroShot:
     given: GivenMask | None = None
     noise_std: float = 0.0
     options: Options = field(default_factory=Options)
+    condition: Condition = field(default_factory=Condition)
     own: Pipeline | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -187,11 +191,11 @@ class ZeroShot:
     def evaluations(self, sampler: str | None) -> int:
         """Return how often the network is asked in one restoration."""
         if sampler == PLUG_AND_PLAY:
-            return len(self._turns())
+            return len(self._turns()) * self.condition.evaluations
         plan = self._plan(sampler, 1.0 if self.name == "denoise" else None)
         if self.name == "denoise" and sampler in (None, "direct"):
-            return plan.evaluations * len(mirrors_of(self.pipeline))
-        return plan.evaluations * self.options.draws
+            return plan.network_evaluations * len(mirrors_of(self.pipeline))
+        return plan.network_evaluations * self.options.draws
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
         """Return y = A x + n, rounded to bytes as a file would hold it.
@@ -226,7 +230,7 @@ class ZeroShot:
             self.operator, degraded.to(pipeline.device), max(self.noise_std, _ROUNDING), pipeline.process
         )
         if rule == PLUG_AND_PLAY:
-            return self._played(pipeline, known, degraded)
+            return self._played(pipeline, known, degraded, numbers)
         plan = self._plan(rule)
 
         def draw(seed: int) -> Tensor:
@@ -240,7 +244,7 @@ class ZeroShot:
         """The chain of a sampler; from the timestep of a noise down where one is given."""
         options, process = self.options, self.pipeline.process
         t = None if noise_std is None else noise_timestep(process, noise_std)
-        return self.pipeline.plan(options.steps, sampler, options.eta, t=t)
+        return self.pipeline.plan(options.steps, sampler, options.eta, self.condition.guidance, t)
 
     def _denoised(self, pipeline: Pipeline, y: Tensor, numbers: Tensor, rule: str) -> Tensor:
         """One picture. a_t y is x_t at the timestep whose sigma_t / a_t is the noise's std: exactly so."""
@@ -251,16 +255,17 @@ class ZeroShot:
         plan = self._plan(rule, std)
         x = pipeline.process.states[plan.timesteps[0]].signal * self._enlarged(y).to(pipeline.device)
         if rule == "direct":
-            t, predict, mirrors = plan.timesteps[0], pipeline.predict_x0, mirrors_of(self.pipeline)
+            t, mirrors = plan.timesteps[0], mirrors_of(self.pipeline)
+            predict = self.condition.predictor(pipeline, numbers)
             return self._cut(sum((mirrored(predict, dims)(x, t) for dims in mirrors), 0 * x) / len(mirrors))
         return self.options.mean(lambda seed: self._walked(pipeline, numbers, plan, seed, x=x))
 
-    def _played(self, pipeline: Pipeline, known: Measurement, degraded: Tensor) -> Tensor:
+    def _played(self, pipeline: Pipeline, known: Measurement, degraded: Tensor, numbers: Tensor) -> Tensor:
         guess = self._enlarged((self.task.guess or self.task.full_size)(degraded)).to(pipeline.device)
-        x = guess
+        x, predict = guess, self.condition.predictor(pipeline, numbers)
         evidence = known if self.task.follows is None else _Followed(known, self.task.follows)
         mirrors = mirrors_of(self.pipeline)
-        for _, x in plug_and_play(pipeline.predict_x0, evidence, guess, self._turns(), mirrors=mirrors):  # noqa: B007
+        for _, x in plug_and_play(predict, evidence, guess, self._turns(), mirrors=mirrors):  # noqa: B007
             pass
         return self._cut(x)
 
@@ -273,7 +278,8 @@ class ZeroShot:
 
     def _walked(self, pipeline: Pipeline, numbers: Tensor, plan: Plan, seed: int, **more: Any) -> Tensor:
         state: Tensor | None = None
-        for _, state in pipeline.walk(numbers.to(pipeline.device), plan, seed, **more):  # noqa: B007
+        labels = self.condition.labels(numbers)
+        for _, state in pipeline.walk(numbers.to(pipeline.device), plan, seed, labels, **more):  # noqa: B007
             pass
         assert state is not None, "a walk has a first state"
         return self._cut(state)
@@ -339,17 +345,21 @@ def _each(degraded: Tensor, numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(degraded.split(1), numbers.split(1), strict=True)
 
 
-def check_prior(pipeline: Pipeline, task: str) -> None:
-    """Refuse a model that cannot undo what it was not trained for.
+def check_prior(pipeline: Pipeline, task: str, options: Options) -> Condition:
+    """Return of which classes images are taken to be; refuse a model that cannot undo what it was not trained
+    for.
 
     Raises:
-        UsageError: then.
+        UsageError: then, or as :func:`ssdiff.restoration.condition.choose_condition`.
     """
-    if not (pipeline.process.noisy and pipeline.process.isotropic) or pipeline.classes:
+    if not (pipeline.process.noisy and pipeline.process.isotropic):
         raise UsageError(
-            f"{task} without training needs an unconditional model of kind ssd or ddpm",
+            f"{task} without training needs a model of kind ssd or ddpm",
             hint="use a model that was trained for this degradation",
         )
+    condition = choose_condition(pipeline, options)
+    require_label_free(pipeline, condition)
+    return condition
 
 
 def zero_shot(
@@ -383,7 +393,7 @@ def zero_shot(
     Raises:
         UsageError: an unknown task, a number out of range, or a model that cannot do it.
     """
-    check_prior(pipeline, task)
+    condition = check_prior(pipeline, task, options)
     check_used(
         task, factor=factor, reduction=reduction, std=std, kernel=kernel, mask=mask, noise_std=noise_std
     )
@@ -403,4 +413,4 @@ def zero_shot(
     check_task(task, pipeline.channels, known)
     full = pipeline.process.states[0].size
     notes = [] if given is None else list(given.notes)
-    return ZeroShot(pipeline, task, full, known, given, noise_std, options, notes=notes)
+    return ZeroShot(pipeline, task, full, known, given, noise_std, options, condition, notes=notes)

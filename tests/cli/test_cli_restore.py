@@ -136,7 +136,7 @@ def test_a_mask_of_the_users_own(result, runs, photos):
     ("model", "options", "words"),
     [
         ("cold", ("--op", "mask"), "trained for blur, not for mask"),
-        ("cold", ("--op", "deblur"), "unconditional model of kind ssd or ddpm"),
+        ("cold", ("--op", "deblur"), "needs a model of kind ssd or ddpm"),
         ("cold", ("--t", 5), "outside 1..4"),
         ("cold", ("--t", 0), "outside 1..4"),
         ("cold", ("--sampler", "ancestral"), "choose from alg1, alg2, direct"),

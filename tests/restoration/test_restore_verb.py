@@ -178,7 +178,7 @@ FAULTS = {
     "fewer truths": ("cold", None, {"truth": torch.zeros(1, 3, 16, 16)}, "truth has 1 images, for 2"),
     "truth twice": ("cold", None, {"truth": torch.zeros(2, 3, 16, 16), "degrade": True}, "leave one out"),
     "operator": ("cold", None, {"op": "mask"}, "trained for blur, not for mask"),
-    "a task of a cold model": ("cold", None, {"op": "deblur"}, "unconditional model"),
+    "a task of a cold model": ("cold", None, {"op": "deblur"}, "needs a model of kind ssd or ddpm"),
     "timestep": ("cold", None, {"t": 5}, "outside 1..4"),
     "sampler": ("cold", None, {"sampler": "euler"}, "sampler 'euler'"),
     "draws": ("cold", None, {"draws": 0}, "at least 1"),

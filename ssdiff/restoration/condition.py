@@ -1,0 +1,73 @@
+"""Of which classes restored images are, for models that know classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ssdiff.errors import UsageError
+from ssdiff.pipeline import Pipeline
+from ssdiff.restoration.options import Options
+from ssdiff.sampling.walk import Predict
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a network is told of the images.
+
+    Attributes:
+        classes: used in turn by image number; None for the class that stands for none.
+        guidance: weight of the class, 1 is plain.
+    """
+
+    classes: tuple[int, ...] | None = None
+    guidance: float = 1.0
+
+    def labels(self, numbers: Tensor) -> Tensor | None:
+        """Return (B,) classes of images by their numbers; None where none is told."""
+        if self.classes is None:
+            return None
+        return torch.tensor(self.classes, device=numbers.device)[numbers % len(self.classes)]
+
+    def predictor(self, pipeline: Pipeline, numbers: Tensor) -> Predict:
+        """Return a network's prediction of the clean images that have these numbers."""
+        return partial(pipeline.predict_x0, labels=self.labels(numbers), guidance=self.guidance)
+
+    @property
+    def evaluations(self) -> int:
+        """Return how often the network is asked for one prediction."""
+        return 1 if self.guidance == 1 else 2
+
+
+def choose_condition(pipeline: Pipeline, options: Options) -> Condition:
+    """Return the classes that were asked for, else the label-free one, without guidance.
+
+    Raises:
+        UsageError: a class that the model does not know, or guidance without one.
+    """
+    chosen = pipeline.class_numbers(options.classes)
+    if chosen is None:
+        if options.guidance is not None:
+            raise UsageError(
+                "guidance weighs a class, and none was given",
+                hint="give --class (classes=... from Python), or leave guidance out",
+            )
+        return Condition()
+    guidance = pipeline.sampling.guidance if options.guidance is None else options.guidance
+    return Condition(tuple(chosen), guidance)
+
+
+def require_label_free(pipeline: Pipeline, condition: Condition) -> None:
+    """Refuse to restore without a class by a network that never saw an image without one.
+
+    Raises:
+        UsageError: then.
+    """
+    if condition.classes is None and not pipeline.knows_no_class:
+        raise UsageError(
+            f"{pipeline.name} was trained with the class of every image (training.label_dropout = 0)",
+            hint="name the class of the images: --class NAME (classes=... from Python)",
+        )
