@@ -236,7 +236,8 @@ USES = {
     "kernel": ("gone.png", {"deblur"}),
     "mask": ("gone.png", {"inpaint"}),
     "invert_mask": (True, {"inpaint"}),
-    "noise_std": (0.0, set(TASKS)),
+    "noise_std": (0.0, set(TASKS) - {"jpeg"}),
+    "quality": (50, {"jpeg"}),
 }
 
 
