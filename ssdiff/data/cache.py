@@ -3,6 +3,7 @@
 A prepared set is a folder in the cache: `images.npy` (N, C, side, side) uint8, `labels.npy` (N,) int64 if
 there are classes, and `manifest.json`, which is written last. The folder is named by a hash of the source's
 listing and of the settings; it is staged beside its place and renamed, so that it is complete or absent.
+What a preparation that was killed or stopped has decoded is taken up by the next one of the same set.
 
 Of whole pictures `images.npy` is (bytes,) uint8, the (C, H, W) of each picture one after another, and
 `sizes.npy` (N, 2) int64 are their heights and widths.
@@ -15,10 +16,11 @@ import json
 import math
 import os
 import shutil
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 
 from ssdiff.data.image_set import ImageSet, PictureSet
 from ssdiff.data.sources import Decoded, Fit, Pixels, Source
-from ssdiff.errors import DataError, ResourceError
+from ssdiff.errors import DataError, Interrupted, ResourceError
 from ssdiff.files import MOST, read_input, staging_name, sweep, sync
 
 FORMAT = 2
@@ -40,6 +42,8 @@ Corrupt = Literal["error", "skip"]
 Convert = Literal["some", "all", "none"]
 
 _BLOCK = 128  # images a task
+_JOURNAL = "blocks.jsonl"  # of a set that is being prepared: what has been written so far
+_PATIENCE = 7 * 86400  # seconds for which it waits to be gone on with
 _SKIP_SHARE = 0.01
 _KINDS = {1: ("grey", "coloured"), 3: ("RGB", "grey")}  # by channels: what is wanted, and what is not
 
@@ -223,18 +227,24 @@ def _build(
 ) -> None:
     if alone:  # nobody else writes this set, whatever the number of a process says
         for leftover in folder.parent.glob(f".{folder.name[:16]}[-.0-9a-f]*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.name != _partial(folder):
+                shutil.rmtree(leftover, ignore_errors=True)
+    _forget_old(folder.parent)
     sweep(folder.parent)
+    begun = folder.with_name(_partial(folder)) / "images.npy"
+    there = begun.stat().st_size if alone and begun.exists() else 0
     needed = len(source) * fit.channels * fit.side**2  # of whole pictures the least; more is found out
     free = shutil.disk_usage(folder.parent).free
-    if needed > free:
+    if needed - there > free:
         raise ResourceError(
             f"preparing {source.name} needs {needed:,} bytes in {folder.parent}, {free:,} are free",
             path=folder.parent,
             hint="free some space, or set SSDIFF_HOME to a larger disk",
         )
-    staging = folder.with_name(staging_name(folder.name))
-    staging.mkdir()
+    # One name for all who build this set in turn: who is killed leaves to the next what is decoded.
+    staging = folder.with_name(_partial(folder) if alone else staging_name(folder.name))
+    staging.mkdir(exist_ok=alone)
+    stopped = False
     try:
         _fill(staging, source, fit, corrupt, progress)
         if alone:
@@ -243,16 +253,33 @@ def _build(
     except OSError:
         if _load(folder, source, fit, "skip", "all") is None:
             raise
+    except (Interrupted, KeyboardInterrupt):
+        stopped = alone
+        raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if not stopped:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _partial(folder: Path) -> str:
+    return f".{folder.name}.partial"
+
+
+def _forget_old(parent: Path) -> None:
+    """Remove what was begun and not gone on with for a week, perhaps because the set has changed since."""
+    for partial in parent.glob(".*.partial"):
+        with suppress(OSError):
+            if time.time() - (partial / _JOURNAL).stat().st_mtime > _PATIENCE:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Progress | None) -> None:
     """Decode everything into a staging folder, the manifest last."""
     room = ("whole",) if fit.whole else () if fit.side == fit.size else (fit.size,)
     digest = hashlib.sha256(repr((fit.channels, fit.side, fit.side, *room)).encode())
-    with (folder / "images.npy").open("wb") as stream:
-        kept, sizes, skipped, others = _write_images(stream, digest, source, fit, corrupt, progress)
+    (folder / "images.npy").touch()
+    with (folder / "images.npy").open("r+b") as stream, (folder / _JOURNAL).open("a+b") as journal:
+        kept, sizes, skipped, others = _write_images(stream, journal, digest, source, fit, corrupt, progress)
         sync(stream)
     if fit.whole:
         digest.update(np.array(sizes, "<i8").tobytes())
@@ -274,6 +301,7 @@ def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Pr
     with (folder / "manifest.json").open("wb") as stream:
         stream.write(json.dumps(manifest, indent=1).encode())
         sync(stream)
+    (folder / _JOURNAL).unlink()
 
 
 def _write_array(path: Path, array: NDArray[np.int64]) -> None:
@@ -284,6 +312,7 @@ def _write_array(path: Path, array: NDArray[np.int64]) -> None:
 
 def _write_images(
     stream: BinaryIO,
+    journal: BinaryIO,
     digest: hashlib._Hash,
     source: Source,
     fit: Fit,
@@ -291,6 +320,8 @@ def _write_images(
     progress: Progress | None,
 ) -> tuple[list[int], list[tuple[int, int]], list[tuple[str, str]], _Others]:
     """Write an .npy file, through the file because a map on a full disk would kill the process.
+
+    Each block of images has a line in the journal, written after it, by which who comes next goes on.
 
     Returns:
         The numbers of the images in it, their (height, width), (name, reason) of those left out, and those of
@@ -302,25 +333,52 @@ def _write_images(
     skipped: list[tuple[str, str]] = []
     others = _Others()
     body = _write_header(stream, (total * math.prod(shape),) if fit.whole else (total, *shape))
-    for start, block in _blocks(source, fit):
+    done = 0
+    for block in _written(stream, journal, digest, fit, corrupt):
+        done = block["stop"]
+        kept += block["kept"]
+        sizes += [(height, width) for height, width in block["sizes"]]
+        skipped += [(name, reason) for name, reason in block["skipped"]]
+        for mode, name in block["others"]:
+            others.add(mode, name)
+    if done and progress:
+        progress(done, total)
+    for start, images in _blocks(source, fit, done):
         good: list[Pixels] = []
-        for number, item in enumerate(block, start):
+        unlike: list[tuple[str, str]] = []
+        before = len(kept), len(skipped)
+        for number, item in enumerate(images, start):
             if not isinstance(item, DataError):
                 good.append(item.pixels)
                 kept.append(number)
                 sizes.append(item.pixels.shape[-2:])
                 if item.grey != (fit.channels == 1):
-                    others.add(item.mode, source.name_of(number))
+                    unlike.append((item.mode, source.name_of(number)))
             elif corrupt == "skip":
                 skipped.append((item.path or source.name, _reason(item)))
             else:
                 raise _corrupt(item)
         _check_skipped(source, skipped, total)
+        for mode, name in unlike:
+            others.add(mode, name)
         data = b"".join(item.tobytes() for item in good)
         digest.update(data)
         stream.write(data)
+        stream.flush()
+        block = {
+            "stop": start + len(images),
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "max_pixels": fit.max_pixels,
+            "kept": kept[before[0] :],
+            "sizes": sizes[before[0] :],
+            "skipped": skipped[before[1] :],
+            "others": unlike,
+        }
+        journal.write(json.dumps(block).encode() + b"\n")
+        journal.flush()
         if progress:
-            progress(start + len(block), total)
+            progress(start + len(images), total)
     if not kept:
         raise DataError(f"no readable image in {source.name}: {skipped[0][1]}", path=source.name)
     stream.seek(0)
@@ -331,13 +389,40 @@ def _write_images(
     return kept, sizes, skipped, others
 
 
-def _blocks(source: Source, fit: Fit) -> Iterator[tuple[int, Sequence[Decoded | DataError]]]:
-    """(first number, images) in order, decoded by a few threads that run a bounded way ahead."""
-    workers = min(4, os.cpu_count() or 1)
+def _written(
+    stream: BinaryIO, journal: BinaryIO, digest: hashlib._Hash, fit: Fit, corrupt: Corrupt
+) -> Iterator[dict[str, Any]]:
+    """The blocks that an earlier preparation has written whole, from where the stream is on; what follows
+    them is cut off both files, which end where the next block begins."""
+    journal.seek(0)
+    while line := journal.readline():
+        place = stream.tell()
+        try:
+            block: dict[str, Any] = json.loads(line)
+            data = stream.read(block["bytes"])
+            sound = hashlib.sha256(data).hexdigest() == block["sha256"]
+            # Left out then: perhaps an error now, or small enough.
+            same = not block["skipped"] or (corrupt == "skip" and block["max_pixels"] == fit.max_pixels)
+        except (ValueError, KeyError, TypeError):  # a line that was cut off
+            sound = same = False
+        if not (sound and same and line.endswith(b"\n")):
+            stream.seek(place)
+            journal.seek(-len(line), os.SEEK_CUR)
+            break
+        digest.update(data)
+        yield block
+    stream.truncate()
+    journal.truncate()
+
+
+def _blocks(source: Source, fit: Fit, begin: int) -> Iterator[tuple[int, Sequence[Decoded | DataError]]]:
+    """(number of the first, images) from ``begin`` on, in order, decoded by a thread for each core that run a
+    bounded way ahead; Pillow decodes and resizes beside other threads."""
+    workers = _cores()
     pending: deque[tuple[int, Future[Sequence[Decoded | DataError]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
         try:
-            for start in range(0, len(source), _BLOCK):
+            for start in range(begin, len(source), _BLOCK):
                 stop = min(start + _BLOCK, len(source))
                 pending.append((start, pool.submit(source.load, start, stop, fit)))
                 if len(pending) > 3 * workers:
@@ -348,6 +433,12 @@ def _blocks(source: Source, fit: Fit) -> Iterator[tuple[int, Sequence[Decoded | 
                 yield first, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """Cores that this process may use, which a container or a scheduler may have limited."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _check_skipped(source: Source, skipped: Sequence[tuple[str, str]], total: int) -> None:

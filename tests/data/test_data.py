@@ -473,17 +473,101 @@ def test_without_locks_the_first_to_finish_wins(tmp_path, load, cache, monkeypat
     assert len(list((cache / "prepared").iterdir())) == 1
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_build_leaves_nothing(failure, tmp_path, load, cache):
+def test_a_build_that_fails_leaves_nothing(tmp_path, load, cache):
     folder = fill(tmp_path / "set", {"1.png": png(1)})
 
     def stop(*_):
-        raise failure
+        raise RuntimeError
 
-    with pytest.raises(failure):
+    with pytest.raises(RuntimeError):
         load(folder, progress=stop)
     assert not [path for path in (cache / "prepared").iterdir() if path.is_dir()]
     assert len(load(folder)) == 1
+
+
+@pytest.fixture
+def begun(tmp_path, load, cache, monkeypatch):
+    """A set of ten images in blocks of two, one of which cannot be read, stopped after three blocks; its
+    staging folder; and a function that goes on and tells how many images it decoded."""
+    monkeypatch.setattr(data_cache, "_BLOCK", 2)
+    monkeypatch.setattr(data_cache, "_SKIP_SHARE", 0.2)
+    files = {f"{k}.png": png(k) for k in range(9)} | {"3.png": b"no image"}
+    folder = fill(tmp_path / "set", {f"{name[0]}/{name}": content for name, content in files.items()})
+    decoded, decode = [], sources.Fit.decode
+
+    def counted(self, stream, name):
+        decoded.append(name)
+        return decode(self, stream, name)
+
+    monkeypatch.setattr(sources.Fit, "decode", counted)
+
+    def stop(done, total):
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(folder, corrupt="skip", progress=stop)
+    (partial,) = (path for path in (cache / "prepared").iterdir() if path.is_dir())
+
+    def go_on(**options):
+        decoded.clear()
+        found = load(folder, **{"corrupt": "skip", **options})
+        assert not partial.exists() and not list((cache / "prepared").glob("*/*.jsonl"))
+        return found, len(decoded)
+
+    return partial, go_on
+
+
+def straight(partial, load):
+    """The same set, prepared at once."""
+    return load(partial.parents[2] / "set", corrupt="skip", cache=partial.parents[2] / "other")
+
+
+def assert_same_set(found, expected):
+    assert found.fingerprint == expected.fingerprint and found.skipped == expected.skipped
+    assert np.array_equal(found.images, expected.images) and np.array_equal(found.labels, expected.labels)
+
+
+def test_a_build_that_was_stopped_is_gone_on_with(begun, load):
+    partial, go_on = begun
+    found, decoded = go_on()
+    assert decoded == 3, "of nine files six were done"
+    assert_same_set(found, straight(partial, load))
+
+
+@pytest.mark.parametrize(
+    ("damage", "decoded"),
+    [
+        (lambda images, journal: images.write_bytes(images.read_bytes()[:-1]), 5),
+        (lambda images, journal: images.write_bytes(images.read_bytes() + b"torn"), 3),
+        (lambda images, journal: images.write_bytes(images.read_bytes()[:150] + bytes(500)), 9),
+        (lambda images, journal: images.unlink(), 9),
+        (lambda images, journal: journal.write_bytes(journal.read_bytes()[:-20]), 5),
+        (lambda images, journal: journal.write_bytes(journal.read_bytes() + b'{"stop"'), 3),
+        (lambda images, journal: journal.write_bytes(b"[]\n" + journal.read_bytes()), 9),
+        (lambda images, journal: journal.unlink(), 9),
+    ],
+)
+def test_what_a_kill_or_a_crash_tore_is_made_again(begun, load, damage, decoded):
+    partial, go_on = begun
+    damage(partial / "images.npy", partial / "blocks.jsonl")
+    found, count = go_on()
+    assert count == decoded
+    assert_same_set(found, straight(partial, load))
+
+
+def test_a_file_that_was_left_out_is_read_again_where_that_is_an_error(begun, load):
+    _, go_on = begun
+    with pytest.raises(DataError, match=r"3\.png"):
+        go_on(corrupt="error")
+
+
+def test_what_nobody_went_on_with_for_a_week_is_removed(begun, load, tmp_path):
+    partial, _ = begun
+    journal = partial / "blocks.jsonl"
+    os.utime(journal, (journal.stat().st_mtime - 8 * 86400,) * 2)
+    load(fill(tmp_path / "another", {"1.png": png(1)}))
+    assert not partial.exists()
 
 
 def test_leftovers_of_a_killed_build_are_removed(tmp_path, load, cache):
