@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ssdiff.errors import UsageError
@@ -31,6 +32,9 @@ def adapt(network: nn.Module) -> nn.Module:
     forward(x, t, labels)                     labels are None where the model has no classes
     forward(sample, timestep, class_labels=)  the result may be an object with ``.sample``
     ========================================= ========================================================
+
+    A result with twice the channels has a learned variance behind the mean, as guided-diffusion's; it is
+    dropped. Denoisers that are told the noise level, forward(x, sigma), are for :class:`NoiseLevelDenoiser`.
 
     They get x at the resolution that is wanted: at a resolution transition it is enlarged before (bilinear,
     antialiased). With classes, label ``classes`` stands for 'no class', so an embedding needs classes + 1
@@ -87,6 +91,8 @@ class Adapted(nn.Module):
                 f"{type(self.network).__name__} gives {type(output).__name__}, not a tensor",
                 hint="return a tensor, or an object with the attribute sample",
             )
+        if output.ndim == 4 and output.shape[1] == 2 * x.shape[1]:
+            output = output[:, : x.shape[1]]
         if output.shape != x.shape:
             raise UsageError(
                 f"{type(self.network).__name__} gives {tuple(output.shape)}, not {tuple(x.shape)}",
@@ -113,6 +119,94 @@ class Adapted(nn.Module):
     def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
         """Return the network's buffers by its names."""
         return self.network.named_buffers(*args, **kwargs)
+
+
+class StateLike(Protocol):
+    """What is needed of a state of a process: x_t = signal x_0 + sigma noise."""
+
+    @property
+    def signal(self) -> float:
+        """Factor a_t of the clean image."""
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the noise."""
+
+
+class NoiseLevelDenoiser(nn.Module):
+    """A denoiser that is told the noise level, forward(x, sigma), as a network that predicts the clean image.
+
+    x_t / a_t is a clean image with noise of standard deviation nu_t = sigma_t / a_t, which the denoiser
+    removes: x^ = D(x_t / a_t, nu_t). deepinv's denoisers, whose images lie in [0, 1], get
+    (x_t / a_t + 1) / 2 and nu_t / 2. A pipeline needs ``predict="x0"`` with it, which is its default.
+
+    Args:
+        denoiser: called with (B, C, h, w) images and (B,) noise levels; gives (B, C, h, w).
+        states: those of a process of one size with noise, ``process.states``.
+        unit_range: its images lie in [0, 1]; False for [-1, 1].
+
+    Raises:
+        UsageError: a state has no signal, or there is no state with noise.
+
+    Example:
+        >>> import ssdiff, torch
+        >>> from ssdiff.models.adapter import NoiseLevelDenoiser
+        >>> class Grey(torch.nn.Module):
+        ...     def forward(self, x, sigma):
+        ...         return x.mean((1, 2, 3), keepdim=True).expand_as(x)
+        >>> process = ssdiff.build_process(ssdiff.load_preset("ddpm-celeba64"))
+        >>> network = NoiseLevelDenoiser(Grey(), process.states)
+        >>> ssdiff.Pipeline(process, network).sample(2, steps=3).shape
+        torch.Size([2, 3, 64, 64])
+    """
+
+    def __init__(self, denoiser: nn.Module, states: Sequence[StateLike], *, unit_range: bool = True) -> None:
+        super().__init__()
+        self.denoiser, self.unit_range = denoiser, unit_range
+        if len(states) < 2 or not all(state.signal > 0 for state in states[1:]):
+            raise UsageError(
+                "a denoiser by noise level needs states with a signal", hint="give process.states"
+            )
+        if not all(state.sigma > 0 for state in states[1:]):
+            raise UsageError(
+                "a denoiser by noise level needs a process with noise", hint="use one of kind 'ddpm'"
+            )
+        signal = torch.tensor([float(state.signal) for state in states[1:]])
+        sigma = torch.tensor([float(state.sigma) for state in states[1:]])
+        self.register_buffer("signal", signal, persistent=False)
+        self.register_buffer("level", sigma / signal, persistent=False)
+
+    def forward(self, x: Tensor, index: Tensor, resolution: int, labels: Tensor | None = None) -> Tensor:
+        """Predict the clean image.
+
+        Args:
+            x: (B, C, r, r).
+            index: (B,) timesteps counted from 0, i.e. t - 1.
+            resolution: r.
+            labels: None.
+
+        Returns:
+            (B, C, r, r) about [-1, 1].
+
+        Raises:
+            UsageError: labels are given, the size shall change, or the denoiser gives no image of that size.
+        """
+        if labels is not None or x.shape[-1] != resolution:
+            raise UsageError(
+                "a denoiser by noise level knows no classes and no change of size",
+                hint="use a process of kind 'ddpm'",
+            )
+        signal, level = self.get_buffer("signal")[index], self.get_buffer("level")[index]
+        clean = x / signal[:, None, None, None].to(x.dtype)
+        if self.unit_range:
+            output = self.denoiser(clean / 2 + 0.5, level / 2)
+            output = output * 2 - 1 if isinstance(output, Tensor) else output
+        else:
+            output = self.denoiser(clean, level)
+        if not isinstance(output, Tensor) or output.shape != x.shape:
+            given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise UsageError(f"the denoiser gives {given}, not {tuple(x.shape)}", hint="mend its forward")
+        return output
 
 
 def _style(network: nn.Module) -> Style:

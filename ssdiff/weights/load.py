@@ -25,8 +25,8 @@ from ssdiff.priors.high_frequency import HighFrequencySpectrum
 from ssdiff.progress import Progress, stage
 from ssdiff.second_set import OtherImages, SecondSet, open_as
 from ssdiff.weights import single_file
+from ssdiff.weights.foreign import ForeignWeights, open_foreign
 from ssdiff.weights.released import convert_released
-from ssdiff.weights.untrusted import read_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def load(
 
 def import_official(
     source: Mapping[str, Tensor] | str | Path,
-    preset: Preset | str | Path,
+    preset: Preset | str | Path | None = None,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -156,15 +156,16 @@ def import_official(
     data: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Pipeline:
-    """Make a pipeline of weights that the authors of [SSD] or [CD] released, or of guided-diffusion's UNet.
+    """Make a pipeline of weights of others: the authors of [SSD] or [CD], guided-diffusion, diffusers.
 
     Files of [CD] carry tables of their process, which must be those of the preset's. No spectra of training
     images come with any, so a preset's ``sampling.renoise`` becomes ``"none"``.
 
     Args:
-        source: a state dict, or a file of one (``.pt`` files are read through the guard of
-            :func:`ssdiff.weights.untrusted.read_weights`).
-        preset: the settings that the weights were trained with, e.g. ``"celeba64"``.
+        source: a state dict, a file of one (``.pt`` files are read through the guard of
+            :func:`ssdiff.weights.untrusted.read_weights`), or a folder of diffusers.
+        preset: the settings that the weights were trained with, e.g. ``"celeba64"``; None takes those that
+            the file, its name or the folder says (docs/networks.md).
         device: as in :func:`load`.
         precision: as in :func:`load`.
         where: the file of a state dict, for messages.
@@ -177,12 +178,19 @@ def import_official(
 
     Raises:
         DataError: a data set that is missing, empty or damaged.
-        UsageError: a data set for a preset that needs none.
+        UsageError: a data set for a preset that needs none; or no preset, and nothing says which.
         CheckpointError: not such weights, of another architecture, or of another process; names keys, shapes
             and settings.
     """
-    state = source if isinstance(source, Mapping) else read_weights(as_path("source", source), weights)
-    settings = preset if isinstance(preset, Preset) else load_preset(preset)
+    if isinstance(source, Mapping):
+        foreign = ForeignWeights(None if where is None else Path(where), source)
+    else:
+        foreign = open_foreign(as_path("source", source), weights)
+    state = foreign.state
+    if preset is None:
+        settings = foreign.preset()[0]
+    else:
+        settings = preset if isinstance(preset, Preset) else load_preset(preset)
     settings = override(settings, {"sampling.renoise": "none"})
     prior = settings.sampling.terminal_prior
     if data is not None and prior is None:
