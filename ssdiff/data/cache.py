@@ -418,7 +418,7 @@ def _written(
 def _blocks(source: Source, fit: Fit, begin: int) -> Iterator[tuple[int, Sequence[Decoded | DataError]]]:
     """(number of the first, images) from ``begin`` on, in order, decoded by a thread for each core that run a
     bounded way ahead; Pillow decodes and resizes beside other threads."""
-    workers = _cores()
+    workers = usable_cores()
     pending: deque[tuple[int, Future[Sequence[Decoded | DataError]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
         try:
@@ -435,8 +435,8 @@ def _blocks(source: Source, fit: Fit, begin: int) -> Iterator[tuple[int, Sequenc
             pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
-    """Cores that this process may use, which a container or a scheduler may have limited."""
+def usable_cores() -> int:
+    """Return how many cores this process may use, which a container or a scheduler may have limited."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
