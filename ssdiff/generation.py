@@ -35,7 +35,7 @@ from ssdiff.image_folder import (
 )
 from ssdiff.pipeline import Pipeline, check_counts
 from ssdiff.progress import Counter, Progress
-from ssdiff.sampling.plan import Plan
+from ssdiff.sampling.plan import Plan, refuse_useless_steps
 from ssdiff.schedules.respacing import Steps
 
 Advance = Callable[[int], None]  # told of so many images a step further
@@ -171,7 +171,7 @@ def check_destination(
         columns: of a grid.
 
     Raises:
-        UsageError: an ending that is not supported, or that does not go with ``trajectory``.
+        UsageError: an ending that is not supported, or that does not go with ``trajectory`` or ``columns``.
         OutputError: something is there already.
         ResourceError: it cannot be written there.
     """
@@ -179,6 +179,8 @@ def check_destination(
     folder = out.endswith(("/", os.sep)) or path.is_dir() or not suffix
     if trajectory and (folder or suffix == _ARRAY):
         raise UsageError("--trajectory writes one picture", hint="give --out film.png or film.gif")
+    if columns is not None and (folder or suffix == _ARRAY or (trajectory and suffix != ".gif")):
+        raise UsageError("--columns is for a grid", hint="leave it out, or give --out grid.png")
     if folder:
         check_image_folder(path, numbers, overwrite)
         return Destination("folder", path, overwrite, columns)
@@ -197,6 +199,7 @@ class GenerationResult:
         sampler: as it was asked for.
         seconds: that drawing and writing took.
         kept: how many of a folder's images were there already, made with the same.
+        added: steps beyond the number that was asked for, which resolution transitions need.
     """
 
     out: Path
@@ -204,6 +207,7 @@ class GenerationResult:
     sampler: str
     seconds: float
     kept: int = 0
+    added: int = 0
 
     def __str__(self) -> str:
         """Return one line for people."""
@@ -211,8 +215,9 @@ class GenerationResult:
         if self.kept == made.n:
             return f"{self.out}: all {made.n} images are there already, of the same model, seed and options"
         kept = f", {self.kept} of them there already" if self.kept else ""
+        added = f" ({self.added} of them for resolution transitions)" if self.added else ""
         return (
-            f"{self.out}: {made.n} images{kept}, {made.plan.evaluations} steps of {self.sampler}, "
+            f"{self.out}: {made.n} images{kept}, {made.plan.evaluations} steps of {self.sampler}{added}, "
             f"seed {made.seed}, {self.seconds:.1f} s, {self._rate:.3g} images/s"
         )
 
@@ -287,6 +292,7 @@ def generate(
     target = out if isinstance(out, Destination) else check_destination(str(out), numbers)
     world = world or World()
     plan = pipeline.plan(steps, sampler, eta, guidance, t)
+    refuse_useless_steps(steps, sampler or pipeline.sampling.sampler)
     size = batch or pipeline.sampling.batch
     chosen = pipeline.class_numbers(classes)
     pipeline.check_other()
@@ -296,7 +302,9 @@ def generate(
     kept = _WRITERS[target.kind](target, generation, world, advance) or 0
     world.barrier()
     name = sampler or pipeline.sampling.sampler
-    return GenerationResult(target.path, generation, name, time.perf_counter() - began, kept)
+    seconds = time.perf_counter() - began
+    added = max(0, plan.evaluations - steps) if isinstance(steps, int) else 0
+    return GenerationResult(target.path, generation, name, seconds, kept, added)
 
 
 def override_sampling(pipeline: Pipeline, changes: Mapping[str, object]) -> None:

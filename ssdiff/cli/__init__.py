@@ -83,6 +83,7 @@ def _options(
 def main() -> None:
     """Run the command line and exit with one of the documented codes."""
     make_lasting()
+    _hush_libraries()
     code = run(sys.argv[1:])
     if "WORLD_SIZE" in os.environ:
         # Gloo's threads may still free tensors; while the interpreter is torn down, that aborts the process
@@ -91,6 +92,13 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(code)
     raise SystemExit(code)
+
+
+def _hush_libraries() -> None:
+    """Keep what libraries log off stderr, unless the user has set how PyTorch logs; errors are raised."""
+    os.environ.setdefault("TORCH_LOGS", "-all")  # read when PyTorch is imported: errors alone
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger().addHandler(logging.NullHandler())  # or Python prints warnings that nobody handles
 
 
 def run(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ import typer
 
 from ssdiff.cli.common import Terminal, parse_sets
 from ssdiff.cli.options import OUTPUT, Json, Plugins, Sets, option
+from ssdiff.errors import UsageError
 
 app = typer.Typer(help="The settings that ship with ssdiff.", no_args_is_help=True)
 
@@ -39,6 +40,8 @@ def show(
     from ssdiff.config.load import load_preset, shipped_preset
 
     if source:
+        if set_:
+            raise UsageError("--set changes settings, --source shows a file as it is", hint="leave one out")
         text = shipped_preset(name)
         Terminal(as_json=json).result(text.rstrip("\n"), {"name": name, "source": text})
         return

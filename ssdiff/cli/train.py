@@ -110,10 +110,15 @@ def train(
             "--precision": ("training.precision", precision),
         },
     )
+    for name, given in (("--accept-changed-data", accept_data), ("--allow-topology-change", accept_topology)):
+        if given and resume is None:
+            raise UsageError(f"{name} is for a run that goes on", hint="give --resume, or leave it out")
     if dry_run:
         from ssdiff.build import build_process
         from ssdiff.config.load import for_data_set, load_preset
+        from ssdiff.data import check_source
         from ssdiff.evaluation.cost import dry_run as measure
+        from ssdiff.runs import RunFolder
         from ssdiff.training.resume import refuse_other
 
         if resume is not None:
@@ -124,6 +129,12 @@ def train(
             settings = for_data_set(load_preset(preset or "shapes32", overrides), data)
             if not build_process(settings).morphs:
                 refuse_other(settings, with_)
+            if data is not None or settings.data.list is not None:
+                check_source(
+                    data or settings.data.source or "", names=settings.data.list, part=settings.data.part
+                )
+            if out is not None:
+                RunFolder(out).check_new()
             expected = measure(settings, device, progress)
         terminal.result(f"{expected}\nnothing was written", expected.to_dict())
         return

@@ -118,17 +118,21 @@ def require_packages(source: str | Path | None) -> None:
         require_package(source, cache_root() / "torchvision")
 
 
-def check_source(source: str | Path) -> None:
+def check_source(source: str | Path, *, names: str | Path | None = None, part: int | None = None) -> None:
     """Refuse a set that is missing, empty or no archive; nothing is decoded, and a name is not downloaded.
 
     Args:
-        source: as for :func:`open_data`.
+        source: as for :func:`open_data`, likewise ``names`` and ``part``.
 
     Raises:
         DataError: then.
+        UsageError: a list for a set whose images have no names.
     """
-    if not (isinstance(source, str) and source in DATA_NAMES):
-        _find(source, cache_root(), MAX_PIXELS).close()
+    only = None if names is None else read_list(as_path("names", names), part)
+    if isinstance(source, str) and source in DATA_NAMES:
+        _require_names(source, only, "folder")
+    else:
+        _find(source, cache_root(), MAX_PIXELS, only).close()
 
 
 def _find(

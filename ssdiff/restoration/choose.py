@@ -16,6 +16,7 @@ from ssdiff.restoration.options import Method, Options
 from ssdiff.restoration.tasks import JPEG, TASKS, check_used, task_name
 from ssdiff.restoration.trained import Trained
 from ssdiff.restoration.zero_shot import ZeroShot, zero_shot
+from ssdiff.sampling.plan import refuse_useless_steps
 from ssdiff.sampling.registry import SAMPLERS
 
 
@@ -161,6 +162,8 @@ def choose_samplers(
             continue
         taken = not every or SAMPLERS.get(name).takes_eta
         pipeline.plan(options.steps, name, options.eta if taken else None, t=t)
+        if not every:
+            refuse_useless_steps(options.steps, name)
     return samplers
 
 

@@ -128,6 +128,15 @@ class RunFolder:
                 hint="continue it with --resume auto, or choose a new folder with --out",
             )
 
+    def check_new(self) -> None:
+        """Refuse a folder in which no run could begin; nothing is made.
+
+        Raises:
+            OutputError: it holds a run that has begun, or something that is no run.
+        """
+        self._refuse_foreign()
+        self.refuse_begun()
+
     def has_begun(self) -> bool:
         """Return whether a step was recorded or saved here; a run that failed before that may be started
         anew."""

@@ -113,6 +113,18 @@ def plan_for(
     )
 
 
+def refuse_useless_steps(steps: Steps | None, sampler: str) -> None:
+    """Refuse steps that were asked for of a sampler that has one.
+
+    Raises:
+        UsageError: then.
+    """
+    if steps not in (None, 1) and SAMPLERS.get(sampler).spacing == "once":
+        raise UsageError(
+            f"sampler {sampler} makes one prediction, steps change nothing", hint="leave --steps out"
+        )
+
+
 def _whole(value: object) -> bool:
     """Whether a caller gave a whole number, whatever the annotation says."""
     return isinstance(value, int) and not isinstance(value, bool)

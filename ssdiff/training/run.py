@@ -24,7 +24,7 @@ from ssdiff.data import ImageSet, PictureSet, require_packages
 from ssdiff.data.lists import read_list
 from ssdiff.devices import PRECISIONS, pick_device, precision_name
 from ssdiff.distributed import World, join_world
-from ssdiff.errors import CheckpointError, Interrupted
+from ssdiff.errors import CheckpointError, Interrupted, memory_for
 from ssdiff.failures import explain
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
@@ -53,7 +53,7 @@ from ssdiff.training.resume import (
     check_unchanged,
     resolve_resume,
 )
-from ssdiff.training.trainer import Trainer
+from ssdiff.training.trainer import MEMORY_HINT, Trainer
 from ssdiff.weights.load import load
 
 EventKind = Literal["start", "step", "log", "checkpoint", "samples", "note"]
@@ -331,29 +331,30 @@ class _Run:
         place_model(model, self._device)
         patches = Patches(data, preset.data.scales, settings.seed) if isinstance(data, PictureSet) else None
         crops = preset.data.crop == "random" and patches is None
-        batches = Batches(
-            data.whole if crops else data.images if patches is None else patches,
-            data.labels,
-            self._device,
-            self.world,
-            settings.batch,
-            settings.seed,
-            flip=preset.data.flip,
-            crop=preset.data.size if crops else None,
-            padding=preset.data.padding,
-            classes=preset.model.classes,
-            label_dropout=settings.label_dropout,
-            ahead=_AHEAD,
-        )
-        self._closing.callback(batches.close)
-        trainer = Trainer(
-            settings,
-            self.process,
-            model,
-            batches,
-            predict=preset.process.predict,
-        )
-        trainer.precision = self._precision = self._precision or self._probe(trainer, stop)
+        with memory_for(f"training.batch = {settings.batch} at {preset.data.size} px", MEMORY_HINT):
+            batches = Batches(
+                data.whole if crops else data.images if patches is None else patches,
+                data.labels,
+                self._device,
+                self.world,
+                settings.batch,
+                settings.seed,
+                flip=preset.data.flip,
+                crop=preset.data.size if crops else None,
+                padding=preset.data.padding,
+                classes=preset.model.classes,
+                label_dropout=settings.label_dropout,
+                ahead=_AHEAD,
+            )
+            self._closing.callback(batches.close)
+            trainer = Trainer(
+                settings,
+                self.process,
+                model,
+                batches,
+                predict=preset.process.predict,
+            )
+            trainer.precision = self._precision = self._precision or self._probe(trainer, stop)
         if self.start.loaded is not None:
             loaded = self.start.loaded
             trainer.restore(loaded.step, loaded.tensors, loaded.meta.get("unreported"))

@@ -22,7 +22,7 @@ from ssdiff.training.batches import COUNTERS, Batches, TimestepSampler
 from ssdiff.training.compile import compiled, require_compiler
 from ssdiff.training.losses import Network, Visit, objective
 
-_MEMORY_HINT = (
+MEMORY_HINT = (
     "lower the batch (--batch), raise training.grad_accum_steps, or set model.activation_checkpointing = true"
 )
 _BUCKET = 1 << 23  # numbers reduced between processes at a time
@@ -253,7 +253,7 @@ class Trainer:
         timesteps = self._timesteps.draw(counter % COUNTERS, positions)
         side = self.process.states[int(timesteps[0])].resolution
         self._last = f"{side} px, timesteps {int(timesteps.min())}..{int(timesteps.max())}"
-        with memory_for(f"training.batch = {settings.batch} at {side} px", _MEMORY_HINT):
+        with memory_for(f"training.batch = {settings.batch} at {side} px", MEMORY_HINT):
             losses = self._losses(counter, timesteps)
             (losses.mean() / settings.grad_accum_steps).backward()
         row = self._sums[self._resolutions.index(side)]

@@ -152,10 +152,10 @@ def line(choice: random.Random) -> tuple[str, ...]:
             options += [flag] if parameter.is_flag else [flag, _value(choice, parameter)]
     return (
         *name.split(),
+        *(_KEPT if _has(known[name], "--quiet") else ()),  # before a value that is "--"
         *arguments,
         *options,
         *_SHORT.get(name, ()),
-        *(_KEPT if _has(known[name], "--quiet") else ()),
     )
 
 

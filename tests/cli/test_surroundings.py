@@ -145,6 +145,58 @@ def test_libraries_say_nothing(ssdiff, tmp_path):
     assert (code, out, err) == (0, "", "")
 
 
+def test_libraries_log_nothing_on_stderr(tmp_path):
+    """As PyTorch does of a missing compiler; Python prints what nobody handles."""
+    names = ("torch.utils.flop_counter", "torch._dynamo.x", "other")
+    plugin = tmp_path / "loud.py"
+    plugin.write_text(f"import logging, torch\n[logging.getLogger(n).warning('HEARD') for n in {names}]\n")
+    command = [sys.executable, "-m", "ssdiff", "presets", "show", "shapes32", "--plugin", str(plugin)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "[training]" in done.stdout
+
+
+IGNORED = (
+    ("train --accept-changed-data", "--resume"),
+    ("train --allow-topology-change", "--resume"),
+    ("train --dry-run --allow-topology-change", "--resume"),
+    ("presets show shapes32 --source --set training.steps=3", "--source"),
+    *((f"eval cost shapes32 --no-timing {option}", "measuring") for option in ("--seconds 3", "--batch 3")),
+    ("eval cost shapes32 --no-timing --precision fp32", "measuring"),
+    *((f"sample -n 1 --columns 2 --out {out}", "grid") for out in ("x/", "x.npz", "x.png --trajectory")),
+)
+
+
+@pytest.mark.parametrize(("line", "words"), IGNORED)
+def test_an_option_that_would_change_nothing_is_refused(ssdiff, tmp_path, monkeypatch, line, words):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = ssdiff(*line.split())
+    assert code == 2 and words in err and "leave" in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_steps_of_a_sampler_with_one_are_refused(ssdiff, cold_folder, tmp_path):
+    save(tmp_path / "a.png", size=(16, 16))
+    command = ("restore", tmp_path / "a.png", "--ckpt", cold_folder, "--out", tmp_path / "o.png", "--sampler")
+    code, _, err = ssdiff(*command, "direct", "--steps", 2)
+    assert code == 2 and "direct makes one prediction" in err
+    assert ssdiff(*command, "direct", "--steps", 1, "-q")[0] == 0
+
+
+def test_a_dry_run_refuses_what_the_training_would(ssdiff, run_folder, tmp_path):
+    command = ("train", "--preset", TINY, "--dry-run")
+    assert ssdiff(*command, "--out", run_folder)[0] == 2
+    assert ssdiff(*command, "--data", tmp_path / "nothing")[0] == 3
+    save(tmp_path / "set" / "a.png")
+    code, _, err = ssdiff(*command, "--data", tmp_path / "set", "--data-list", tmp_path / "none.txt")
+    assert code == 3 and "none.txt" in err
+
+
+def test_a_batch_beyond_all_memory_names_what_to_lower(ssdiff, tmp_path):
+    out = ("--out", tmp_path / "run", "--batch", 10**14, "--device", "cpu", "-q")
+    code, _, err = ssdiff("train", "--preset", TINY, *out)
+    assert code == 6 and f"training.batch = {10**14} at" in err and "--batch" in err
+
+
 def test_a_limit_of_pixels_can_be_raised_where_it_is_met(ssdiff, tmp_path):
     save(tmp_path / "d" / "a.png", size=(40, 40))
     limited = ("--set", "data.max_pixels=1000")

@@ -21,6 +21,7 @@ from ssdiff.cli.options import (
     Steps,
     option,
 )
+from ssdiff.errors import UsageError
 from ssdiff.files import check_output
 
 _Source = Annotated[
@@ -30,7 +31,9 @@ _Source = Annotated[
         help="Preset by name or file, run, checkpoint or model; default: the newest run, or the bundled one.",
     ),
 ]
-_Seconds = Annotated[float, option(MEASUREMENT, help="Time to spend on measuring, about.")]
+_Seconds = Annotated[
+    float | None, option(MEASUREMENT, help="Time to spend on measuring, about.", show_default="20")
+]
 _NoTiming = Annotated[bool, option(MEASUREMENT, "--no-timing", help="Count only; measure nothing.")]
 _Batch = Annotated[
     int | None,
@@ -47,7 +50,7 @@ def cost(
     set_: Sets = None,
     plugin: Plugins = None,
     steps: Steps = None,
-    seconds: _Seconds = 20.0,
+    seconds: _Seconds = None,
     no_timing: _NoTiming = False,
     out: ResultFile = None,
     overwrite: Overwrite = False,
@@ -61,6 +64,14 @@ def cost(
     from ssdiff.evaluation import cost as measuring
     from ssdiff.weights.load import find_preset
 
+    if no_timing:
+        for name, given in (
+            ("--seconds", seconds is not None),
+            ("--batch", batch is not None),
+            ("--precision", precision != "auto"),
+        ):
+            if given:
+                raise UsageError(f"{name} is for measuring", hint="leave it out, or --no-timing")
     terminal = Terminal(quiet, json)
     if out is not None:
         check_output(out, overwrite, (".json",))
@@ -71,7 +82,7 @@ def cost(
             steps=steps,
             batch=batch,
             measure=not no_timing,
-            seconds=seconds,
+            seconds=20.0 if seconds is None else seconds,
             device=device,
             precision=precision,
             progress=progress,
