@@ -204,3 +204,19 @@ def test_photographs_are_measured_once_beside_the_classical_tools(tmp_path):
     )
     task, tiled, whole, count = ratio.splitlines()[-1].strip("| ").split(" | ")
     assert (task, count) == ("denoise", "2") and 0.5 < float(tiled) < 2 and 0.5 < float(whole) < 2
+
+
+def test_the_set_of_photographs_holds_each_turned_and_in_grey(photos, tmp_path):
+    said = call(
+        "photo_set.py", photos, "--out", tmp_path / "o.zip", "--prefix", "0", "--without", "03", home=tmp_path
+    )
+    assert "9 photographs" in said
+    with zipfile.ZipFile(tmp_path / "o.zip") as found:
+        names = found.namelist()
+        plain, turned, grey = (
+            np.array(Image.open(BytesIO(found.read(f"01{ending}.png"))))
+            for ending in ("", "-turned", "-grey")
+        )
+    assert len(names) == 27 and not any("03" in name for name in names)
+    assert np.array_equal(turned, np.rot90(plain)) and np.ptp(grey, axis=2).max() == 0
+    assert np.abs(grey[..., 0] - np.rot90(plain @ [0.299, 0.587, 0.114])).max() <= 1

@@ -43,9 +43,9 @@ from ssdiff.sampling.plan import Plan
 from ssdiff.sampling.plug_and_play import (
     MIRRORS,
     falling_timesteps,
-    mirrored,
     noise_timestep,
     plug_and_play,
+    seen_mirrored,
 )
 
 PLUG_AND_PLAY = "plug-and-play"
@@ -54,8 +54,8 @@ _ROUNDING = 2 / 255 / 12**0.5  # std of the rounding to bytes, in units of the [
 # First and last noise of 255 that plug and play takes its images to have, and its steps; found by trial on
 # pictures of the training set.
 _PLAYS = {
-    "deblur": (20.0, 3.0, 8),
-    "super-resolve": (5.0, 2.0, 3),
+    "deblur": (30.0, 2.0, 12),
+    "super-resolve": (20.0, 2.0, 12),
     "inpaint": (60.0, 2.0, 24),
 }
 
@@ -257,7 +257,9 @@ class ZeroShot:
         if rule == "direct":
             t, mirrors = plan.timesteps[0], mirrors_of(self.pipeline)
             predict = self.condition.predictor(pipeline, numbers)
-            return self._cut(sum((mirrored(predict, dims)(x, t) for dims in mirrors), 0 * x) / len(mirrors))
+            return self._cut(
+                sum((seen_mirrored(predict, dims)(x, t) for dims in mirrors), 0 * x) / len(mirrors)
+            )
         return self.options.mean(lambda seed: self._walked(pipeline, numbers, plan, seed, x=x))
 
     def _played(self, pipeline: Pipeline, known: Measurement, degraded: Tensor, numbers: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-1, -2), (-2,))
 """Dimensions along which images are mirrored before and after the network: none, across, both, down."""
 
 
-def mirrored(predict: Predict, dims: tuple[int, ...]) -> Predict:
+def seen_mirrored(predict: Predict, dims: tuple[int, ...]) -> Predict:
     """Return a network's prediction of the mirror image, mirrored back.
 
     Args:
@@ -97,7 +97,7 @@ def plug_and_play(
     """
     states, clean = measurement.process.states, guess
     for t, dims in zip(timesteps, itertools.cycle(mirrors), strict=False):
-        clean = mirrored(predict, dims)(states[t].signal * measurement.correct(clean, t), t)
+        clean = seen_mirrored(predict, dims)(states[t].signal * measurement.correct(clean, t), t)
         if t == timesteps[-1]:
             clean = measurement.correct(clean, t)
         yield t, clean
