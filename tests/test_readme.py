@@ -81,6 +81,9 @@ COMMANDS = {
     "torchrun --nproc-per-node 4 -m ssdiff train --preset celeba64 --data photos/": Run(
         {"4": "2"}, (*QUICK, *CPU, "--set", "training.steps=1", "--out", "faces")
     ),
+    "ssdiff train --init photos64 --data photos/ --steps 2000 --lr 1e-4": Run(
+        {"photos64": "{free}", "2000": "1"}, CPU
+    ),
     "ssdiff sample -n 64 --out grid.png": Run({"64": "2"}, TWO),
     "ssdiff sample -n 8 --trajectory --out film.png": Run({"8": "2"}, TWO),
     "ssdiff degrade img.png --op downsample --t 500": Run(),

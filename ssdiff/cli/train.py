@@ -52,6 +52,20 @@ _Resume = Annotated[
         help="Continue: the newest run (or --out), or a run or checkpoint.",
     ),
 ]
+_Init = Annotated[
+    str | None,
+    option(
+        TRAINING,
+        metavar="MODEL",
+        help="Begin with the weights of a run, checkpoint, model file or bundled model; without --preset "
+        "with its settings, too.",
+        show_default="random weights",
+    ),
+]
+_InitPartial = Annotated[
+    bool, option(TRAINING, "--init-partial", help="Of --init: take the tensors that fit, leave the others.")
+]
+_InitWeights = Annotated[str, option(TRAINING, help="Of --init: ema (averaged) or raw.")]
 _AcceptData = Annotated[
     bool, option(TRAINING, "--accept-changed-data", help="Resume although the data set has changed.")
 ]
@@ -81,6 +95,9 @@ def train(
     batch: _Batch = None,
     lr: _Rate = None,
     resume: _Resume = None,
+    init: _Init = None,
+    init_partial: _InitPartial = False,
+    init_weights: _InitWeights = "ema",
     accept_data: _AcceptData = False,
     accept_topology: _AcceptTopology = False,
     out: _Out = None,
@@ -120,13 +137,21 @@ def train(
         from ssdiff.evaluation.cost import dry_run as measure
         from ssdiff.runs import RunFolder
         from ssdiff.training.resume import refuse_other
+        from ssdiff.weights.initial import InitialRequest, check_request, choose_initial
 
         if resume is not None:
             raise UsageError(
                 "a dry run is of a preset, not of a run", hint="`ssdiff eval cost RUN` measures a run"
             )
+        asked = None if init is None else InitialRequest(init, init_partial, init_weights)
+        check_request(asked, init_partial, init_weights, resume)
+        if asked is None:
+            wanted, initial = load_preset(preset or "shapes32", overrides), None
+        else:
+            named = None if preset is None else load_preset(preset, overrides)
+            wanted, initial = choose_initial(asked, named, overrides, data)
         with terminal.progress_callback("path") as progress:
-            settings = for_data_set(load_preset(preset or "shapes32", overrides), data)
+            settings = for_data_set(wanted, data)
             if not build_process(settings).morphs:
                 refuse_other(settings, with_)
             if data is not None or settings.data.list is not None:
@@ -136,7 +161,9 @@ def train(
             if out is not None:
                 RunFolder(out).check_new()
             expected = measure(settings, device, progress)
-        terminal.result(f"{expected}\nnothing was written", expected.to_dict())
+        told = [str(expected), *(initial.lines() if initial else ()), "nothing was written"]
+        begun = initial.origin.to_dict() if initial else None
+        terminal.result("\n".join(told), {**expected.to_dict(), "init": begun})
         return
     units = {"preparing": "img", "training": "steps"}
     with StopRequest().listening() as stop, terminal.progress_callback(**units) as progress:
@@ -156,6 +183,9 @@ def train(
             accept_changed_data=accept_data,
             allow_topology_change=accept_topology,
             plugins=plugin or (),
+            init=init,
+            init_partial=init_partial,
+            init_weights=init_weights,
         )
     _report(result, terminal)
 

@@ -26,7 +26,7 @@ State = Literal["running", "finished", "interrupted", "failed"]
 # A folder that has nothing else is still empty: it was locked, but no run began.
 _OWN = ("run.lock", "owner.json", "checkpoints", "samples")
 # What a killed writer leaves (ssdiff.files.staging_name).
-_UNFINISHED = re.compile(r"\.(preset\.toml|(owner|status)\.json|metrics\.jsonl)\.[0-9a-f]{32}")
+_UNFINISHED = re.compile(r"\.(preset\.toml|(owner|status|init)\.json|metrics\.jsonl)\.[0-9a-f]{32}")
 _BLOCK = 4096  # bytes, that a file takes on a disk at least
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,11 @@ class RunFolder:
     def preset(self) -> Path:
         """The resolved settings; a folder with this file is a run."""
         return self.path / "preset.toml"
+
+    @property
+    def init(self) -> Path:
+        """What the run began with, where that are another model's weights; JSON."""
+        return self.path / "init.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -114,6 +119,24 @@ class RunFolder:
                 replace_file(self.preset, settings)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
+
+    def write_init(self, origin: Mapping[str, object] | None) -> None:
+        """Record what the run begins with, None for random weights; for whoever holds :meth:`lock`.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
+        try:
+            if origin is None:
+                self.init.unlink(missing_ok=True)
+            else:
+                replace_file(self.init, _encode(origin))
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def read_init(self) -> dict[str, Any] | None:
+        """Return what :meth:`write_init` wrote; None if there is nothing to read."""
+        return _read(self.init)
 
     def refuse_begun(self) -> None:
         """Refuse to begin where a run has begun.

@@ -35,20 +35,21 @@ def new_run_path(name: str) -> Path:
     return path
 
 
-def newest_run(name: str | None = None) -> Path | None:
+def newest_run(name: str | None = None, *, init: str | None = None) -> Path | None:
     """Return the run that saved a checkpoint last, in :func:`runs_root` or noted by :func:`remember`.
 
     None if none has.
 
     Args:
         name: only runs of the preset of this name.
+        init: only runs that began with this model's weights.
     """
     root = runs_root()
     found: list[tuple[float, Path]] = []
     elsewhere = [path for note in _notes().glob("*.txt") if (path := _noted(note)) is not None]
     for path in (*(root.iterdir() if root.is_dir() else ()), *elsewhere):
         manifests = [*RunFolder(path).checkpoints.glob("step-*/manifest.json")] if is_run(path) else []
-        if manifests and (name is None or _preset_name(path) == name):
+        if manifests and _is_wanted(path, name, init):
             with suppress(OSError):
                 found.append((max(manifest.stat().st_mtime for manifest in manifests), path))
     return max(found)[1] if found else None
@@ -82,6 +83,11 @@ def _noted(note: Path) -> Path | None:
 
 def _notes() -> Path:
     return default_home() / "runs-elsewhere"
+
+
+def _is_wanted(path: Path, name: str | None, init: str | None) -> bool:
+    began = init is None or (RunFolder(path).read_init() or {}).get("model") == init
+    return began and (name is None or _preset_name(path) == name)
 
 
 def _preset_name(path: Path) -> object:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ssdiff import checkpoints, runs
 from ssdiff.arguments import as_path
 from ssdiff.config import Preset
 from ssdiff.config.load import differences, for_data_set, override, parse_preset, read_preset
 from ssdiff.data import check_source
+from ssdiff.distributed import World
 from ssdiff.errors import CheckpointError, DataError, UsageError
+from ssdiff.weights.initial import Initial, InitialRequest, Origin, choose_initial
 
 _MODEL_SECTIONS = ("data", "process", "model")
 # Where the list of images lies may change; that the images have not is seen by their fingerprint.
@@ -33,7 +36,9 @@ class Request:
         accept_changed_data: resume although the data set has changed.
         allow_topology_change: resume with another number of processes.
         other: second data set, for animorphosis; None takes that of the run that is resumed, or the preset's.
-        overrides: change the stored settings of a run that is resumed without ``preset``.
+        overrides: change the stored settings of a run that is resumed without ``preset``, or those of the
+            model that it begins with.
+        init: weights that a new run begins with; without ``preset`` its settings are that model's.
     """
 
     preset: Preset | None
@@ -45,6 +50,7 @@ class Request:
     allow_topology_change: bool = False
     other: str | Path | None = None
     overrides: Mapping[str, object] = field(default_factory=dict)
+    init: InitialRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,15 @@ class Start:
     loaded: checkpoints.Loaded | None
     notes: tuple[str, ...]
     stored: Preset | None
+    initial: Initial | None = None
+
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """What the run began with, as a checkpoint tells it; None for random weights."""
+        if self.loaded is None:
+            return None if self.initial is None else self.initial.origin.to_dict()
+        found = Origin.from_dict(self.loaded.meta.get("init"))
+        return None if found is None else found.to_dict()
 
     @property
     def source(self) -> str | Path | None:
@@ -93,12 +108,15 @@ def resolve_resume(request: Request) -> Start:
     """Find the checkpoint and settle which settings count.
 
     Raises:
-        CheckpointError: an explicit checkpoint is absent, damaged or of other settings.
+        CheckpointError: an explicit checkpoint is absent, damaged, of other settings or of a run that began
+            with other weights; the model to begin with is absent, damaged or does not fit.
         UsageError: nothing says what to train.
     """
     folder, found, notes = request.out, None, []
     if request.resume == "auto":
-        folder = folder or runs.newest_run(request.preset.name if request.preset else None)
+        folder = folder or runs.newest_run(
+            request.preset.name if request.preset else None, init=request.init.key if request.init else None
+        )
         if folder is not None and runs.is_run(folder):
             latest, skipped = checkpoints.latest(runs.RunFolder(folder).checkpoints)
             notes = [f"skipped {path.name}: {reason}" for path, reason in skipped]
@@ -110,12 +128,45 @@ def resolve_resume(request: Request) -> Start:
     loaded = None
     if found is not None:
         loaded = checkpoints.require_groups(checkpoints.load(found), "ema", "weights", "optimizer")
+        _check_origin(request, loaded)
+    request, initial = _begin(request, folder) if loaded is None else (request, None)
     preset, stored, changed = _settle(request, loaded, folder)
     if changed:
         notes.append(f"going on with other settings (then != now): {'; '.join(changed)}")
+    notes += initial.lines() if initial else []
     folder = folder or runs.new_run_path(preset.name)
-    start = Start(request, preset, folder, loaded, tuple(notes), stored)
+    start = Start(request, preset, folder, loaded, tuple(notes), stored, initial)
     return replace(start, preset=for_data_set(preset, start.source))
+
+
+def _begin(request: Request, folder: Path | None) -> tuple[Request, Initial | None]:
+    """The request with its settings, and the weights of another model that a new run begins with.
+
+    A run that was killed before it saved anything begins with what it was to begin with.
+    """
+    asked = request.init
+    if asked is None and request.resume == "auto" and request.preset is not None and folder is not None:
+        origin = Origin.from_dict(runs.RunFolder(folder).read_init())
+        if origin is not None:
+            asked = InitialRequest(origin.model, origin.taken < origin.tensors, origin.weights)
+    if asked is None:
+        return request, None
+    preset, initial = choose_initial(asked, request.preset, request.overrides, request.source)
+    return replace(request, preset=preset), initial
+
+
+def _check_origin(request: Request, loaded: checkpoints.Loaded) -> None:
+    """Refuse a run that began otherwise than it is said to [docs/faults.md, row 70]."""
+    if request.init is None:
+        return
+    origin = Origin.from_dict(loaded.meta.get("init"))
+    if origin is None or origin.model != request.init.key:
+        began = "random weights" if origin is None else origin.model
+        raise CheckpointError(
+            f"the run of {loaded.path} began with {began}, not with {request.init.model}",
+            path=loaded.path,
+            hint="leave --init out to go on with it, or start a new run with --out",
+        )
 
 
 def _explicit(path: Path, out: Path | None) -> tuple[Path, Path]:
@@ -145,7 +196,9 @@ def _settle(
     """
     if loaded is None:
         if request.preset is None:
-            raise UsageError("nothing says what to train", hint="give --preset NAME, or --resume with a run")
+            raise UsageError(
+                "nothing says what to train", hint="give --preset NAME, --init MODEL, or --resume with a run"
+            )
         return request.preset, None, []
     text = str(loaded.meta.get("preset", ""))
     stored = parse_preset(text, "the checkpoint's preset", run_plugins=True)
@@ -214,6 +267,20 @@ def check_other_unchanged(start: Start, fingerprint: str) -> None:
             f"the second set has changed: fingerprint {str(then)[:12]} at the checkpoint, "
             f"{fingerprint[:12]} now",
             hint="restore it, or resume all the same with --accept-changed-data",
+        )
+
+
+def check_same_weights(initial: Initial, world: World) -> None:
+    """Check that all processes begin with the same weights.
+
+    Raises:
+        CheckpointError: the model changed while they read it, as a run that is still trained does.
+    """
+    if world.broadcast(initial.origin.sha256) != initial.origin.sha256:
+        raise CheckpointError(
+            f"{initial.origin.model} changed while it was read",
+            path=initial.origin.model,
+            hint="name one of its checkpoints, or export it before",
         )
 
 

@@ -50,10 +50,12 @@ from ssdiff.training.resume import (
     Start,
     check_other,
     check_other_unchanged,
+    check_same_weights,
     check_unchanged,
     resolve_resume,
 )
 from ssdiff.training.trainer import MEMORY_HINT, Trainer
+from ssdiff.weights.initial import InitialRequest, check_request
 from ssdiff.weights.load import load
 
 EventKind = Literal["start", "step", "log", "checkpoint", "samples", "note"]
@@ -121,11 +123,15 @@ def train(
     accept_changed_data: bool = False,
     allow_topology_change: bool = False,
     plugins: str | Path | Sequence[str | Path] = (),
+    init: str | Path | None = None,
+    init_partial: bool = False,
+    init_weights: str = "ema",
 ) -> TrainResult:
     """Train a model to its last step, saving on the way; under torchrun, as one of its processes.
 
     Args:
-        preset: name, TOML file or settings; None takes those of the run that is resumed.
+        preset: name, TOML file or settings; None takes those of the run that is resumed, or of the model that
+            the run begins with.
         data: folder, zip file or name of a data set; None takes that of the run that is resumed, or else the
             preset's.
         out: run folder; None chooses a new one in the user's data folder.
@@ -141,6 +147,11 @@ def train(
         allow_topology_change: resume with another number of processes.
         plugins: Python file, or files, that make parts of one's own known, run and remembered by the run; as
             the preset's ``plugins``.
+        init: model whose weights a new run begins with, as :func:`ssdiff.load` takes it: weights alone, all
+            that belongs to steps begins anew. A run that is resumed does not need it again.
+        init_partial: take the tensors that fit the network in name and shape, instead of refusing a model
+            that does not fit as a whole.
+        init_weights: ``ema`` (averaged) or ``raw``, of that model.
 
     Raises:
         Interrupted: stopped on request; the run can be resumed.
@@ -159,6 +170,10 @@ def train(
     settings = preset if isinstance(preset, Preset | None) else load_preset(preset, overrides)
     if isinstance(preset, Preset) and overrides:
         settings = override(preset, overrides)
+    if init is not None:
+        as_path("init", init)
+    asked = None if init is None else InitialRequest(str(init), init_partial, init_weights)
+    check_request(asked, init_partial, init_weights, None if resume is None else str(resume))
     request = Request(
         settings,
         data,
@@ -169,9 +184,12 @@ def train(
         allow_topology_change,
         other,
         overrides or {},
+        asked,
     )
     with join_world(device) as world, ExitStack() as stack:
         start = resolve_resume(request)
+        if start.initial is not None:
+            check_same_weights(start.initial, world)
         # First: settings that do not hold together, or need what is not installed, leave no folder.
         process = build_process(start.preset)
         check_network(start.preset, process)
@@ -207,6 +225,7 @@ def _open_folder(start: Start, world: World, stack: ExitStack) -> runs.RunFolder
         stack.enter_context(folder.lock())
         if not resume:
             folder.refuse_begun()  # somebody else may have been quicker
+        folder.write_init(start.origin)  # now: a run may be killed before it has saved anything
         runs.remember(start.folder)
     if world.size > 1:
         place = [str(start.folder)]
@@ -262,6 +281,8 @@ class _Run:
         with self._logging():
             self._announce(data)
             window = time.monotonic()
+            if self.start.initial is not None:
+                self._save(data)  # whose model it is, and that it need not be there again
             if self.start.lacks_spectra:
                 self._save(data)  # a finished run gets them, too
             self._show("training", trainer.step, settings.steps)
@@ -305,6 +326,8 @@ class _Run:
         data = prepare_on_rank0(start.source, preset, self.world, progress, goes_on=goes_on)
         if start.class_names:
             data = data.in_order(start.class_names)  # a class that was added takes nobody's number
+        elif start.initial is not None and set(data.class_names) <= set(start.initial.class_names):
+            data = data.in_order(start.initial.class_names)  # each class keeps what was learnt of it
         try:
             check_unchanged(start, data.fingerprint, self.world.size)
         except CheckpointError:
@@ -328,6 +351,8 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(settings.seed, "train/weights") >> 1)
             model = build_model(preset)
+        if self.start.initial is not None:
+            self.start.initial.fill(model)
         place_model(model, self._device)
         patches = Patches(data, preset.data.scales, settings.seed) if isinstance(data, PictureSet) else None
         crops = preset.data.crop == "random" and patches is None
@@ -379,6 +404,7 @@ class _Run:
         for note in (
             *filter(None, [self._why]),
             *self.start.notes,
+            *self._renamed(data),
             *data.notes,
             *untrained_classes(data, self.preset),
         ):
@@ -397,6 +423,7 @@ class _Run:
             "resumed": self.start.loaded is not None,
             "skipped": len(data.skipped),
             "precision": precision_name(trainer.precision),
+            "init": self.start.origin,
         }
         verb = f"resumed at step {self.step}" if values["resumed"] else "started"
         self._tell(
@@ -404,6 +431,13 @@ class _Run:
                 "start", self.step, f"{verb}: {self.preset.name}, {len(data)} images of {data.source}", values
             )
         )
+
+    def _renamed(self, data: ImageSet) -> list[str]:
+        """A note if classes have the numbers of others in the model that the run begins with."""
+        names = () if self.start.initial is None else self.start.initial.class_names
+        if not names or not data.class_names or set(data.class_names) <= set(names):
+            return []
+        return [f"classes of the data begin with what the model knows of others: {_pairs(names, data)}"]
 
     def _record(self, seconds: float) -> float:
         """One line of metrics.jsonl; returns the time from which the next one counts."""
@@ -437,6 +471,7 @@ class _Run:
                 "source": portable_source(self.start.source),
                 "other": portable_source(self.start.other),
                 "other_data": self._other,
+                "init": self.start.origin,
                 "world": self.world.size,
                 "start": self._generation.to_json() if self._generation else None,
                 "details": self._details.to_json() if self._details else None,
@@ -521,6 +556,11 @@ class _Run:
     def _trainer(self) -> Trainer:
         assert self.trainer is not None, "the run has begun"
         return self.trainer
+
+
+def _pairs(names: Sequence[str], data: ImageSet) -> str:
+    shown = [f"{now} with {then}" for then, now in zip(names, data.class_names, strict=False) if then != now]
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
 
 
 class _Log(logging.FileHandler):

@@ -296,6 +296,7 @@ def export_model(
         class_names=stored.class_names,
         start=stored.start,
         details=stored.details,
+        init=stored.init,
         step=stored.step,
         note=note,
         half=half,

@@ -14,6 +14,7 @@ from ssdiff.display import human_bytes
 from ssdiff.errors import SsdiffError
 from ssdiff.process.base import ResolutionLevel
 from ssdiff.weights import single_file
+from ssdiff.weights.initial import Origin
 from ssdiff.weights.load import find_model
 
 
@@ -40,12 +41,14 @@ class RunState:
         precision: in which it computes, ``fp32`` or ``bf16``, as its newest checkpoint says; as its settings
             say, perhaps ``auto``, where none does.
         checkpoints: all that are there, oldest first.
+        init: whose weights it began with; None for random ones.
     """
 
     status: dict[str, Any]
     killed: bool
     precision: str
     checkpoints: tuple[StoredCheckpoint, ...]
+    init: Origin | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON says of it."""
@@ -55,6 +58,7 @@ class RunState:
             "killed": self.killed,
             "precision": self.precision,
             "checkpoints": found,
+            "init": _told(self.init),
         }
 
     def lines(self, path: Path) -> list[str]:
@@ -64,6 +68,7 @@ class RunState:
         if self.killed:
             told.append(f"its process is gone; go on with ssdiff train --resume {path}")
         told.append(f"trains in {self.precision}")
+        told += _began(self.init)
         told += [
             f"checkpoint {one.name}, {human_bytes(one.bytes)}, {one.verdict}" for one in self.checkpoints
         ]
@@ -72,21 +77,30 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """What a checkpoint or single-file model says of itself: steps behind it, names of its labels, origin."""
+    """What a checkpoint or single-file model says of itself.
+
+    Attributes:
+        step: training steps behind it.
+        class_names: names of its labels.
+        origin: where it is from, in words.
+        init: whose weights its training began with; None for random ones, or where that is not known.
+    """
 
     step: int | None
     class_names: tuple[str, ...]
     origin: str
+    init: Origin | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON says of it."""
-        return {"step": self.step, "class_names": list(self.class_names), "origin": self.origin}
+        names = list(self.class_names)
+        return {"step": self.step, "class_names": names, "origin": self.origin, "init": _told(self.init)}
 
     def lines(self) -> list[str]:
         """Return what people are told of it."""
         classes = [f"classes {', '.join(self.class_names)}"] if self.class_names else []
         trained = [] if self.step is None else [f"step {self.step}"]
-        return [*trained, *classes, self.origin]
+        return [*trained, *classes, self.origin, *_began(self.init)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +170,26 @@ def describe_model(source: str | Path | None = None) -> Description:
         stored_steps = map(_checkpoint, checkpoints.list_steps(folder.checkpoints))
         precision = single_file.precision_of_run(path) or preset.training.precision
         found = tuple(one for one in stored_steps if one is not None)
-        state = RunState(folder.read_status() or {}, folder.was_killed(), precision, found)
+        init = Origin.from_dict(folder.read_init())
+        state = RunState(folder.read_status() or {}, folder.was_killed(), precision, found, init)
         preset = for_data_set(preset, single_file.data_set_of_run(path))
     else:
         stored = single_file.read(path)
-        preset, state = stored.preset, ModelFile(stored.step, stored.class_names, stored.origin)
+        init = Origin.from_dict(stored.init)
+        preset, state = stored.preset, ModelFile(stored.step, stored.class_names, stored.origin, init)
+    if init is not None and preset.published:
+        preset = preset.model_copy(update={"published": ""})  # figures of weights that began at random
     count = sum(weight.numel() for weight in outline_model(preset).parameters())
     process = build_process(preset)
     return Description(path, state, preset, count, tuple(process.levels()), process.noisy)
+
+
+def _began(init: Origin | None) -> list[str]:
+    return [] if init is None else [f"began with {init}"]
+
+
+def _told(init: Origin | None) -> dict[str, Any] | None:
+    return None if init is None else init.to_dict()
 
 
 def _checkpoint(folder: Path) -> StoredCheckpoint | None:

@@ -42,6 +42,7 @@ class Stored:
         details: spectra, as :meth:`ssdiff.priors.high_frequency.HighFrequencySpectrum.to_json` gives them.
         other: the second set that it was trained with, of animorphosis; a single file knows that of its
             preset alone.
+        init: what its training began with, as :meth:`ssdiff.weights.initial.Origin.to_dict` tells it.
     """
 
     preset: Preset
@@ -52,6 +53,7 @@ class Stored:
     start: object = None
     details: object = None
     other: str | None = None
+    init: object = None
 
 
 BUNDLED = ("shapes32", "photos64")
@@ -99,7 +101,8 @@ def read(path: Path, weights: str = "ema") -> Stored:
     start, details = loaded.meta.get("start"), loaded.meta.get("details")
     other = str(loaded.meta.get("other") or "") or preset.data.other
     tensors = loaded.tensors[_FILES[weights]]
-    return Stored(preset, tensors, class_names, origin, loaded.step, start, details, other)
+    init = loaded.meta.get("init")
+    return Stored(preset, tensors, class_names, origin, loaded.step, start, details, other, init)
 
 
 def data_set(checkpoint: Path) -> str | None:
@@ -147,6 +150,7 @@ def export(
     step: int | None = None,
     start: object = None,
     details: object = None,
+    init: object = None,
     note: str = "",
     half: bool = False,
     overwrite: bool = False,
@@ -161,6 +165,7 @@ def export(
         step: training steps behind it.
         start: as in :class:`Stored`.
         details: likewise.
+        init: likewise.
         note: how it was made, e.g. the command.
         half: store 16-bit numbers, which halve the file; computing stays in float32.
         overwrite: replace a file that exists.
@@ -174,6 +179,8 @@ def export(
         "details": json.dumps(details),
         "note": printable(note),
     }
+    if init is not None:
+        metadata["init"] = json.dumps(init)
     dtype = torch.float16 if half else torch.float32
     tensors = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
@@ -181,6 +188,11 @@ def export(
     }
     metadata["sha256"] = _digest(metadata, tensors)
     write_atomic(path, save(tensors, metadata), overwrite=overwrite)
+
+
+def digest_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors with their names, types and shapes, whatever file they are in."""
+    return _digest({}, weights)
 
 
 def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -223,7 +235,9 @@ def _read_file(path: Path) -> Stored:
         )
     try:
         names = tuple(str(name) for name in json.loads(metadata.get("class_names", "[]")))
-        start, details = (json.loads(metadata.get(name, "null")) for name in ("start", "details"))
+        start, details, init = (
+            json.loads(metadata.get(name, "null")) for name in ("start", "details", "init")
+        )
     except (ValueError, TypeError, RecursionError):
         raise CheckpointError(
             f"{path} has damaged class names, terminal prior or spectra", path=path
@@ -240,6 +254,7 @@ def _read_file(path: Path) -> Stored:
         start,
         details,
         preset.data.other,
+        init,
     )
 
 
