@@ -76,8 +76,7 @@ class ImportedModel:
 
     def __str__(self) -> str:
         return (
-            f"recognised a {self.layout} in the authors' layout, {self.found} weights; "
-            f"it fits {self.preset}\n"
+            f"recognised a {self.layout}, {self.found} weights; settings of {self.preset}\n"
             f"{self.out}: {self.weights} weights, {self.parameters / 1e6:.2f} M parameters\n"
             + "".join(f"note  {note}\n" for note in self.notes)
             + f"next  {self.following}"
