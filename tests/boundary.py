@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 import typer
-from children import in_child
+from children import in_child, take_over_threads
 from officialweights import official
 from PIL import Image
 
@@ -297,6 +297,7 @@ def attempt(one: Try, place: Place, as_json: bool = False) -> Try:
     began = time.perf_counter()
     child = os.fork()
     if child == 0:
+        take_over_threads()
         _be_child(arguments, work, streams)
     code, asked = _wait(child, began)
     seconds = time.perf_counter() - began

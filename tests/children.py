@@ -3,11 +3,18 @@
 import os
 import pickle
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 NOBODY = 65534
+
+
+def take_over_threads() -> None:
+    """Renew PyTorch's pool of threads in a forked child, which its first two threads would do at once."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(torch.get_num_threads())
 
 
 def in_child(action: Callable[[], Any]) -> tuple[int, Any]:
@@ -21,6 +28,7 @@ def in_child(action: Callable[[], Any]) -> tuple[int, Any]:
         code = 1
         try:
             os.close(reading)
+            take_over_threads()
             with os.fdopen(writing, "wb") as stream:
                 stream.write(pickle.dumps(action()))
             code = 0

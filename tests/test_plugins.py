@@ -479,17 +479,17 @@ def test_signatures_that_do_not_fit(kind):
 
 def test_results_that_do_not_fit():
     x, t = torch.rand(2, 3, 8, 8), torch.tensor([4, 5])
-    with pytest.raises(UsageError, match=r"Plain gives \(2, 6, 8, 8\), not \(2, 3, 8, 8\)"):
-        adapt(Plain(3, taps=3, grow=2))(x, t, 8, None)
+    with pytest.raises(UsageError, match=r"Plain gives \(2, 9, 8, 8\), not \(2, 3, 8, 8\)"):
+        adapt(Plain(3, taps=3, grow=3))(x, t, 8, None)  # twice as many would be a variance beside the mean
     with pytest.raises(UsageError, match="takes no labels"):
         adapt(Plain(3, taps=3))(x, t, 8, torch.tensor([0, 1]))
 
 
 def test_a_network_of_the_wrong_shape_leaves_no_folder(ssdiff, tmp_path):
-    settings = "model.kind=test-plain", "model.classes=0", "model.options={ taps = 3, grow = 2 }"
+    settings = "model.kind=test-plain", "model.classes=0", "model.options={ taps = 3, grow = 3 }"
     sets = [part for setting in settings for part in ("--set", setting)]
     code, _, err = ssdiff("train", "--preset", TINY, *sets, "--out", tmp_path / "run", "--device", "cpu")
-    assert code == 2 and "gives (2, 6, 16, 16), not (2, 3, 16, 16)" in err
+    assert code == 2 and "gives (2, 9, 16, 16), not (2, 3, 16, 16)" in err
     assert not (tmp_path / "run").exists()
 
 

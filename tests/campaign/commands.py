@@ -21,7 +21,7 @@ import typer.main
 import ssdiff
 from ssdiff import cli
 from tests.campaign.operations import Strike, Watch
-from tests.children import in_child
+from tests.children import in_child, take_over_threads
 
 KNOWN_CODES = frozenset((0, 2, 3, 4, 5, 6, 7, 75, 130))  # of docs/faults.md, without that of a bug
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -171,6 +171,7 @@ def _be_the_command(call: Call, streams: Sequence[int]) -> int:
     sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     for number in _ASKING:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    take_over_threads()
     os.chdir(call.folder)
     os.environ.update(environment(call))
     used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))

@@ -209,8 +209,13 @@ def half_written(workplace: Workplace) -> list[str]:
 
 
 def staged(workplace: Workplace) -> list[str]:
-    """Return what is here under a name that only an unfinished file or folder has."""
-    found = (path for path in workplace.here.rglob(".*") if not path.name.startswith(".samples-"))
+    """Return what is here under a name that only an unfinished file or folder has, but for what the next
+    command goes on with: half of a folder of samples, and of prepared data."""
+    found = (
+        path
+        for path in workplace.here.rglob(".*")
+        if not path.name.startswith(".samples-") and path.suffix != ".partial"
+    )
     return sorted(path.relative_to(workplace.here).as_posix() for path in found)
 
 

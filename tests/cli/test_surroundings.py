@@ -219,7 +219,7 @@ def test_a_small_file_of_many_pixels_takes_memory_once(tmp_path):
     (tmp_path / "large" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     used = {}
     for name in ("small", "large"):
-        command = ["data", "prepare", str(tmp_path / name), "--size", "8", "--quiet"]
+        command = ["data", "prepare", str(tmp_path / name), "--size", "8", "--convert", "all", "--quiet"]
         line = f"import resource; from ssdiff import cli; assert cli.run({command}) == 0; "
         line += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 from torch.testing import assert_close
 
 from ssdiff import load, restore
@@ -24,6 +24,20 @@ def picture(height=48, width=80, seed=0, contrast=3.0):
     grain = Image.fromarray(numbers.integers(0, 256, (height, width, 3), dtype=np.uint8))
     values = np.asarray(grain.filter(ImageFilter.GaussianBlur(5)), np.float32) - 127
     return Image.fromarray(np.clip(values * contrast + 127, 0, 255).astype(np.uint8))
+
+
+def discs(height, width, seed=0):
+    """Discs on a gradient, whose edges ring in a file."""
+    numbers = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    values = np.stack([60 + x * 100 // width, 150 - y * 80 // height, 90 + 0 * x], -1)
+    image = Image.fromarray(values.astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(5):
+        left, top, radius = numbers.integers(0, width), numbers.integers(0, height), numbers.integers(6, 16)
+        box = [left - radius, top - radius, left + radius, top + radius]
+        draw.ellipse(box, fill=tuple(int(value) for value in numbers.integers(40, 215, 3)))
+    return image
 
 
 def tensor(image):
@@ -91,14 +105,14 @@ def test_a_prior_that_knows_nothing_leaves_the_file(tmp_path, prior):
 
 
 def test_the_prior_mends_a_file(tmp_path, prior):
-    clean = tensor(picture(64, 96))
+    clean = tensor(discs(64, 96))
     found = restore(clean, prior, op="jpeg", degrade=True, quality=15)
     assert found.sampler == "plug-and-play"
-    assert float(found.psnr) > float(psnr(found.degraded, clean))
+    assert float(found.psnr) > float(psnr(found.degraded, clean)) + 0.4
 
 
 def test_files_through_the_command(tmp_path, result):
-    clean = picture(40, 72)  # taller than wide when it is upright
+    clean = discs(40, 72)  # taller than wide when it is upright
     exif = Image.Exif()
     exif[274] = 6
     clean.save(tmp_path / "a.jpg", quality=20, exif=exif)  # lies on its side
