@@ -19,6 +19,7 @@ DEEP_SUFFIXES = (".png", ".tif", ".tiff")
 SAID = (270, 271, 272, 305, 306, 315, 33432)
 """EXIF and TIFF tags that say what a picture is, not how its file is laid out."""
 
+_PROFILE = 34675  # TIFF tag of an ICC profile
 _ROWS = 2**22  # bytes of rows that are compressed at once
 
 
@@ -101,6 +102,10 @@ def _tiff_writer(
         values = values[..., [0, 0, 0, 1]]
     colours = values.shape[2] > 1
     pixels = values if colours else values[..., 0]
+    said = {tag: text.encode("latin-1", "replace") for tag, text in (exif or {}).items()}
+    tags: list[tuple[int, str, int, bytes, bool]] = [(tag, "s", 0, text, True) for tag, text in said.items()]
+    if profile is not None:
+        tags.append((_PROFILE, "B", len(profile), profile, True))
     options: dict[str, Any] = {
         "photometric": "rgb" if colours else "minisblack",
         "planarconfig": "contig" if colours else None,
@@ -109,12 +114,9 @@ def _tiff_writer(
         "rowsperstrip": max(1, _ROWS // (values.shape[1] * values.shape[2] * 2)),
         "metadata": None,
         "software": False,
-        "iccprofile": profile,
         "resolution": info.get("dpi"),
         "resolutionunit": "INCH" if "dpi" in info else None,
-        "extratags": [
-            (tag, "s", 0, text.encode("latin-1", "replace"), True) for tag, text in (exif or {}).items()
-        ],
+        "extratags": tags,
     }
 
     def write(stream: BinaryIO) -> None:
