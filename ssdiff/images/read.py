@@ -412,8 +412,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _scale_transparency(image: Image.Image, layout: object) -> None:
-    """Scale the transparent grey of a PNG of 1, 2 or 4 bits as Pillow scales its pixels; from 13 on it does so
-    with that of 1 bit."""
+    """Scale the transparent grey of a PNG of 1, 2 or 4 bits as Pillow scales its pixels.
+
+    From 13 on Pillow does so itself with that of 1 bit.
+    """
     depth = re.fullmatch(r"L;([24])", layout) if isinstance(layout, str) else None
     clear = image.info.get("transparency")
     if image.format == "PNG" and depth and isinstance(clear, int):
