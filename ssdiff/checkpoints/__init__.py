@@ -12,6 +12,7 @@ from ssdiff.checkpoints.manifest import FORMAT
 from ssdiff.checkpoints.store import (
     Checkpoint,
     Loaded,
+    delete_old,
     latest,
     list_steps,
     load,
@@ -26,6 +27,7 @@ __all__ = [
     "FORMAT",
     "Checkpoint",
     "Loaded",
+    "delete_old",
     "latest",
     "list_steps",
     "load",

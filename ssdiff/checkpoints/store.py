@@ -111,6 +111,19 @@ def save(
     return target
 
 
+def delete_old(root: Path, kept: Path, keep: int) -> None:
+    """Delete what :func:`save` would have deleted, had it not been killed before.
+
+    Args:
+        root: folder of the checkpoints.
+        kept: the checkpoint that is never deleted.
+        keep: how many of the newest are kept, 1 or more.
+    """
+    with suppress(OSError):  # it is read only, or full: what is there does no harm
+        _sweep(root)
+        _rotate(root, kept, keep, 0)
+
+
 def list_steps(root: Path) -> list[Path]:
     """Return the folders of the published checkpoints, in order of their steps; their contents are not looked
     at."""

@@ -309,6 +309,10 @@ class _Run:
                     hint=f"go on with --resume {shlex.quote(str(self.folder.path))}",
                 )
             self._draw(data, lambda: False)
+            if self.start.loaded is not None and self._saved < 0 and self.world.rank == 0:
+                # The run had ended, and perhaps been killed before it had deleted the checkpoint before.
+                keep = self.preset.training.max_checkpoints
+                checkpoints.delete_old(self.folder.checkpoints, self.start.loaded.path, keep)
         self.status("finished", steps=settings.steps)
         seconds = time.monotonic() - began
         return TrainResult(self.folder.path, trainer.step, seconds, self.grid, self.preset.generates)

@@ -152,3 +152,16 @@ def test_a_log_without_room_is_left_short_and_nothing_else_is_said(tmp_path, cap
     train(TINY, out=tmp_path / "run", overrides=SETTINGS, data="shapes", device="cpu")
     assert RunFolder(tmp_path / "run").read_status()["state"] == "finished"
     assert capfd.readouterr().err == ""
+
+
+def test_checkpoints_that_a_kill_left_over_are_deleted_when_a_finished_run_is_resumed(tmp_path):
+    options = {"data": "shapes", "device": "cpu"}
+    settings = SETTINGS | {"training.checkpoint_every": 2, "training.max_checkpoints": 2}
+    train(TINY, out=tmp_path / "a", overrides=settings, **options)
+    kept = [path.name for path in sorted((tmp_path / "a" / "checkpoints").iterdir())]
+    assert kept == ["step-00000002", "step-00000004"]
+    shutil.copytree(
+        tmp_path / "a" / "checkpoints" / kept[0], tmp_path / "a" / "checkpoints" / "step-00000001"
+    )
+    train(out=tmp_path / "a", resume="auto", **options)
+    assert [path.name for path in sorted((tmp_path / "a" / "checkpoints").iterdir())] == kept
