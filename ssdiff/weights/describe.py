@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ssdiff.process.base import ResolutionLevel
 from ssdiff.weights import single_file
 from ssdiff.weights.initial import Origin
 from ssdiff.weights.load import find_model
+
+_VERIFIED = "verified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,8 @@ def describe_model(source: str | Path | None = None) -> Description:
         precision = single_file.precision_of_run(path) or preset.training.precision
         found = tuple(one for one in stored_steps if one is not None)
         init = Origin.from_dict(folder.read_init())
-        state = RunState(folder.read_status() or {}, folder.was_killed(), precision, found, init)
+        status = _up_to_date(folder.read_status() or {}, found)
+        state = RunState(status, folder.was_killed(), precision, found, init)
         preset = for_data_set(preset, single_file.data_set_of_run(path))
     else:
         stored = single_file.read(path)
@@ -182,6 +186,14 @@ def describe_model(source: str | Path | None = None) -> Description:
     count = sum(weight.numel() for weight in outline_model(preset).parameters())
     process = build_process(preset)
     return Description(path, state, preset, count, tuple(process.levels()), process.noisy)
+
+
+def _up_to_date(status: dict[str, Any], found: Sequence[StoredCheckpoint]) -> dict[str, Any]:
+    """A status whose step is no earlier than the newest checkpoint's: who is killed between the two has
+    written the checkpoint alone."""
+    steps = [int(one.name.removeprefix("step-")) for one in found if one.verdict == _VERIFIED]
+    step = status.get("step")
+    return status | {"step": max(step, *steps)} if steps and isinstance(step, int) else status
 
 
 def _began(init: Origin | None) -> list[str]:
@@ -196,7 +208,7 @@ def _checkpoint(folder: Path) -> StoredCheckpoint | None:
     """None if a run that goes on has deleted it meanwhile."""
     try:
         checkpoints.verify(folder)
-        verdict = "verified"
+        verdict = _VERIFIED
     except SsdiffError as error:
         verdict = f"damaged: {error}"
     try:

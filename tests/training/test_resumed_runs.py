@@ -165,3 +165,10 @@ def test_checkpoints_that_a_kill_left_over_are_deleted_when_a_finished_run_is_re
     )
     train(out=tmp_path / "a", resume="auto", **options)
     assert [path.name for path in sorted((tmp_path / "a" / "checkpoints").iterdir())] == kept
+
+
+def test_info_knows_a_checkpoint_after_which_the_run_was_killed_at_once(resumable, result):
+    run, _, _ = resumable
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"step": 1, "state": "running"}))
+    assert result("info", run)["status"]["step"] == 2
