@@ -103,7 +103,7 @@ class JpegCells:
         deviation = 127.5 / math.sqrt(1 + self.process.states[t].snr)  # r_t
         changes = []
         for k, plane in enumerate(self._planes(image)):
-            spread = deviation * math.hypot(*_PLANES[k])
+            spread = deviation * (math.hypot(*_PLANES[k]) if image.shape[1] == 3 else 1)
             rows, columns = self.factor if k else (1, 1)
             # a sample of chroma is the mean of its pixels
             change = self._change(k, plane, spread / math.sqrt(rows * columns))

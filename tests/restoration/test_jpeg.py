@@ -166,3 +166,21 @@ def test_grey_files(tmp_path, prior):
     found = restore(tmp_path / "a.jpg", prior, op="jpeg").images
     assert found.size == (32, 24)
     assert tables_of(Image.open(tmp_path / "a.jpg")).luma == tables_of_quality(20).luma
+
+
+def test_a_model_of_grey_is_as_sure_of_luma_as_of_a_channel(tmp_path, prior):
+    """Luma of three independent colours would be surer."""
+    tables = tables_of_quality(20, 1)
+    grey = tensor(picture(24, 32))[:, :1]
+    cells = JpegCells.of(grey, tables, prior.process)
+    guess = (grey + 0.05).clamp(-1, 1)
+    t = 300
+    r = 127.5 / math.sqrt(1 + prior.process.states[t].snr)
+    plane = next(cells._planes(guess))
+    cosines = _cosines(plane)
+    half = (
+        _tiled(cells.steps[0], cosines) / 2 * cells.widths[0].repeat_interleave(8, 1).repeat_interleave(8, 2)
+    )
+    wanted = truncated_mean(cosines, r, cells.centres[0] - half, cells.centres[0] + half)
+    found = _cosines(next(cells._planes(cells.correct(guess, t))))
+    assert_close(found, wanted, atol=0.05, rtol=0)
