@@ -85,18 +85,27 @@ def import_everything() -> None:
 
 
 def import_what(calls: Sequence[Call]) -> None:
-    """Import what commands import when they run, found by having a child run them."""
+    """Import what commands import when they run, found by having a child run each of them.
 
-    def names() -> list[str]:
-        for call in calls:
-            _be_the_command(call, [os.open(os.devnull, os.O_WRONLY) for _ in range(2)])
-        return list(sys.modules)
+    Raises:
+        RuntimeError: one of them does not succeed.
+    """
+    for call in calls:
 
-    _, found = in_child(names)
-    for name in found or ():
-        if name not in sys.modules:
-            with suppress(Exception):
-                importlib.import_module(name)
+        def names(call: Call = call) -> list[str]:
+            if _be_the_command(call, [os.open(os.devnull, os.O_WRONLY) for _ in range(2)]):
+                raise RuntimeError(" ".join(call.arguments))
+            return list(sys.modules)
+
+        code, found = in_child(names)
+        if code:
+            raise RuntimeError(
+                f"{' '.join(call.arguments)} must succeed, or its children import what it does"
+            )
+        for name in found:
+            if name not in sys.modules:
+                with suppress(Exception):
+                    importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a child that collects garbage would copy every page of ours
 
