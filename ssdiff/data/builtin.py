@@ -90,8 +90,16 @@ class ArraySource(Source):
         return self.arrays[1]
 
     def identity(self) -> Iterator[str]:
-        """Return path, size and time of the files."""
-        yield from (f"{path.resolve()}\0{stamp(path)}" for path in self.files)
+        """Return path, size and time of the files.
+
+        Raises:
+            DataError: one of them is gone, or a link to nothing.
+        """
+        for path in self.files:
+            try:
+                yield f"{path.resolve()}\0{stamp(path)}"
+            except OSError as error:
+                raise DataError(f"cannot read {path}: {error.strerror or error}", path=path) from error
 
     def load(self, start: int, stop: int, fit: Fit) -> Sequence[Decoded | DataError]:
         """Return images start..stop-1."""

@@ -806,3 +806,10 @@ def test_a_pipe_among_the_files_of_a_set_is_not_waited_for(digits, tmp_path, loa
     os.mkfifo(folder / "train-labels-idx1-ubyte")
     with pytest.raises(DataError, match="a pipe"):
         load(folder)
+
+
+def test_labels_that_are_a_link_to_nothing_are_named(digits, tmp_path, load):
+    folder = fill(tmp_path / "idx", {"train-images-idx3-ubyte": idx(digits[0], 3)})
+    (folder / "train-labels-idx1-ubyte").symlink_to("gone")
+    with pytest.raises(DataError, match=r"cannot read .*labels-idx1-ubyte: No such file"):
+        load(folder)
