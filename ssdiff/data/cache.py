@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from ssdiff.data.image_set import ImageSet, PictureSet
 from ssdiff.data.sources import Decoded, Fit, Pixels, Source
 from ssdiff.errors import DataError, Interrupted, ResourceError
-from ssdiff.files import MOST, read_input, staging_name, sweep, sync
+from ssdiff.files import MOST, open_input, read_input, staging_name, sweep, sync
 
 FORMAT = 2
 """Version of the layout and of what decoding does; another number prepares everything anew."""
@@ -126,13 +126,13 @@ def _load(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, convert: Con
     """The set in a folder; None if it is absent, damaged, or lacks images that a higher limit allows."""
     try:
         manifest: dict[str, Any] = json.loads(read_input(folder / "manifest.json", MOST))
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(folder / "labels.npy", allow_pickle=False) if manifest["classes"] else None
+        images = _read_array(folder / "images.npy", mapped=True)
+        labels = _read_array(folder / "labels.npy") if manifest["classes"] else None
         skipped = tuple((str(name), str(reason)) for name, reason in manifest["skipped"])
         fingerprint, max_pixels = str(manifest["fingerprint"]), int(manifest["max_pixels"])
         class_names = tuple(map(str, manifest["classes"]))
         others = _Others.read(manifest.get("others"))  # sets of before do not say
-        sizes = np.load(folder / "sizes.npy", allow_pickle=False) if fit.whole else None
+        sizes = _read_array(folder / "sizes.npy") if fit.whole else None
         shape = (
             (manifest["count"], fit.channels, fit.side, fit.side)
             if sizes is None
@@ -243,6 +243,8 @@ def _build(
         )
     # One name for all who build this set in turn: who is killed leaves to the next what is decoded.
     staging = folder.with_name(_partial(folder) if alone else staging_name(folder.name))
+    if staging.is_dir() and not all(path.is_file() for path in staging.iterdir()):  # none of ours
+        shutil.rmtree(staging)
     staging.mkdir(exist_ok=alone)
     stopped = False
     try:
@@ -302,6 +304,13 @@ def _fill(folder: Path, source: Source, fit: Fit, corrupt: Corrupt, progress: Pr
         stream.write(json.dumps(manifest, indent=1).encode())
         sync(stream)
     (folder / _JOURNAL).unlink()
+
+
+def _read_array(path: Path, mapped: bool = False) -> NDArray[Any]:
+    """An .npy file; its pages are read when they are needed if it is mapped."""
+    with open_input(path):  # a pipe would be waited for
+        array: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return array
 
 
 def _write_array(path: Path, array: NDArray[np.int64]) -> None:

@@ -523,6 +523,11 @@ def straight(partial, load):
     return load(partial.parents[2] / "set", corrupt="skip", cache=partial.parents[2] / "other")
 
 
+def as_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 def assert_same_set(found, expected):
     assert found.fingerprint == expected.fingerprint and found.skipped == expected.skipped
     assert np.array_equal(found.images, expected.images) and np.array_equal(found.labels, expected.labels)
@@ -546,6 +551,8 @@ def test_a_build_that_was_stopped_is_gone_on_with(begun, load):
         (lambda images, journal: journal.write_bytes(journal.read_bytes() + b'{"stop"'), 3),
         (lambda images, journal: journal.write_bytes(b"[]\n" + journal.read_bytes()), 9),
         (lambda images, journal: journal.unlink(), 9),
+        (lambda images, journal: as_pipe(images), 9),
+        (lambda images, journal: as_pipe(journal), 9),
     ],
 )
 def test_what_a_kill_or_a_crash_tore_is_made_again(begun, load, damage, decoded):
@@ -568,6 +575,14 @@ def test_what_nobody_went_on_with_for_a_week_is_removed(begun, load, tmp_path):
     os.utime(journal, (journal.stat().st_mtime - 8 * 86400,) * 2)
     load(fill(tmp_path / "another", {"1.png": png(1)}))
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy"])
+def test_a_pipe_in_a_prepared_set_is_not_waited_for(begun, load, name):
+    _, go_on = begun
+    found, _ = go_on()
+    as_pipe(Path(found.images.filename).with_name(name))
+    assert_same_set(go_on()[0], found)
 
 
 def test_leftovers_of_a_killed_build_are_removed(tmp_path, load, cache):
