@@ -56,7 +56,8 @@ _OF_A_RUN = "preset.toml"  # the file that ssdiff writes into a run
 _ITS_OWN = ("name", "summary", "published", "trained_on")
 # What a preset never has, and tomllib takes minutes and gigabytes for.
 _LONGEST = 2**20  # letters
-_DEEP_KEY = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){40}")
+_DEEPEST = 40  # parts of a key
+_DEEP_KEY = re.compile(rf"(?:[\w\"'-]+[ \t]*\.[ \t]*){{{_DEEPEST}}}")
 _SHORT_NUMBER = re.compile(r"[+-]?(?:\.\d+|\d+\.)(?:[eE][+-]?\d+)?")  # which TOML wants a 0 for
 _STEPS = 250  # of sampling, unless the preset says otherwise or T is smaller
 
@@ -295,13 +296,16 @@ def _parse(text: str, where: str, path: Path | None = None) -> dict[str, Any]:
         raise PresetError(f"{where} is not TOML: {one_line(error)}", path=path) from None
 
 
-def _nest(overrides: Mapping[str, object]) -> dict[str, Any]:
-    """``{"a.b": 1}`` as ``{"a": {"b": 1}}``; later entries win."""
+def _nest(overrides: Mapping[str, object], depth: int = 0) -> dict[str, Any]:
+    """``{"a.b": 1}`` as ``{"a": {"b": 1}}``; later entries win. No setting is as deep as _DEEPEST."""
     nested: dict[str, Any] = {}
     require_type("overrides", overrides, Mapping, 'give a dictionary, {"training.steps": 20}')
     for field, value in overrides.items():
         require_type(f"the field {field!r}", field, str, 'give its dotted name, "training.steps"')
-        inner: Any = _nest(value) if isinstance(value, Mapping) else value
+        parts = depth + 1 + field.count(".")
+        if parts > _DEEPEST:
+            raise PresetError(f"{one_line(field)} has too many parts for a setting")
+        inner: Any = _nest(value, parts) if isinstance(value, Mapping) else value
         for part in reversed(field.split(".")):
             inner = {part: inner}
         # A path outside the preset: parts of one override belong together whatever their kind.

@@ -355,6 +355,15 @@ def test_nested_and_dotted_overrides_agree():
     assert dotted.training.lr == 1.0
 
 
+def test_overrides_of_thousands_of_parts_are_refused():
+    deep: dict[str, object] = {"a": 1}
+    for _ in range(500):
+        deep = {"a": deep}
+    for overrides in ({"a." * 5000 + "a": 1}, deep, {"training": deep}):
+        with pytest.raises(PresetError, match="too many parts"):
+            load_preset("shapes32", overrides)
+
+
 def test_override_checks_and_leaves_the_preset_alone():
     preset = load_preset("shapes32")
     assert override(preset, {}) == preset
