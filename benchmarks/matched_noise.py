@@ -57,13 +57,19 @@ def main() -> None:
     parser.add_argument(
         "--chains", type=chains, default=(), help="e.g. 10:ddim,50:dpm++; evaluate the last budget by these"
     )
+    parser.add_argument(
+        "--only-train", action="store_true", help="draw nothing: for denoisers.py and stage_swap.py"
+    )
     options = parser.parse_args()
     scale, cases = SCALES[options.scale], chosen(options)
     begin(options)
     clock = Clock(60 * options.minutes)
     try:
         for case in cases:
-            work(case, options.extractor, clock)
+            if options.only_train:
+                learn(case, clock)
+            else:
+                work(case, options.extractor, clock)
         print("nothing is left to do")
     except (Stopped, Interrupted):
         print("stopped; the same command goes on from here")
@@ -178,13 +184,18 @@ def work(case: Case, extractor: str, clock: Clock) -> None:
     missing = [chain for chain in case.scale.chains if chain not in case.evaluated()]
     if not missing:
         return
+    learn(case, clock)
+    for chain in missing:
+        evaluate(case, chain, extractor, clock)
+
+
+def learn(case: Case, clock: Clock) -> None:
+    """Train a network to its budget, unless it is."""
     clock.check()
     preset, start = ssdiff.load_preset("celeba64", case.settings()), str(beginning(case))
     print(f"train {case.run.name}, resume {start}", flush=True)
     ssdiff.train(preset, case.out / "train.zip", case.run, resume=start, stop=clock.over)
     shutil.copy(newest_grid(case.run), case.out / f"{case.run.name}.png")
-    for chain in missing:
-        evaluate(case, chain, extractor, clock)
 
 
 def beginning(case: Case) -> str | Path:
