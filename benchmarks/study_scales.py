@@ -12,6 +12,7 @@ Chain = tuple[int, str]
 CHANGES = "training.transition_share"
 PAIRS = "training.grad_accum_steps"
 DETAILS = "sampling.renoise"
+OWN, OWN_AFTER = "model.own", "training.own_after"
 REFERENCES = ("held-out", "train")
 """Zips of the study that drawn images are compared with, in this order."""
 
@@ -99,6 +100,16 @@ SCALES = {
             "matched SSD, weighed, spectral details": matched(
                 -1.25, -4.25, **{"training.size_power": 2.0, DETAILS: "spectral"}
             ),
+            "matched SSD, own full size": matched(-1.25, -4.25, **{OWN: 1}),
+            "matched SSD, own full size, weighed": matched(
+                -1.25, -4.25, **{OWN: 1, "training.size_power": 2.0}
+            ),
+            "matched SSD, own full size after a quarter, weighed": matched(
+                -1.25, -4.25, **{OWN: 1, OWN_AFTER: 0.25, "training.size_power": 2.0}
+            ),
+            "matched SSD, own full size after a half, weighed": matched(
+                -1.25, -4.25, **{OWN: 1, OWN_AFTER: 0.5, "training.size_power": 2.0}
+            ),
             "matched SSD, later changes": matched(-2.0, -4.25, **{DETAILS: "spectral"}),
             "matched SSD, no share of changes": matched(-1.25, -4.25, **{CHANGES: 0.0}),
         },
@@ -164,7 +175,10 @@ class Case:
         return self.out / "runs" / f"{slug(self.variant)}-seed{self.seed}-{self.images}"
 
     def smaller(self) -> list[Case]:
-        """The same network at smaller budgets that have been begun, the largest first."""
+        """The same network at smaller budgets that have been begun, the largest first; none where it branches
+        after a share of its steps."""
+        if OWN_AFTER in self.scale.variants[self.variant]:
+            return []
         stem = self.run.name.rpartition("-")[0]
         begun = (int(folder.name.rpartition("-")[2]) for folder in self.run.parent.glob(f"{stem}-*"))
         return [

@@ -26,6 +26,7 @@ from ssdiff.config.preset import model_arguments
 from ssdiff.errors import PresetError, ProcessError, SsdiffError, UsageError
 from ssdiff.models.adapter import adapt
 from ssdiff.models.adm_unet import AdmUNet
+from ssdiff.models.branched_unet import BranchedUNet
 from ssdiff.models.conv_unet import ConvUNet
 from ssdiff.models.convnext_unet import ConvNextUNet
 from ssdiff.models.ddpm_unet import DdpmUNet
@@ -54,7 +55,7 @@ from ssdiff.process.stages import Stage, staged
 from ssdiff.schedules import noise, resolution
 
 RESIZES: dict[str, ResizeMatrix] = {"bilinear": matrices.resize, "area": matrices.area}
-_OURS = (FlexiUNet, ConvNextUNet, DdpmUNet, ConvUNet, AdmUNet)
+_OURS = (FlexiUNet, BranchedUNet, ConvNextUNet, DdpmUNet, ConvUNet, AdmUNet)
 _LOAD = "load one: ssdiff.load_preset(name)"
 
 
@@ -75,6 +76,8 @@ def build_model(preset: Preset) -> nn.Module:
     if not isinstance(network, nn.Module) or not any(weight.requires_grad for weight in network.parameters()):
         what = "no weights to train" if isinstance(network, nn.Module) else type(network).__name__
         raise UsageError(f"the builder of network {kind!r} gives {what}", hint="return a torch.nn.Module")
+    if isinstance(network, FlexiUNet) and preset.model.own:
+        return BranchedUNet(network, preset.model.own)
     return adapt(network)
 
 

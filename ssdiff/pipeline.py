@@ -18,6 +18,7 @@ from ssdiff.devices import autocast
 from ssdiff.errors import UsageError, did_you_mean
 from ssdiff.images.convert import Output, check_output_form, check_range, to_output
 from ssdiff.models.adapter import adapt
+from ssdiff.models.branched_unet import BranchedUNet
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.operators.base import Size
 from ssdiff.priors.coarse_mixture import CoarseMixture
@@ -357,22 +358,23 @@ class Pipeline:
             if self._told is not None:
                 self._told(1.0)
             return self.process.network_output(output.to(x_t.dtype), t)
-        own = self._tiles.native[t], self._tiles.native[t - 1]
+        native = self._tiles.native[t], self._tiles.native[t - 1]
 
         def call(tiles: Tensor, wanted: int) -> Tensor:
             copies = len(tiles) // len(x_t)
-            return self._call(tiles, t, labels if labels is None else labels.repeat(copies), wanted, own)
+            return self._call(tiles, t, labels if labels is None else labels.repeat(copies), wanted, native)
 
         output = self._tiles.run(call, given, t, then.size, self._told)
         return self.process.network_output(output.to(x_t.dtype), t)
 
     def _call(
-        self, x: Tensor, t: int, labels: Tensor | None, side: int, own: tuple[int, int] | None = None
+        self, x: Tensor, t: int, labels: Tensor | None, side: int, native: tuple[int, int] | None = None
     ) -> Tensor:
-        """The network on squares; ``own`` are the sides now and then of images of the model's own size."""
+        """The network on squares; ``native`` are the sides now and then of images of the model's own size."""
         index = torch.full((len(x),), t - 1, device=x.device)
         # A Flexi-UNet takes the size of an image for its resolution, unless it is told.
-        known = {"own": own} if own not in (None, (x.shape[-1], side)) and _chooses(self.model) else {}
+        told = native not in (None, (x.shape[-1], side)) and _chooses(self.model)
+        known = {"native": native} if told else {}
         with autocast(x.device, self.precision):
             output: Tensor = self.model(x, index, side, labels, **known)
         expected = (*x.shape[:2], side, side)
@@ -751,7 +753,7 @@ class Pipeline:
 
 def _chooses(network: nn.Module) -> bool:
     """Whether a network's layers depend on the resolution."""
-    return isinstance(network, FlexiUNet)
+    return isinstance(network, FlexiUNet | BranchedUNet)
 
 
 def _check_parts(process: object, model: object) -> None:

@@ -129,7 +129,7 @@ def test_larger_tiles_of_a_flexi_unet_run_the_layers_of_the_level():
     """Not those of a large image, as which a tile would be taken by its pixels."""
     pipe = pipeline()
     asked = []
-    pipe.model.register_forward_hook(lambda m, a, k, o: asked.append(k.get("own")), with_kwargs=True)
+    pipe.model.register_forward_hook(lambda m, a, k, o: asked.append(k.get("native")), with_kwargs=True)
     large = pipe.at_size((32, 32), tile=32)
     large.predict_x0(torch.randn(1, 3, 16, 16), large.process.T)
     assert asked[-1] in ((8, 16), (8, 8))

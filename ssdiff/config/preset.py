@@ -199,6 +199,8 @@ def model_arguments(preset: Preset) -> dict[str, Any]:
     fields = {name: getattr(preset.model, name) for name in ModelSettings.model_fields}
     kind, options = fields.pop("kind"), fields.pop("options")
     defaults = {name: ModelSettings.model_fields[name].default for name in fields}
+    if kind == FLEXI_UNET:
+        del fields["own"], defaults["own"]  # several networks of the same arguments
     given = {"size": preset.data.size, "channels": preset.data.channels, **fields}
     return arguments(kind, given, options.values if options else {}, defaults)
 
@@ -280,11 +282,27 @@ def _unet_problems(preset: Preset) -> list[str]:
             break
     if model.kind != FLEXI_UNET and model.width < _LEAST_WIDTH:
         problems.append(f"model.width: must be {_LEAST_WIDTH} or more for {model.kind}, not {model.width}")
+    problems += _own_problems(preset)
     if model.residual and preset.process.levels > 1:
         problems.append("model.residual: needs process.levels = 1, for input and output of one size")
     if model.residual and any(stage.kind == "resize" for stage in preset.process.stages or ()):
         problems.append("model.residual: needs input and output of one size; leave out stages that resize")
     return problems
+
+
+def _own_problems(preset: Preset) -> list[str]:
+    """Sizes with weights of their own where there are not so many."""
+    own, process = preset.model.own, preset.process
+    if not own:
+        return []
+    if process.kind != "ssd" or process.factor != 2:
+        return ["model.own: is for kind 'ssd' and process.factor = 2; leave it 0"]
+    if own >= process.levels:
+        return [
+            f"model.own: {own} sizes with weights of their own leave none of {process.levels} process.levels "
+            f"to share; it must be below {process.levels}"
+        ]
+    return []
 
 
 def _adm_options(model: ModelSettings) -> AdmOptions:
@@ -382,6 +400,10 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
         problems.append(
             f"training.transition_share: {share:g} for each of {changes} transitions leaves no batches for "
             f"the rest; it must be below {1 / changes:.3g}"
+        )
+    if preset.training.own_after and not preset.model.own:
+        problems.append(
+            "training.own_after: nothing branches with model.own = 0; set model.own, or leave it out"
         )
     if preset.training.lr_schedule == "constant" and preset.training.lr_decay_share != 1:
         problems.append("training.lr_decay_share: nothing falls with training.lr_schedule = 'constant'")

@@ -172,6 +172,13 @@ class ModelSettings(Strict):
     first_index: Literal[0, 1] = Field(
         0, description="what the network is told at t = 1; 1 in blur diffusion"
     )
+    own: int = Field(
+        0,
+        ge=0,
+        le=11,
+        description="so many of the largest sizes have weights of their own, the others share; 0 is one "
+        "network for all, as published",
+    )
     options: ModelOptions | None = Field(None, description="options of a network of another kind")
 
 
@@ -219,6 +226,13 @@ class TrainingSettings(Strict):
         ge=0,
         le=4,
         description="smaller images weigh less by this power of their side; -matched: 2",
+    )
+    own_after: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the steps after which the sizes of model.own get weights of their own; they "
+        "share until then",
     )
     transition_share: float = Field(
         0.0, ge=0, lt=1, description="least share of the batches for each resolution transition"

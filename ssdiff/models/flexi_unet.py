@@ -169,7 +169,7 @@ class FlexiUNet(nn.Module):
         resolution: int,
         labels: Tensor | None = None,
         *,
-        own: tuple[int, int] | None = None,
+        native: tuple[int, int] | None = None,
     ) -> Tensor:
         """Predict at the resolution that is wanted.
 
@@ -178,8 +178,8 @@ class FlexiUNet(nn.Module):
             index: (B,) timesteps counted from 0, i.e. t - 1.
             resolution: pixels a side of the result, r or more.
             labels: (B,) classes, needed if and only if the model has classes.
-            own: the r and the resolution of images of the model's size at these timesteps, where x is a part
-                of a picture, or a larger one: they choose the layers.
+            native: the r and the resolution of images of the model's size at these timesteps, where x is a
+                part of a picture, or a larger one: they choose the layers.
 
         Returns:
             (B, channels, resolution, resolution).
@@ -189,7 +189,7 @@ class FlexiUNet(nn.Module):
                 2^(levels below its own), or if labels are missing or too many.
         """
         emb, inputs = self._embed(index, labels), x
-        x, first, last = self._route(x, resolution, own or (x.shape[-1], resolution))
+        x, first, last = self._route(x, resolution, native or (x.shape[-1], resolution))
         h = _adapt(self.enter, self._levels[first].channels_in, self.stem(x))
         skips = [h]
         for level in self._levels[first:]:
@@ -232,7 +232,7 @@ class FlexiUNet(nn.Module):
             emb = emb + self.label(labels)
         return F.silu(emb)
 
-    def _route(self, x: Tensor, wanted: int, own: tuple[int, int]) -> tuple[Tensor, int, int]:
+    def _route(self, x: Tensor, wanted: int, native: tuple[int, int]) -> tuple[Tensor, int, int]:
         """The input, resized up where its own level cannot do the step, and the levels of entrance and
         exit."""
         side = x.shape[-1]
@@ -241,7 +241,7 @@ class FlexiUNet(nn.Module):
                 "the network takes square images and gives the same or a larger size, "
                 f"not {tuple(x.shape[-2:])} -> {wanted}"
             )
-        first, last = self.level_of(own[0]), self.level_of(own[1])
+        first, last = self.level_of(native[0]), self.level_of(native[1])
         for pixels, level in ((side, first), (wanted, last)):
             unit = 2 ** (len(self.sizes) - 1 - level)
             if pixels % unit:
@@ -250,7 +250,7 @@ class FlexiUNet(nn.Module):
                     f"use a multiple of {unit}"
                 )
         # The step to full resolution is that of the larger image [official code].
-        if wanted > side and (own[1] >= self.sizes[0] or first == last):
+        if wanted > side and (native[1] >= self.sizes[0] or first == last):
             return resize_images(x, wanted), last, last
         return x, first, last
 
@@ -258,6 +258,29 @@ class FlexiUNet(nn.Module):
         """Return the level that handles images of a size: the smallest one that is not smaller, else the
         first."""
         return max(k for k, size in enumerate(self.sizes) if k == 0 or side <= size)
+
+    def keep_entrances(self, levels: Sequence[int]) -> None:
+        """Drop what no image that comes in at these levels runs, whether its size stays or doubles.
+
+        Args:
+            levels: neighbouring ones, the largest first.
+        """
+        largest = max(levels[0] - 1, 0)
+        # The step to full resolution runs from the first level.
+        begins = {*levels} | ({0} if 1 in levels else set())
+        for k, level in enumerate(self._levels):
+            if k < min(begins):
+                level.encoder, level.down = nn.ModuleList(), nn.Identity()
+            if k < largest:
+                level.decoder = nn.ModuleList()
+            if k <= largest:
+                level.up = nn.Identity()
+        for adapters, used in (
+            (self.enter, {self._levels[k].channels_in for k in begins}),
+            (self.leave, {self._levels[k].channels_out for k in range(largest, levels[-1] + 1)}),
+        ):
+            for key in [key for key in adapters if int(key) not in used]:
+                del adapters[key]
 
 
 def _adapters(shapes: Mapping[int, tuple[int, int]]) -> nn.ModuleDict:

@@ -210,6 +210,10 @@ def _settle(
     differing = [
         line for line in differences(stored, wanted, _MODEL_SECTIONS) if not line.startswith(_PLACES)
     ]
+    since = loaded.meta.get("own_since")
+    if since is not None and stored.training.own_after != wanted.training.own_after:
+        then, now = stored.training.own_after, wanted.training.own_after
+        differing.append(f"training.own_after: {then} != {now}, and it branched at step {since}")
     if stored.training.seed != wanted.training.seed:
         differing.append(f"training.seed: {stored.training.seed} != {wanted.training.seed}")
     if differing:

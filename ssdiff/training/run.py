@@ -55,6 +55,8 @@ from ssdiff.training.resume import (
     resolve_resume,
 )
 from ssdiff.training.trainer import MEMORY_HINT, Trainer
+from ssdiff.weights import single_file
+from ssdiff.weights.describe import tell_own
 from ssdiff.weights.initial import InitialRequest, check_request
 from ssdiff.weights.load import load
 
@@ -289,7 +291,11 @@ class _Run:
             # A run that was ended between a checkpoint and its picture still owes the picture.
             stopping = self._draw_if_due(data, stop, missing=True)
             while trainer.step < settings.steps and not stopping:
+                shared = trainer.own_since is None
                 trainer.advance()
+                if shared and trainer.own_since is not None:
+                    [text] = tell_own(self.preset, trainer.own_since)
+                    self._tell(Event("note", trainer.own_since, text))
                 self._notify(Event("step", trainer.step))
                 self._show("training", trainer.step, settings.steps)
                 if trainer.step % settings.log_every == 0 or trainer.step == settings.steps:
@@ -386,7 +392,8 @@ class _Run:
             trainer.precision = self._precision = self._precision or self._probe(trainer, stop)
         if self.start.loaded is not None:
             loaded = self.start.loaded
-            trainer.restore(loaded.step, loaded.tensors, loaded.meta.get("unreported"))
+            since = single_file.whole_number(loaded.meta.get("own_since"))
+            trainer.restore(loaded.step, loaded.tensors, loaded.meta.get("unreported"), since)
         if self.world.rank == 0:
             self.folder.truncate_metrics(trainer.step)
             for path in checkpoints.set_aside(self.folder.checkpoints, trainer.step):
@@ -482,6 +489,7 @@ class _Run:
                 "torch": torch.__version__,
                 "precision": precision_name(trainer.precision),
                 "unreported": unreported,
+                "own_since": trainer.own_since,
             }
             path = checkpoints.save(
                 self.folder.checkpoints,

@@ -17,6 +17,7 @@ from ssdiff import rng
 from ssdiff.config import TrainingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import CheckpointError, NonFiniteError, memory_for
+from ssdiff.models.branched_unet import BranchedUNet, separate_networks
 from ssdiff.process.base import Process
 from ssdiff.training.batches import COUNTERS, Batches, TimestepSampler
 from ssdiff.training.compile import compiled, require_compiler
@@ -46,6 +47,10 @@ class Trainer:
     may be resumed with or without. Bit for bit it equals the uninterrupted run only with the same setting
     (and, compiled for CUDA, only if the compiler chooses the same kernels again).
 
+    Networks of a model that have weights of their own have an optimiser each, and the gradient of each is
+    clipped by itself. With ``settings.own_after`` they share weights in the first steps; then weights,
+    averages and the optimiser's state are copied to each.
+
     Args:
         settings: the optimiser's.
         process: the forward process.
@@ -58,6 +63,7 @@ class Trainer:
         step: steps done.
         ema: the averaged network, in evaluation mode.
         precision: as given; the next step takes what it is then.
+        own_since: step at which the networks got weights of their own; None as long as all is shared.
 
     Raises:
         ResourceError: the settings ask for a compiler, and it does not work here.
@@ -74,13 +80,15 @@ class Trainer:
         predict: str = "x0",
     ) -> None:
         self.settings, self.process, self.model = settings, process, model.train()
+        self.own_since = 0 if isinstance(model, BranchedUNet) else None
+        if isinstance(model, BranchedUNet) and branching_step(settings):
+            model.share_weights()
+            self.own_since = None
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         self.step = 0
         self._batches, self.precision = batches, precision
         self._objective = objective(process, settings, predict)
-        self._names = [name for name, _ in model.named_parameters()]
-        self._weights = list(model.parameters())
-        self._averaged = list(self.ema.parameters())
+        self._gather()
         self._device = self._weights[0].device
         if settings.compile:
             require_compiler(self._device)
@@ -90,13 +98,6 @@ class Trainer:
             settings.seed,
             settings.transition_share,
             settings.grad_accum_steps,
-        )
-        self._optimizer = torch.optim.AdamW(
-            self._weights,
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
         )
         self._resolutions = sorted({state.resolution for state in process.states[1:]}, reverse=True)
         self._sums = torch.zeros(len(self._resolutions), 2, device=self._device)
@@ -114,20 +115,25 @@ class Trainer:
             ResourceError: the network cannot be compiled.
         """
         settings = self.settings
+        if self._branches and self.step >= branching_step(settings):
+            self._branch()
         for micro in range(settings.grad_accum_steps):
             self._backward(self.step * settings.grad_accum_steps + micro)
         used = [weight.grad for weight in self._weights if weight.grad is not None]
         if self._batches.world.size > 1:
             _average(used, self._batches.world.size)
-        norm = torch.nn.utils.get_total_norm(used)
+        trained = [(one, found) for one in self._optimizers if (found := _gradients(one))]
+        norms = [torch.nn.utils.get_total_norm(found) for _, found in trained]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         self._unread.append((norm, f"step {self.step + 1} ({self._last})"))
         if norm.device.type != "cuda":
             self._read_norms()
-        self._hand_over(norm, used)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(settings, self.step)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for (optimizer, gradients), its_norm in zip(trained, norms, strict=True):
+            self._hand_over(optimizer, norm, its_norm, gradients)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, self.step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         decay = averaging(settings, self.step)
         if decay is not None:
@@ -153,7 +159,7 @@ class Trainer:
                 self._losses(0, timesteps).mean().backward()
         finally:
             self.precision, self._run = before
-            self._optimizer.zero_grad(set_to_none=True)
+            self.model.zero_grad(set_to_none=True)
             with torch.no_grad():
                 for buffer, value in zip(self.model.buffers(), kept, strict=True):
                     buffer.copy_(value)
@@ -197,10 +203,11 @@ class Trainer:
             NonFiniteError: as :meth:`advance`.
         """
         self._read_norms()
+        states = self._states()
         optimizer = {
             f"{key}.{name}": value
             for name, weight in zip(self._names, self._weights, strict=True)
-            for key, value in self._optimizer.state.get(weight, {}).items()
+            for key, value in states.get(weight, {}).items()
         }
         averaged, weights = (
             {name: value.detach() for name, value in module.state_dict().items()}
@@ -214,6 +221,7 @@ class Trainer:
         step: int,
         tensors: Mapping[str, Mapping[str, Tensor]],
         unreported: Mapping[str, Any] | None = None,
+        own_since: int | None = None,
     ) -> None:
         """Continue from the tensors of :meth:`state` after ``step`` steps.
 
@@ -221,25 +229,30 @@ class Trainer:
             step: steps done.
             tensors: of a checkpoint.
             unreported: from :meth:`unreported`; nothing where a checkpoint has none.
+            own_since: as the attribute was.
 
         Raises:
             CheckpointError: if a tensor is missing or has another shape.
         """
-        for own, kind in ((self.ema, "ema"), (self.model, "weights")):
-            for name, target in own.state_dict().items():
+        if self._branches and own_since is not None:
+            self._branch()
+            self.own_since = own_since
+        for module, kind in ((self.ema, "ema"), (self.model, "weights")):
+            for name, target in module.state_dict().items():
                 source = tensors[kind].get(name)
                 if source is None or source.shape != target.shape:
                     found = "missing" if source is None else f"of shape {tuple(source.shape)}"
                     raise CheckpointError(f"{kind} {name} is {found}, the model needs {tuple(target.shape)}")
                 target.copy_(source)
         by_name = dict(zip(self._names, self._weights, strict=True))
+        owner = {weight: optimizer for optimizer in self._optimizers for weight in _weights(optimizer)}
         for entry, value in tensors["optimizer"].items():
             key, _, name = entry.partition(".")
             if name not in by_name:
                 raise CheckpointError(f"the optimizer's state names an unknown weight {name}")
             weight = by_name[name]
             like = weight if value.shape == weight.shape else torch.empty((), device=weight.device)
-            self._optimizer.state[weight][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+            owner[weight].state[weight][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
         self.step = step
         if unreported is not None:
             sums = torch.tensor(unreported["sums"])
@@ -273,17 +286,64 @@ class Trainer:
         )
         return self._objective(self._network, x0, timesteps, visit, labels)
 
-    def _hand_over(self, norm: Tensor, gradients: list[Tensor]) -> None:
-        """Let the fused optimiser divide by what clipping asks for, and skip a gradient that is not finite;
+    def _gather(self) -> None:
+        """List the weights and their averages, and make an optimiser for each network that has its own."""
+        self._names = [name for name, _ in self.model.named_parameters()]
+        self._weights, self._averaged = list(self.model.parameters()), list(self.ema.parameters())
+        networks = [self.model] if self.own_since is None else separate_networks(self.model)
+        self._optimizers = [
+            torch.optim.AdamW(
+                network.parameters(),
+                lr=self.settings.lr,
+                betas=self.settings.betas,
+                weight_decay=self.settings.weight_decay,
+                fused=True,
+            )
+            for network in networks
+        ]
+
+    @property
+    def _branches(self) -> bool:
+        """Whether networks share weights that will be their own."""
+        return isinstance(self.model, BranchedUNet) and self.own_since is None
+
+    def _branch(self) -> None:
+        """Copy weights, averages and the optimiser's state to each network of a size."""
+        states = self._states()
+        known = {
+            name: states.get(weight, {})
+            for name, weight in self.model.named_parameters(remove_duplicate=False)
+        }
+        for module in (self.model, self.ema):
+            assert isinstance(module, BranchedUNet), "others do not branch"
+            module.branch()
+        self.own_since = self.step
+        self._gather()
+        by_weight: dict[Any, dict[str, Tensor]] = {
+            weight: known[name] for name, weight in self.model.named_parameters()
+        }
+        for optimizer in self._optimizers:
+            for weight in _weights(optimizer):
+                if found := by_weight[weight]:
+                    optimizer.state[weight] = {key: value.clone() for key, value in found.items()}
+
+    def _states(self) -> dict[Any, dict[str, Tensor]]:
+        """What the optimisers keep of each weight."""
+        return {weight: state for one in self._optimizers for weight, state in one.state.items()}
+
+    def _hand_over(
+        self, optimizer: torch.optim.Optimizer, norm: Tensor, its_norm: Tensor, gradients: list[Tensor]
+    ) -> None:
+        """Let a fused optimiser divide by what clipping asks for, and skip a gradient that is not finite;
         both as numbers on the device, which it reads under these names for mixed precision."""
-        self._optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
+        optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
         if not self.settings.grad_clip_norm:
             return
-        scale = (norm / self.settings.grad_clip_norm).clamp_min(1.0)
+        scale = (its_norm / self.settings.grad_clip_norm).clamp_min(1.0)
         if norm.device.type == "mps":  # its fused optimiser takes both numbers and ignores them
             torch._foreach_div_(gradients, scale)
         else:
-            self._optimizer.grad_scale = scale  # type: ignore[attr-defined]
+            optimizer.grad_scale = scale  # type: ignore[attr-defined]
 
     def _read_norms(self) -> None:
         """Wait for the device, and look whether all gradients since the last time were finite."""
@@ -317,6 +377,11 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
     return settings.lr * factor[settings.lr_schedule]
 
 
+def branching_step(settings: TrainingSettings) -> int:
+    """Return the steps after which the sizes of ``model.own`` get weights of their own."""
+    return min(round(settings.own_after * settings.steps), settings.steps - 1)
+
+
 def averaging(settings: TrainingSettings, step: int) -> float | None:
     """Return the share that the averaged weights keep at a step; None where they are left alone.
 
@@ -337,6 +402,15 @@ def averaging(settings: TrainingSettings, step: int) -> float | None:
         return settings.ema
     count = done // settings.ema_every + 1
     return min(settings.ema, count / (count + 9))
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Those of its weights that the step has used."""
+    return [weight.grad for weight in _weights(optimizer) if weight.grad is not None]
 
 
 def _average(gradients: list[Tensor], world: int) -> None:

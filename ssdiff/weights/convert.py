@@ -296,6 +296,7 @@ def export_model(
         start=stored.start,
         details=stored.details,
         init=stored.init,
+        own_since=stored.own_since,
         step=stored.step,
         note=note,
         half=half,

@@ -117,6 +117,8 @@ class Description:
         parameters: of its network.
         levels: the timesteps of each resolution.
         noisy: whether its process adds noise; a cold one has severities instead of timesteps.
+        own_since: step at which the sizes of ``model.own`` got weights of their own; None as long as all is
+            shared, or where nothing branches.
     """
 
     path: Path
@@ -125,6 +127,7 @@ class Description:
     parameters: int
     levels: tuple[ResolutionLevel, ...]
     noisy: bool
+    own_since: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``ssdiff info --json`` prints."""
@@ -135,6 +138,8 @@ class Description:
             "summary": self.preset.summary,
             "published": self.preset.published,
             "parameters": self.parameters,
+            "own": list(self.preset.model_resolutions[: self.preset.model.own]),
+            "own_since": self.own_since,
             "levels": [level.to_dict() for level in self.levels],
         }
 
@@ -145,6 +150,7 @@ class Description:
             *(state.lines(self.path) if isinstance(state, RunState) else state.lines()),
             f"preset {self.preset.title}",
             f"{self.parameters / 1e6:.2f} M parameters",
+            *tell_own(self.preset, self.own_since),
             f"resolution   {'timesteps ' if self.noisy else 'severities'}    log SNR",
         ]
         for level in self.levels:
@@ -167,6 +173,7 @@ def describe_model(source: str | Path | None = None) -> Description:
     """
     path = find_model(source).path
     state: RunState | ModelFile
+    own = None
     if runs.is_run(path):
         folder = runs.RunFolder(path)
         preset = read_preset(folder.preset, run_plugins=True)
@@ -174,18 +181,46 @@ def describe_model(source: str | Path | None = None) -> Description:
         precision = single_file.precision_of_run(path) or preset.training.precision
         found = tuple(one for one in stored_steps if one is not None)
         init = Origin.from_dict(folder.read_init())
+        own = _own_since(folder, found)
         status = _up_to_date(folder.read_status() or {}, found)
         state = RunState(status, folder.was_killed(), precision, found, init)
         preset = for_data_set(preset, single_file.data_set_of_run(path))
     else:
         stored = single_file.read(path)
         init = Origin.from_dict(stored.init)
-        preset, state = stored.preset, ModelFile(stored.step, stored.class_names, stored.origin, init)
+        preset, own = stored.preset, stored.own_since
+        state = ModelFile(stored.step, stored.class_names, stored.origin, init)
     if init is not None and preset.published:
         preset = preset.model_copy(update={"published": ""})  # figures of weights that began at random
     count = sum(weight.numel() for weight in outline_model(preset).parameters())
     process = build_process(preset)
-    return Description(path, state, preset, count, tuple(process.levels()), process.noisy)
+    return Description(path, state, preset, count, tuple(process.levels()), process.noisy, own)
+
+
+def tell_own(preset: Preset, since: int | None) -> list[str]:
+    """Return what people are told of sizes with weights of their own; nothing where there are none.
+
+    Args:
+        preset: says which.
+        since: step at which they got them; None as long as all is shared.
+    """
+    sizes = preset.model_resolutions[: preset.model.own]
+    if not sizes:
+        return []
+    named = " and ".join(filter(None, (", ".join(map(str, sizes[:-1])), str(sizes[-1]))))
+    verb, whose = ("has", "its") if len(sizes) == 1 else ("have", "their")
+    when = "from the start" if since == 0 else f"since step {since}"
+    if since is None:
+        when = "not yet; all sizes share them"
+    return [f"{named} px {verb} weights of {whose} own {when}"]
+
+
+def _own_since(folder: runs.RunFolder, found: Sequence[StoredCheckpoint]) -> int | None:
+    """What the newest checkpoint says of it."""
+    newest = (folder.checkpoints / one.name for one in reversed(found) if one.verdict == _VERIFIED)
+    return next(
+        (single_file.whole_number(checkpoints.read_meta(path).get("own_since")) for path in newest), None
+    )
 
 
 def _up_to_date(status: dict[str, Any], found: Sequence[StoredCheckpoint]) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from ssdiff.build import outline_model
 from ssdiff.config import Preset
 from ssdiff.config.load import differences, override
 from ssdiff.errors import CheckpointError, UsageError
+from ssdiff.models.branched_unet import branched_weights
 from ssdiff.weights import single_file
 from ssdiff.weights.load import find_model
 
 _SHOWN = 5  # tensors and settings that are named; of more it is said how many
 _KINDS = {"ema": "averaged", "raw": "raw"}
 # Of a network, what no weight's shape depends on and what is none of its function.
-_WITHOUT_MEANING = ("model.dropout:", "model.activation_checkpointing:")
+_WITHOUT_MEANING = ("model.dropout:", "model.activation_checkpointing:", "model.own:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +149,23 @@ def choose_initial(
     """
     stored = single_file.read(find_model(asked.model).path, asked.weights)
     if preset is None:
-        anew = (
-            {"data.list": None, "data.part": None} if source is not None and stored.preset.data.list else {}
-        )
+        anew: dict[str, object] = {}
+        if source is not None and stored.preset.data.list:
+            anew = {"data.list": None, "data.part": None}
+        if stored.preset.model.own:
+            anew["training.own_after"] = 0.0  # it has branched
         changes = {**anew, **overrides}
         preset = override(stored.preset, changes) if changes else stored.preset
+    if stored.preset.model.own and preset.training.own_after:
+        raise CheckpointError(
+            f"the sizes of {asked.model} have weights of their own (model.own = {stored.preset.model.own}), "
+            "they cannot begin shared",
+            path=asked.model,
+            hint="set training.own_after=0",
+        )
     expected = {name: value.shape for name, value in outline_model(preset).state_dict().items()}
-    found = {name: value.shape for name, value in stored.weights.items()}
+    weights = branched_weights(stored.weights, iter(expected)) if preset.model.own else stored.weights
+    found = {name: value.shape for name, value in weights.items()}
     taken = [name for name in expected if found.get(name) == expected[name]]
     left = tuple(name for name in found if expected.get(name) != found[name])
     fresh = tuple(name for name in expected if found.get(name) != expected[name])
@@ -173,7 +184,7 @@ def choose_initial(
         fresh,
     )
     notes = _conventions(stored.preset, preset, whole=not (left or fresh))
-    return preset, Initial(origin, {name: stored.weights[name] for name in taken}, stored.class_names, notes)
+    return preset, Initial(origin, {name: weights[name] for name in taken}, stored.class_names, notes)
 
 
 def _refuse(asked: InitialRequest, preset: Preset, differing: Sequence[str], some: bool) -> None:

@@ -40,6 +40,13 @@ def convert_released(
         CheckpointError: of a layout that is not known, of another network or of another process; names the
             settings that differ, or the presets that fit.
     """
+    if settings.model.own:
+        raise CheckpointError(
+            f"the weights are of one network for all sizes, {settings.name} has model.own = "
+            f"{settings.model.own}",
+            path=path,
+            hint="import them with --set model.own=0, then train with --init FILE --set model.own=1",
+        )
     cold, network = official_cold.read_layout(state), outline_model(settings)
     try:
         _check_kind(state, cold, network, settings)

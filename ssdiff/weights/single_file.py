@@ -43,6 +43,8 @@ class Stored:
         other: the second set that it was trained with, of animorphosis; a single file knows that of its
             preset alone.
         init: what its training began with, as :meth:`ssdiff.weights.initial.Origin.to_dict` tells it.
+        own_since: step at which the sizes of ``model.own`` got weights of their own; None as long as all is
+            shared, or where nothing branches.
     """
 
     preset: Preset
@@ -54,6 +56,7 @@ class Stored:
     details: object = None
     other: str | None = None
     init: object = None
+    own_since: int | None = None
 
 
 BUNDLED = ("shapes32", "photos64")
@@ -101,8 +104,8 @@ def read(path: Path, weights: str = "ema") -> Stored:
     start, details = loaded.meta.get("start"), loaded.meta.get("details")
     other = str(loaded.meta.get("other") or "") or preset.data.other
     tensors = loaded.tensors[_FILES[weights]]
-    init = loaded.meta.get("init")
-    return Stored(preset, tensors, class_names, origin, loaded.step, start, details, other, init)
+    init, own = loaded.meta.get("init"), whole_number(loaded.meta.get("own_since"))
+    return Stored(preset, tensors, class_names, origin, loaded.step, start, details, other, init, own)
 
 
 def data_set(checkpoint: Path) -> str | None:
@@ -151,6 +154,7 @@ def export(
     start: object = None,
     details: object = None,
     init: object = None,
+    own_since: int | None = None,
     note: str = "",
     half: bool = False,
     overwrite: bool = False,
@@ -166,6 +170,7 @@ def export(
         start: as in :class:`Stored`.
         details: likewise.
         init: likewise.
+        own_since: likewise.
         note: how it was made, e.g. the command.
         half: store 16-bit numbers, which halve the file; computing stays in float32.
         overwrite: replace a file that exists.
@@ -181,6 +186,8 @@ def export(
     }
     if init is not None:
         metadata["init"] = json.dumps(init)
+    if own_since is not None:
+        metadata["own_since"] = str(own_since)
     dtype = torch.float16 if half else torch.float32
     tensors = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
@@ -242,7 +249,7 @@ def _read_file(path: Path) -> Stored:
         raise CheckpointError(
             f"{path} has damaged class names, terminal prior or spectra", path=path
         ) from None
-    step = metadata.get("step", "")
+    step, own = (_count(metadata.get(name, "")) for name in ("step", "own_since"))
     origin = f"{path}{': ' + metadata['note'] if metadata.get('note') else ''}"
     preset = _preset(metadata.get("preset", ""), path)
     return Stored(
@@ -250,12 +257,22 @@ def _read_file(path: Path) -> Stored:
         weights,
         names,
         origin,
-        int(step) if re.fullmatch(r"[0-9]{1,18}", step) else None,
+        step,
         start,
         details,
         preset.data.other,
         init,
+        own,
     )
+
+
+def _count(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def whole_number(value: object) -> int | None:
+    """Return what a checkpoint's note says as a whole number; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _preset(text: str, path: Path, *, run_plugins: bool = False) -> Preset:
