@@ -297,7 +297,7 @@ def test_clipping_bounds_the_gradient():
     one = trainer(grad_clip_norm=1e-3)
     one.advance()
     assert one.averages().grad_norm > 1e-3
-    moments = [state["exp_avg"] for state in one._optimizer.state.values()]
+    moments = [state["exp_avg"] for state in one._optimizers[0].state.values()]
     assert torch.stack([m.norm() for m in moments]).norm() <= 1e-3 * 0.1 * 1.001
 
 
