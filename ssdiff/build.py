@@ -223,6 +223,16 @@ def build_process(
             return _diagonal(preset, full, checked=not in_pixels, meant=min(meant))
 
 
+def build_full_size(preset: Preset) -> GaussianProcess:
+    """Build the process of kind ssd as it is without resolution transitions: DDPM with the same noise.
+
+    At the full size its states are those of the preset's process, whatever that does to noise at smaller
+    sizes.
+    """
+    nu, full = _noise(preset.process), (preset.data.size, preset.data.size)
+    return GaussianProcess(variance_preserving(nu, [full] * len(nu), full), RESIZES[preset.process.resize])
+
+
 def _diagonal(preset: Preset, size: Size, *, checked: bool, meant: int | None = None) -> DiagonalProcess:
     settings, relative = preset.process, (meant or min(size)) / preset.data.size
     if settings.kind == "blurring":

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ssdiff.config.base import Strict
-from ssdiff.config.process import ProcessSettings, process_problems
+from ssdiff.config.process import LogSnrTransitions, ProcessSettings, process_problems
 from ssdiff.config.sections import (
     OPTIONS,
     AdmOptions,
@@ -359,6 +359,26 @@ def _steps_problems(total: int, steps: Steps) -> list[str]:
     return []
 
 
+def _overlap_problems(preset: Preset) -> list[str]:
+    """Noisier batches of the full size where it has no transition, or none that are noisier."""
+    training, process = preset.training, preset.process
+    if not training.overlap_share:
+        usual = TrainingSettings.model_fields["overlap_log_snr"].default
+        if training.overlap_log_snr == usual:
+            return []
+        return ["training.overlap_log_snr: is of the share training.overlap_share, which is 0; set it, too"]
+    if process.kind != "ssd" or process.levels == 1:
+        return ["training.overlap_share: is for kind 'ssd' with a resolution transition; leave it 0"]
+    if not isinstance(process.resolution, LogSnrTransitions):
+        return ["training.overlap_share: needs process.resolution.kind = 'log_snr'"]
+    if process.resolution.at and training.overlap_log_snr >= process.resolution.at[0]:
+        return [
+            f"training.overlap_log_snr: must be below the first transition, {process.resolution.at[0]:g}, "
+            f"not {training.overlap_log_snr:g}"
+        ]
+    return []
+
+
 def _sampling_and_training_problems(preset: Preset) -> list[str]:
     process, sampling, problems = preset.process, preset.sampling, []
     problems += _steps_problems(process.T, sampling.steps) + _sampler_problems(preset)
@@ -405,6 +425,7 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
         problems.append(
             "training.own_after: nothing branches with model.own = 0; set model.own, or leave it out"
         )
+    problems += _overlap_problems(preset)
     if preset.training.lr_schedule == "constant" and preset.training.lr_decay_share != 1:
         problems.append("training.lr_decay_share: nothing falls with training.lr_schedule = 'constant'")
     return problems

@@ -234,6 +234,16 @@ class TrainingSettings(Strict):
         description="share of the steps after which the sizes of model.own get weights of their own; they "
         "share until then",
     )
+    overlap_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the batches of the full size that are noisier than its transition, down to "
+        "overlap_log_snr, so that sampling may change resolution later",
+    )
+    overlap_log_snr: float = Field(
+        -2.5, description="least full-resolution log(a^2 / sigma^2) of these batches"
+    )
     transition_share: float = Field(
         0.0, ge=0, lt=1, description="least share of the batches for each resolution transition"
     )

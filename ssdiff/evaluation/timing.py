@@ -275,7 +275,8 @@ class PathTrainer(Trainer):
 
     def __init__(self, pipeline: Pipeline, batch: int) -> None:
         preset, process = pipeline.required_preset(), pipeline.process
-        settings = preset.training.model_copy(update={"batch": batch, "grad_accum_steps": 1})
+        alike = {"batch": batch, "grad_accum_steps": 1, "overlap_share": 0.0}
+        settings = preset.training.model_copy(update=alike)
         shape = (batch, preset.data.channels, *process.states[0].size)
         numbers = np.random.default_rng(0)
         batches = Batches(

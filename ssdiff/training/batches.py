@@ -43,13 +43,21 @@ class TimestepSampler:
             uniformly, as the paper does.
         accumulate: micro-batches a step. Their pairs are spread evenly over all (systematic sampling), so
             that the layers of every size learn in nearly every step; each alone is distributed as ever.
+        overlap: timesteps beyond the transition of the full size that it learns too.
+        overlap_share: of its batches, which are of these.
 
     Raises:
         ProcessError: as :func:`ssdiff.schedules.resolution.batch_shares`.
     """
 
     def __init__(
-        self, sizes: Sequence[Size], seed: int, transition_share: float = 0.0, grad_accum_steps: int = 1
+        self,
+        sizes: Sequence[Size],
+        seed: int,
+        transition_share: float = 0.0,
+        grad_accum_steps: int = 1,
+        overlap: Sequence[int] = (),
+        overlap_share: float = 0.0,
     ) -> None:
         groups: dict[tuple[Size, Size], list[int]] = {}
         for t in range(1, len(sizes)):
@@ -59,15 +67,30 @@ class TimestepSampler:
         self._largest = groups[max(groups, key=lambda pair: [math.prod(size) for size in pair])]
         self._grad_accum_steps = grad_accum_steps
         self._bounds = torch.tensor(list(shares.values()), dtype=torch.float64).cumsum(0)
+        self._overlap = torch.tensor(overlap)
+        self._overlap_share = overlap_share if overlap else 0.0
+        self._full = list(groups).index((sizes[0], sizes[0])) if (sizes[0], sizes[0]) in groups else None
+        self._below = rng.derive(seed, "train/overlap")
         self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/severity")
 
     def draw(self, counter: int, positions: Tensor) -> Tensor:
         """Draw (B,) timesteps on the CPU, all with the same size now and the same size next."""
+        group = self._overlap if self.overlaps(counter) else self._groups[self._group(counter)]
+        return group[rng.integers(self._rest, positions, counter, 0, len(group))]
+
+    def overlaps(self, counter: int) -> bool:
+        """Return whether a batch is one of the full size beyond its transition."""
+        if not self._overlap_share or self._group(counter) != self._full:
+            return False
+        drawn = rng.uniform(self._below, torch.zeros(1, dtype=torch.int64), counter, (), torch.float64)
+        return float(drawn) < self._overlap_share
+
+    def _group(self, counter: int) -> int:
+        """Number of a batch's pair of sizes."""
         step, micro = divmod(counter, self._grad_accum_steps)
         first = rng.uniform(self._first, torch.zeros(1, dtype=torch.int64), step, (), torch.float64)
         first = (first + micro / self._grad_accum_steps) % 1.0
-        group = self._groups[min(int(torch.searchsorted(self._bounds, first)), len(self._groups) - 1)]
-        return group[rng.integers(self._rest, positions, counter, 0, len(group))]
+        return min(int(torch.searchsorted(self._bounds, first)), len(self._groups) - 1)
 
     def largest(self, count: int) -> Tensor:
         """Return (count,) timesteps of the largest size, spread evenly over all of them."""

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ssdiff import checkpoints, images, rng, runs
 from ssdiff.arguments import as_path, require_callable, require_type
-from ssdiff.build import build_model, build_process, check_network, place_model
+from ssdiff.build import build_full_size, build_model, build_process, check_network, place_model
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
 from ssdiff.data import ImageSet, PictureSet, require_packages
@@ -54,7 +54,7 @@ from ssdiff.training.resume import (
     check_unchanged,
     resolve_resume,
 )
-from ssdiff.training.trainer import MEMORY_HINT, Trainer
+from ssdiff.training.trainer import MEMORY_HINT, Trainer, overlapping
 from ssdiff.weights import single_file
 from ssdiff.weights.describe import tell_own
 from ssdiff.weights.initial import InitialRequest, check_request
@@ -195,6 +195,8 @@ def train(
         # First: settings that do not hold together, or need what is not installed, leave no folder.
         process = build_process(start.preset)
         check_network(start.preset, process)
+        if start.preset.training.overlap_share:
+            overlapping(process, build_full_size(start.preset), start.preset.training.overlap_log_snr)
         for source in (start.source, start.other):
             require_packages(source)
         if (listed := start.preset.data.list) is not None:
@@ -388,6 +390,7 @@ class _Run:
                 model,
                 batches,
                 predict=preset.process.predict,
+                full_size=build_full_size(preset) if settings.overlap_share else None,
             )
             trainer.precision = self._precision = self._precision or self._probe(trainer, stop)
         if self.start.loaded is not None:

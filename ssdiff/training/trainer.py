@@ -16,12 +16,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ssdiff import rng
 from ssdiff.config import TrainingSettings
 from ssdiff.devices import autocast
-from ssdiff.errors import CheckpointError, NonFiniteError, memory_for
+from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError, memory_for
 from ssdiff.models.branched_unet import BranchedUNet, separate_networks
 from ssdiff.process.base import Process
 from ssdiff.training.batches import COUNTERS, Batches, TimestepSampler
 from ssdiff.training.compile import compiled, require_compiler
-from ssdiff.training.losses import Network, Visit, objective
+from ssdiff.training.losses import Network, Objective, Visit, objective
 
 MEMORY_HINT = (
     "lower the batch (--batch), raise training.grad_accum_steps, or set model.activation_checkpointing = true"
@@ -58,6 +58,7 @@ class Trainer:
         batches: gives clean images, and says which part of the global batch they are.
         precision: type of the network's mixed precision.
         predict: what the network's output stands for, as in :func:`ssdiff.training.losses.gaussian_loss`.
+        full_size: the process without resolution transitions, for ``settings.overlap_share``.
 
     Attributes:
         step: steps done.
@@ -78,6 +79,7 @@ class Trainer:
         *,
         precision: torch.dtype = torch.float32,
         predict: str = "x0",
+        full_size: Process | None = None,
     ) -> None:
         self.settings, self.process, self.model = settings, process, model.train()
         self.own_since = 0 if isinstance(model, BranchedUNet) else None
@@ -88,6 +90,10 @@ class Trainer:
         self.step = 0
         self._batches, self.precision = batches, precision
         self._objective = objective(process, settings, predict)
+        overlap: list[int] = []
+        if full_size is not None and settings.overlap_share:
+            overlap = overlapping(process, full_size, settings.overlap_log_snr)
+            self._beyond = objective(full_size, settings, predict)
         self._gather()
         self._device = self._weights[0].device
         if settings.compile:
@@ -98,6 +104,8 @@ class Trainer:
             settings.seed,
             settings.transition_share,
             settings.grad_accum_steps,
+            overlap,
+            settings.overlap_share,
         )
         self._resolutions = sorted({state.resolution for state in process.states[1:]}, reverse=True)
         self._sums = torch.zeros(len(self._resolutions), 2, device=self._device)
@@ -156,7 +164,7 @@ class Trainer:
         timesteps = self._timesteps.largest(len(self._batches.positions))
         try:
             with torch.random.fork_rng(devices=[]):
-                self._losses(0, timesteps).mean().backward()
+                self._losses(0, timesteps, self._objective).mean().backward()
         finally:
             self.precision, self._run = before
             self.model.zero_grad(set_to_none=True)
@@ -264,16 +272,17 @@ class Trainer:
         """Gradients of one micro-batch are added to those that are there."""
         settings, positions = self.settings, self._batches.positions
         timesteps = self._timesteps.draw(counter % COUNTERS, positions)
-        side = self.process.states[int(timesteps[0])].resolution
+        overlaps = self._timesteps.overlaps(counter % COUNTERS)
+        side = self.process.states[0 if overlaps else int(timesteps[0])].resolution
         self._last = f"{side} px, timesteps {int(timesteps.min())}..{int(timesteps.max())}"
         with memory_for(f"training.batch = {settings.batch} at {side} px", MEMORY_HINT):
-            losses = self._losses(counter, timesteps)
+            losses = self._losses(counter, timesteps, self._beyond if overlaps else self._objective)
             (losses.mean() / settings.grad_accum_steps).backward()
         row = self._sums[self._resolutions.index(side)]
         row[0] += losses.detach().sum()
         row[1] += len(losses)
 
-    def _losses(self, counter: int, timesteps: Tensor) -> Tensor:
+    def _losses(self, counter: int, timesteps: Tensor, measure: Objective) -> Tensor:
         """Loss of each image of a micro-batch."""
         settings, positions = self.settings, self._batches.positions
         x0, labels = self._batches(counter)
@@ -284,7 +293,7 @@ class Trainer:
         torch.manual_seed(
             rng.derive(settings.seed, f"train/dropout/{counter}/{self._batches.world.rank}") >> 1
         )
-        return self._objective(self._network, x0, timesteps, visit, labels)
+        return measure(self._network, x0, timesteps, visit, labels)
 
     def _gather(self) -> None:
         """List the weights and their averages, and make an optimiser for each network that has its own."""
@@ -360,6 +369,31 @@ class Trainer:
     def _network(self, x_t: Tensor, index: Tensor, resolution: int, labels: Tensor | None) -> Tensor:
         with autocast(self._device, self.precision):
             return self._run(x_t, index, resolution, labels)
+
+
+def overlapping(process: Process, full_size: Process, log_snr: float) -> list[int]:
+    """Return the timesteps beyond the transition of the full size down to a log-SNR of the full-size process.
+
+    Args:
+        process: that changes resolution.
+        full_size: the same without.
+        log_snr: least log(a^2 / sigma^2).
+
+    Raises:
+        ProcessError: there are none.
+    """
+    full = process.states[0].size
+    found = [
+        t
+        for t in range(1, process.T + 1)
+        if process.states[t].size != full and math.log(full_size.states[t].snr) >= log_snr
+    ]
+    if not found:
+        raise ProcessError(
+            f"no timestep lies between the first transition and a log-SNR of {log_snr:g}",
+            hint="lower training.overlap_log_snr",
+        )
+    return found
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

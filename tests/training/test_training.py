@@ -1,6 +1,8 @@
 """Batches, losses and the optimiser's step."""
 
 import itertools
+import json
+import math
 import sys
 
 import numpy as np
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from trainers import IMAGES, LABELS, TINY, trainer
 
-from ssdiff.build import build_model, build_process
+import ssdiff
+from ssdiff import checkpoints
+from ssdiff.build import build_full_size, build_model, build_process
 from ssdiff.config.load import load_preset
 from ssdiff.distributed import World
-from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError
+from ssdiff.errors import CheckpointError, NonFiniteError, PresetError, ProcessError
 from ssdiff.images import to_uint8
 from ssdiff.schedules.resolution import batch_shares
 from ssdiff.training import batches as batches_module
@@ -48,6 +52,105 @@ def test_each_change_of_size_gets_its_share_of_the_batches():
     counts = torch.bincount(torch.tensor(first), minlength=101) / 4000
     assert_close(counts[[8, 14]], torch.full((2,), 0.1), atol=0.015, rtol=0)
     assert_close(counts[15:].sum(), torch.tensor(0.8 * 86 / 98), atol=0.025, rtol=0)
+
+
+def test_the_full_size_learns_beyond_its_transition_in_its_share_of_the_batches():
+    sizes = [(16, 16)] * 41 + [(8, 8)] * 60
+    plain = TimestepSampler(sizes, 0, 0.03, 2)
+    rule = TimestepSampler(sizes, 0, 0.03, 2, list(range(41, 61)), 0.25)
+    positions, seen = torch.arange(3), {False: [], True: []}
+    for counter in range(2000):
+        drawn, overlaps = rule.draw(counter, positions), rule.overlaps(counter)
+        seen[overlaps].append(drawn)
+        before = plain.draw(counter, positions)
+        assert not plain.overlaps(counter) and (overlaps or torch.equal(drawn, before))
+        assert not overlaps or int(before.max()) <= 40, "what it takes is of the full size's batches"
+    beyond, full = torch.cat(seen[True]), sum(int(drawn.max()) <= 40 for drawn in seen[False])
+    assert int(beyond.min()) == 41 and int(beyond.max()) == 60
+    assert len(seen[True]) / (len(seen[True]) + full) == pytest.approx(0.25, abs=0.04)
+
+
+def overlapping_preset(**more):
+    sets = {"process.T": 200, "process.resize": "area", "training.overlap_share": 0.5}
+    sets |= {"process.resolution": {"kind": "log_snr", "at": [-0.5]}, "training.overlap_log_snr": -3.0}
+    return load_preset(TINY, sets | more)
+
+
+def test_noisier_batches_are_those_of_the_process_without_transitions(monkeypatch):
+    preset = overlapping_preset()
+    process, full = build_process(preset), build_full_size(preset)
+    ddpm = build_process(load_preset(TINY, {"process.kind": "ddpm", "process.levels": 1, "process.T": 200}))
+    for t in range(201):
+        assert (full.states[t].signal, full.states[t].sigma) == (ddpm.states[t].signal, ddpm.states[t].sigma)
+        if process.states[t].size == (16, 16):
+            assert full.states[t] == process.states[t]
+    batches = Batches(IMAGES, LABELS, torch.device("cpu"), World(), 4, 0, flip=True, classes=8)
+    one = Trainer(preset.training, process, build_model(preset), batches, full_size=full)
+    seen = []
+    monkeypatch.setattr(one, "_run", lambda x, i, r, y: seen.append((x, i, r)) or x[:, :, :r, :r] * 0)
+    counters = [k for k in range(40) if one._timesteps.overlaps(k)]
+    assert counters
+    for counter in counters[:3]:
+        t = one._timesteps.draw(counter, one._batches.positions)
+        lows = [full.states[int(step)] for step in t]
+        assert all(-3 <= math.log(state.snr) < -0.5 for state in lows)
+        one._losses(counter, t, one._beyond)
+        x, index, resolution = seen[-1]
+        assert x.shape[-1] == resolution == 16 and torch.equal(index, t - 1)
+
+
+def test_a_run_learns_beyond_the_transition_and_resumes_bitwise(tmp_path):
+    sets = {"training.steps": 4, "training.checkpoint_every": 2, "training.overlap_share": 0.5}
+    sets |= {"process.resolution": {"kind": "log_snr", "at": [-0.5]}, "process.T": 200}
+    straight = ssdiff.train(TINY, "shapes", tmp_path / "a", overrides=sets, device="cpu").folder
+    with pytest.raises(ssdiff.errors.Interrupted):
+        steps = []
+        ssdiff.train(
+            TINY,
+            "shapes",
+            tmp_path / "b",
+            overrides=sets,
+            device="cpu",
+            on_event=lambda event: steps.append(event.step),
+            stop=lambda: max(steps, default=0) > 1,
+        )
+    ssdiff.train(resume=tmp_path / "b", device="cpu")
+    ours, theirs = (checkpoints.load(tmp_path / run / "checkpoints/step-00000004") for run in ("a", "b"))
+    for kind, part in ours.tensors.items():
+        assert all(torch.equal(value, theirs.tensors[kind][name]) for name, value in part.items())
+    plain = sets | {"training.overlap_share": 0.0}
+    other = ssdiff.train(TINY, "shapes", tmp_path / "c", overrides=plain, device="cpu").folder
+    ends = [(folder / "metrics.jsonl").read_text().splitlines()[-1] for folder in (straight, other)]
+    assert json.loads(ends[0])["loss"] != json.loads(ends[1])["loss"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ({"process.levels": 1}, "with a resolution transition"),
+        ({"training.overlap_log_snr": 0.0}, r"must be below the first transition, -0\.5, not 0"),
+        ({"process.resolution": {"kind": "equal"}}, r"process\.resolution\.kind = 'log_snr'"),
+        ({"training.overlap_share": 0.0}, r"is of the share training\.overlap_share, which is 0"),
+    ],
+)
+def test_noisier_batches_where_there_are_none_are_refused(sets, said):
+    if "process.levels" in sets:
+        sets = sets | {"process.resolution": {"kind": "log_snr", "at": []}}
+    with pytest.raises(PresetError, match=said):
+        overlapping_preset(**sets)
+
+
+def test_a_gap_without_timesteps_is_refused_before_anything_is_written(tmp_path):
+    sets = {"process.resolution": {"kind": "log_snr", "at": [-0.5]}, "training.overlap_share": 0.5}
+    with pytest.raises(ProcessError, match="no timestep lies between"):
+        ssdiff.train(
+            TINY,
+            "shapes",
+            tmp_path / "run",
+            overrides=sets | {"training.overlap_log_snr": -0.5001},
+            device="cpu",
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_micro_batches_of_a_step_are_spread_over_the_sizes():
