@@ -6,7 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Positive = Annotated[int, Field(ge=1, strict=True)]
+MOST = 2**31 - 1
+"""The largest count in a preset; the product of two fits 64 bits."""
+Positive = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 
 
 class Strict(BaseModel):

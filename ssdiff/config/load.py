@@ -478,10 +478,10 @@ def _allowed(kind: str, field: FieldInfo | None) -> str:
         return ""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [
-        f"{sign} {getattr(item, name):g}"
+        f"{sign} {bound}" if isinstance(bound, int) else f"{sign} {bound:g}"
         for item in field.metadata
         for name, sign in signs.items()
-        if getattr(item, name, None) is not None
+        if (bound := getattr(item, name, None)) is not None
     ]
     noun = "a whole number" if field.annotation is int else "a finite number"
     return " ".join((noun, " and ".join(bounds))).strip()

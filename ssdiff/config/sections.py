@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from ssdiff.config.base import Positive, Strict
+from ssdiff.config.base import MOST, Positive, Strict
 from ssdiff.errors import UsageError
 from ssdiff.models.registry import ADM_UNET, CONVNEXT_UNET, FLEXI_UNET
 from ssdiff.schedules.respacing import Steps, parse_steps
@@ -29,6 +29,7 @@ def _steps(value: object) -> Steps:
 SamplingSteps = Annotated[Steps, BeforeValidator(_steps)]
 Scalar = bool | int | float | str
 Scale = Annotated[float, Field(gt=0.01, le=1)]
+_AT_ONCE = 1_000_000  # images; more is a slip, and takes the machine down before PyTorch can refuse it
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -185,14 +186,14 @@ class ModelSettings(Strict):
 class TrainingSettings(Strict):
     """The optimiser and its loop."""
 
-    batch: int = Field(64, ge=1, description="images per process and micro-batch")
+    batch: int = Field(64, ge=1, le=_AT_ONCE, description="images per process and micro-batch")
     grad_accum_steps: int = Field(
-        1, ge=1, description="micro-batches a step, spread evenly over the resolutions"
+        1, ge=1, le=_AT_ONCE, description="micro-batches a step, spread evenly over the resolutions"
     )
     lr: float = Field(1e-4, gt=0, le=10, description="learning rate of AdamW")
     betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), strict=False, description="moments of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW, which without it is Adam")
-    warmup: int = Field(0, ge=0, description="steps in which lr rises from 0")
+    warmup: int = Field(0, ge=0, le=MOST, description="steps in which lr rises from 0")
     lr_schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="lr after the warm-up"
     )
@@ -207,9 +208,9 @@ class TrainingSettings(Strict):
         description="decay of the averaged weights; n / (n + 9) at the n-th average while that is less and "
         "ema_start is 0",
     )
-    ema_every: int = Field(1, ge=1, description="steps from one average of the weights to the next")
+    ema_every: int = Field(1, ge=1, le=MOST, description="steps from one average of the weights to the next")
     ema_start: int = Field(
-        0, ge=0, description="first steps, in which the averaged weights are the weights themselves"
+        0, ge=0, le=MOST, description="first steps, in which the averaged weights are the weights themselves"
     )
     loss: Literal["l2", "l1"] = Field("l2", description="squared or absolute error")
     input_bits: int = Field(
@@ -248,7 +249,7 @@ class TrainingSettings(Strict):
         0.0, ge=0, lt=1, description="least share of the batches for each resolution transition"
     )
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
-    steps: int = Field(1_000_000, ge=1, description="steps of the optimiser")
+    steps: int = Field(1_000_000, ge=1, le=MOST, description="steps of the optimiser")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="auto is bf16 where the hardware multiplies it natively, on a CPU if a probe of a few "
@@ -260,12 +261,14 @@ class TrainingSettings(Strict):
         "on a GPU; a run resumed with another choice goes on, but not bit for bit",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and noise")
-    checkpoint_every: int = Field(5_000, ge=1, description="steps between checkpoints")
-    max_checkpoints: int = Field(3, ge=1, description="checkpoints kept, newest first")
-    sample_every: int = Field(10_000, ge=0, description="steps between sample grids, 0 is only at the end")
-    sample_count: int = Field(64, ge=1, description="images of a sample grid")
-    sample_steps: int = Field(50, ge=1, description="sampling steps of a sample grid, at most T")
-    log_every: int = Field(50, ge=1, description="steps between lines of metrics.jsonl")
+    checkpoint_every: int = Field(5_000, ge=1, le=MOST, description="steps between checkpoints")
+    max_checkpoints: int = Field(3, ge=1, le=MOST, description="checkpoints kept, newest first")
+    sample_every: int = Field(
+        10_000, ge=0, le=MOST, description="steps between sample grids, 0 is only at the end"
+    )
+    sample_count: int = Field(64, ge=1, le=_AT_ONCE, description="images of a sample grid")
+    sample_steps: int = Field(50, ge=1, le=MOST, description="sampling steps of a sample grid, at most T")
+    log_every: int = Field(50, ge=1, le=MOST, description="steps between lines of metrics.jsonl")
 
 
 class TerminalPriorSettings(Strict):
@@ -292,7 +295,7 @@ class SamplingSettings(Strict):
         description="of an ancestral step's noise: the posterior's, or the transition's, which is larger; "
         "for one level of kind ddpm or ssd",
     )
-    batch: int = Field(64, ge=1, description="images drawn at once")
+    batch: int = Field(64, ge=1, le=_AT_ONCE, description="images drawn at once")
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance, 1 is off")
     clip_denoised: bool = Field(True, description="keep predicted images within [-1, 1]")
     start_noise: float = Field(

@@ -220,8 +220,8 @@ def test_learning_rate(value):
 
 
 def test_whole_numbers():
-    assert "training.steps: must be a whole number >= 1, not 0" in refusal(training__steps=0)
-    assert "training.steps: must be a whole number >= 1, not 1.5" in refusal(training__steps=1.5)
+    assert "training.steps: must be a whole number >= 1 and <= 2147483647, not 0" in refusal(training__steps=0)
+    assert "training.steps: must be a whole number >= 1 and <= 2147483647, not 1.5" in refusal(training__steps=1.5)
     assert "model.multipliers[1]: must be a valid integer, not 'a'" in refusal(model__multipliers=[1, "a"])
     assert "model.multipliers: must be a list, not 3" in refusal(model__multipliers=3)
     assert "training.betas[1]: must be less than 1" in refusal(training__betas=[0.9, 2.0])
@@ -353,6 +353,16 @@ def test_nested_and_dotted_overrides_agree():
         == dotted
     )
     assert dotted.training.lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "most"),
+    [("training.batch", 1000000), ("training.steps", 2147483647), ("sampling.batch", 1000000)],
+)
+@pytest.mark.parametrize("count", [2**31, 2**63 - 1, 2**63])
+def test_counts_that_overflow_are_refused(field, most, count):
+    with pytest.raises(PresetError, match=rf"{field}: .* <= {most}, not {count}"):
+        load_preset("shapes32", {field: count})
 
 
 def test_overrides_of_thousands_of_parts_are_refused():
