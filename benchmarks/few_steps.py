@@ -1,24 +1,32 @@
-"""What a sampler loses by taking few steps: exact, for the linear MMSE denoiser of Gaussian data.
+"""What a sampler loses by taking few steps: exact, for linear MMSE denoisers of Gaussian data; or measured.
 
     python benchmarks/few_steps.py --scale 16px --data faces64.zip \
         --variants "DDPM; published SSD, 3 levels; matched SSD, 3 levels" --steps 8,10,15,20,30
+    python benchmarks/few_steps.py --ckpt RUN --data held-out.zip --extractor effnet_features:EffNetLite0 \
+        --samplers "ancestral; ddim; ddim 0.5; dpm++" --steps 5,10,25,50
 
 The data are normal, with the covariance of grey images; their MMSE denoiser is linear, so the samplers of
 ssdiff, run on a basis of all noise that a chain draws, give the covariance of what they generate. Printed is
 its Frechet distance to the data as a share of their variance, for schedules of the study of SNR-preserving
 noise.
+
+With `--ckpt` it is a trained network whose images are measured: the distance of the extractor's features
+to those of the data, and the seconds that drawing takes, of the processor where the network is on one.
+A number after a sampler is its eta.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import time
 from pathlib import Path
 
 import torch
 from study_scales import SCALES, Case
 from torch import Tensor
 
+import ssdiff
 from ssdiff import load_preset
 from ssdiff.analysis.covariance import frechet, root_sum
 from ssdiff.analysis.data_moments import measure_moments
@@ -32,6 +40,7 @@ from ssdiff.sampling.registry import SAMPLERS
 from ssdiff.sampling.walk import Walk
 
 COMPARED = ("ddim", "dpm++")
+MEASURED = ("ancestral", "ddim", "dpm++")
 
 
 def main() -> None:
@@ -39,15 +48,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="images; made grey")
+    parser.add_argument("--data", required=True, help="images; made grey, but for --ckpt")
+    parser.add_argument("--ckpt", type=Path, help="measure this run or model instead")
+    parser.add_argument("--samplers", type=samplers, help="of --ckpt, e.g. 'ddim; ddim 0.5; dpm++'")
+    parser.add_argument("--extractor", default="inception", help="of --ckpt, as for `ssdiff eval fid`")
     parser.add_argument("--scale", choices=SCALES, default="16px", help="of the study; best up to 32px")
     parser.add_argument(
         "--variants",
         default="DDPM; published SSD, 3 levels; matched SSD, 3 levels; matched SSD, spectral details",
     )
-    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=3000, help="of the data; drawn, with --ckpt")
     parser.add_argument("--steps", type=numbers, default=(8, 10, 15, 20, 30))
     options = parser.parse_args()
+    if options.ckpt is not None:
+        measure(options)
+        return
     scale, covariance = SCALES[options.scale], None
     names = [part.strip() for part in options.variants.split(";")]
     if unknown := [name for name in names if name not in scale.variants]:
@@ -61,6 +76,31 @@ def main() -> None:
         for sampler in COMPARED:
             found = [distance(preset, covariance, steps, sampler) for steps in options.steps]
             print(f"| {name} | {sampler} | " + " | ".join(f"{one:.5f}" for one in found) + " |", flush=True)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Print the table of a trained network: a row for each sampler, a column for each number of steps."""
+    pipeline = ssdiff.load(options.ckpt)
+    rows = options.samplers or [(name, None) for name in MEASURED]
+    clock = time.process_time if pipeline.device.type == "cpu" else time.perf_counter
+    side = pipeline.process.states[0].resolution
+    print("| sampler | " + " | ".join(f"{steps} steps, seconds" for steps in options.steps) + " |")
+    print("| --- |" + " --- |" * len(options.steps))
+    for name, eta in rows:
+        print(f"| {name}" + ("" if eta is None else f", eta {eta:g}"), end="", flush=True)
+        for steps in options.steps:
+            began = clock()
+            images = pipeline.sample(options.images, steps, name, eta)
+            seconds = clock() - began
+            found = ssdiff.evaluate(images, options.data, extractor=options.extractor, resize=side)
+            print(f" | {found.value:.4g}, {seconds:.0f}", end="", flush=True)
+        print(" |", flush=True)
+
+
+def samplers(text: str) -> list[tuple[str, float | None]]:
+    """Names between semicolons, each with its eta or without."""
+    found = [(name, eta) for name, _, eta in (one.strip().partition(" ") for one in text.split(";"))]
+    return [(name, float(eta) if eta else None) for name, eta in found]
 
 
 def numbers(text: str) -> tuple[int, ...]:

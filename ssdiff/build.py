@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ssdiff.arguments import require_type
 from ssdiff.config import (
@@ -91,11 +93,11 @@ def outline_model(preset: Preset) -> nn.Module:
         UsageError: as :func:`build_model`.
     """
     if preset.model.kind in BUILTIN:
-        with torch.device("meta"):
+        with _Unfilled(), torch.device("meta"):
             return build_model(preset)
     with torch.random.fork_rng(devices=[]):
         try:
-            with torch.device("meta"):
+            with _Unfilled(), torch.device("meta"):
                 outline = build_model(preset)
             _run_small(outline, preset, torch.device("meta"))
         except SsdiffError:
@@ -103,6 +105,24 @@ def outline_model(preset: Preset) -> nn.Module:
         except Exception:  # whatever a network does that this device cannot
             return build_model(preset)
     return outline
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves new weights as they are: random numbers for weights without values make PyTorch import its
+    compiler, which takes longer than to draw 64 small images."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of PyTorch, unless it draws what a tensor begins with."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def check_network(preset: Preset, process: Process) -> None:

@@ -168,6 +168,27 @@ def test_few_steps_of_second_order_are_nearer_to_the_data(photos, tmp_path):
     assert all(b < a for a, b in zip(predicted, spectral, strict=True)), table
 
 
+def test_few_steps_of_a_trained_network(photos, run_folder, tmp_path):
+    options = ("--samplers", "ancestral; ddim 0.5; dpm++", "--extractor", "tinynet:Tiny", "--images", 24)
+    table = call(
+        "few_steps.py", "--ckpt", run_folder, "--data", photos, *options, "--steps", "2,4", home=tmp_path
+    )
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[0] == ["sampler", "2 steps, seconds", "4 steps, seconds"]
+    assert [name for name, *_ in rows[2:]] == ["ancestral", "ddim, eta 0.5", "dpm++"]
+    distances = [float(cell.partition(",")[0]) for _, *cells in rows[2:] for cell in cells]
+    assert all(distance > 0 for distance in distances) and len(set(distances)) > 3
+
+
+def test_from_command_to_picture(run_folder, tmp_path):
+    table = call("start_up.py", "--ckpt", run_folder, "-n", 2, "--steps", 2, "--repeat", 1, home=tmp_path)
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert [name for name, *_ in rows][-3:] == ["draw", "write", "ssdiff sample"] and len(rows) == 7
+    spent = {name: float(seconds) for name, _, seconds in rows}
+    assert spent["ssdiff sample"] > 0 and spent["import PyTorch"] > 0
+    assert "at least 1" in call("start_up.py", "-n", 0, "--repeat", 1, home=tmp_path, code=2)
+
+
 def test_few_steps_of_an_unknown_variant(photos, tmp_path):
     error = call("few_steps.py", "--data", photos, "--variants", "DDIM", home=tmp_path, code=2)
     assert "no variant 'DDIM'" in error and "matched SSD, 3 levels" in error

@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "torchvision", "torch_fidelity", "numpy", "PIL")
+NOT_TO_SAMPLE = (
+    *("torch._dynamo", "torch._inductor", "torch.onnx", "sympy", "triton"),  # PyTorch's compiler
+    *("torchvision", "torch_fidelity", "scipy", "matplotlib", "tifffile", "pandas", "tensorboard"),
+    *("ssdiff.training", "ssdiff.evaluation", "ssdiff.analysis", "ssdiff.reporting", "ssdiff.restoration"),
+)
 PACKAGE = Path(__file__).resolve().parent.parent / "ssdiff"
 COMMANDS = ["ssdiff.cli"] if (PACKAGE / "cli").exists() else []
 
 
-def heavy_after(code: str) -> set[str]:
+def heavy_after(code: str, heavy: tuple[str, ...] = HEAVY) -> set[str]:
     """The heavy packages that a fresh interpreter has loaded after running the code."""
-    report = f"\nimport sys\nsys.exit(','.join(name for name in {HEAVY!r} if name in sys.modules))"
+    report = f"\nimport sys\nsys.exit(','.join(name for name in {heavy!r} if name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code + report], capture_output=True, text=True, timeout=120, check=False
     )
@@ -35,6 +40,17 @@ def test_using_presets_is_light():
 
 def test_the_check_can_fail():
     assert heavy_after("import torch") >= {"torch"}
+
+
+def test_sampling_imports_what_it_needs_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSDIFF_HOME", str(tmp_path / "home"))
+    arguments = ["sample", "-n", "1", "--steps", "1", "--quiet", "--out", str(tmp_path / "drawn.png")]
+    code = (
+        f"import gc, torch\nfrom ssdiff.cli import run\nassert run({arguments!r}) == 0\nassert gc.isenabled()"
+    )
+    # Some versions of PyTorch bring parts of their compiler along whatever is done with them.
+    assert heavy_after(code, NOT_TO_SAMPLE) <= heavy_after("import torch", NOT_TO_SAMPLE)
+    assert (tmp_path / "drawn.png").exists()
 
 
 @pytest.mark.parametrize("module", COMMANDS)

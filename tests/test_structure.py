@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, str] = {
     "errors": "",
     "arguments": "errors",
     "display": "",
+    "importing": "",
     "progress": "arguments",
     "rng": "errors",
     "registry": "errors",

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ssdiff.errors import DataError, PartialFailure, UsageError, printable, readable
+from ssdiff.importing import quick_imports
 from ssdiff.progress import Progress
 
 if TYPE_CHECKING:
@@ -221,7 +222,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Load the pipeline asked for, of the newest run, or the bundled one; ``other`` is its second set, and
     ``zero_shot`` says that it shall restore what it was not trained for."""
-    from ssdiff.weights.load import load
+    with quick_imports():
+        from ssdiff.weights.load import load
 
     found = find_model(ckpt, terminal, zero_shot=zero_shot)
     return load(found, weights=weights, device=device, precision=precision, other=other)

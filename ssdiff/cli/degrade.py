@@ -22,6 +22,7 @@ from ssdiff.cli.options import (
     Timestep,
     option,
 )
+from ssdiff.importing import quick_imports
 
 _DEFAULT_OP = "downsample"
 
@@ -110,11 +111,12 @@ def degrade(
     By a degradation (--op), or as the process of a preset does at the image's size. One of --t and
     --strip is needed.
     """
-    from ssdiff.data.inputs import expand, plan_outputs
-    from ssdiff.degradation import DegradeTask, degrade_files, family_of, severities
-    from ssdiff.devices import pick_device
-    from ssdiff.images import MAX_PIXELS
-    from ssdiff.second_set import other_files
+    with quick_imports():
+        from ssdiff.data.inputs import expand, plan_outputs
+        from ssdiff.degradation import DegradeTask, degrade_files, family_of, severities
+        from ssdiff.devices import pick_device
+        from ssdiff.images import MAX_PIXELS
+        from ssdiff.second_set import other_files
 
     limit = MAX_PIXELS if max_pixels is None else positive(max_pixels, "--max-pixels")
     other = None if with_ is None else other_files(with_, limit)

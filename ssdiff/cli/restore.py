@@ -44,6 +44,7 @@ from ssdiff.cli.options import (
     With,
     option,
 )
+from ssdiff.importing import quick_imports
 
 _Images = Annotated[
     list[str],
@@ -218,20 +219,21 @@ def restore(
 
     A model of animorphosis turns an image of its second set into one of those it was trained on.
     """
-    from ssdiff.data.inputs import expand, plan_outputs
-    from ssdiff.devices import pick_device
-    from ssdiff.generation import override_sampling
-    from ssdiff.images import MAX_PIXELS
-    from ssdiff.restoration import (
-        TASKS,
-        Options,
-        RestoreTask,
-        choose_fit,
-        choose_method,
-        choose_samplers,
-        restore_files,
-        task_name,
-    )
+    with quick_imports():
+        from ssdiff.data.inputs import expand, plan_outputs
+        from ssdiff.devices import pick_device
+        from ssdiff.generation import override_sampling
+        from ssdiff.images import MAX_PIXELS
+        from ssdiff.restoration import (
+            TASKS,
+            Options,
+            RestoreTask,
+            choose_fit,
+            choose_method,
+            choose_samplers,
+            restore_files,
+            task_name,
+        )
 
     terminal = Terminal(quiet, json)
     if batch is not None:

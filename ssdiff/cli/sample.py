@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated
 
 from ssdiff.cli.common import Terminal, load_pipeline, parse_sets, split_classes, torchrun_rank
 from ssdiff.cli.options import (
@@ -30,6 +31,13 @@ from ssdiff.cli.options import (
     option,
 )
 from ssdiff.errors import UsageError
+from ssdiff.importing import quick_imports
+from ssdiff.progress import Progress
+
+if TYPE_CHECKING:
+    from ssdiff.pipeline import Pipeline
+
+_PATIENCE = 20.0  # seconds before it is said that there is a quicker way
 
 _Out = Annotated[
     str,
@@ -84,9 +92,10 @@ def sample(
     ):
         if value is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, not {value}")
-    from ssdiff.devices import pick_device
-    from ssdiff.distributed import join_world
-    from ssdiff.generation import check_destination, generate, override_sampling
+    with quick_imports():
+        from ssdiff.devices import pick_device
+        from ssdiff.distributed import join_world
+        from ssdiff.generation import check_destination, generate, override_sampling
 
     target = check_destination(out, range(first, first + n), trajectory, overwrite, columns)
     with join_world(device) as world:
@@ -94,6 +103,8 @@ def sample(
         pipeline = load_pipeline(ckpt, weights, place, precision, terminal, with_)
         override_sampling(pipeline, parse_sets(sets))
         with terminal.progress_callback("img") as progress:
+            if steps is sampler is eta is None:
+                progress = _telling_of_fewer_steps(progress, pipeline, t, terminal)
             result = generate(
                 pipeline,
                 n,
@@ -112,3 +123,29 @@ def sample(
             )
     if main:
         terminal.result(str(result), result.to_dict())
+
+
+def _telling_of_fewer_steps(
+    progress: Progress, pipeline: Pipeline, t: int | None, terminal: Terminal
+) -> Progress:
+    """Say once of a long wait, before half of it is over, how far fewer steps would do."""
+    from ssdiff.sampling.plan import few_steps
+
+    plan = pipeline.plan(t=t)
+    fewer = few_steps(pipeline.process, plan)
+    if fewer is None:
+        return progress
+    began, told = time.monotonic(), False
+
+    def show(stage: str, done: float, total: int | None) -> None:
+        nonlocal told
+        if not told and done < (total or 0) / 2 and time.monotonic() - began > _PATIENCE:
+            told = True
+            terminal.say(
+                f"{plan.evaluations} steps of {plan.sampler} by this model's settings; --sampler "
+                f"{fewer.sampler} --steps {fewer.steps} would draw other images of the seed in about 1/"
+                f"{plan.evaluations / fewer.evaluations:.0f} of the time"
+            )
+        progress(stage, done, total)
+
+    return show

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -111,6 +111,45 @@ def plan_for(
     return Plan(
         chain, rule.name, _eta(process, defaults, rule, eta), guidance, _variance(process, defaults, rule)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FewSteps:
+    """A sampler and steps that draw nearly as good images in a fraction of the time.
+
+    Attributes:
+        sampler: its name.
+        steps: to ask for.
+        evaluations: steps with those that resolution transitions need.
+    """
+
+    sampler: str
+    steps: int
+    evaluations: int
+
+
+def few_steps(process: Process, plan: Plan) -> FewSteps | None:
+    """Return what draws in far fewer steps than a plan; None if it has few, or the process is not for it.
+
+    DDIM in 25 steps: of networks trained for long, at 16 and 32 px, its images were as near to the data as
+    those of 50 to 250 ancestral steps, and nearer than those of dpm++ in as many (docs/laboratory.md, Few
+    steps).
+
+    Args:
+        process: to walk down.
+        plan: of a chain that is held to be long.
+    """
+    if not process.noisy or _FEW.sampler not in samplers(process):
+        return None
+    defaults = SamplingSettings(sampler=_FEW.sampler, steps=_FEW.steps)
+    quick = plan_for(process, defaults, t=plan.timesteps[0])
+    if plan.evaluations < _MANY * quick.evaluations:
+        return None
+    return replace(_FEW, evaluations=quick.evaluations)
+
+
+_FEW = FewSteps("ddim", 25, 25)
+_MANY = 3  # times as many steps are worth a word
 
 
 def refuse_useless_steps(steps: Steps | None, sampler: str) -> None:

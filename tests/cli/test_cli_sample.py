@@ -105,6 +105,21 @@ def test_the_bundled_model_is_small_and_says_how_it_was_made():
     assert stored.preset.name == "shapes32" and "ssdiff train --preset shapes32" in stored.origin
 
 
+def test_a_long_wait_is_told_once_of_fewer_steps(ssdiff, tmp_path, monkeypatch):
+    settings = {"steps": 100, "sampler": "ancestral", "guidance": 1}
+    sets = [part for name, value in settings.items() for part in ("--set", f"sampling.{name}={value}")]
+    long = ("sample", "--ckpt", single_file.bundled(), *sets, "-n", 1, *CPU, "--overwrite", "--out")
+    told = "--sampler ddim --steps 25 would draw other images of the seed in about 1/4 of the time"
+    first = tmp_path / "first.png"
+    monkeypatch.setattr("ssdiff.cli.sample._PATIENCE", 1e9)
+    assert told not in ssdiff(*long, first)[2]
+    monkeypatch.setattr("ssdiff.cli.sample._PATIENCE", -1.0)
+    code, _, err = ssdiff(*long, tmp_path / "second.png")
+    assert code == 0 and err.count(told) == 1 and "102 steps of ancestral" in err
+    assert (tmp_path / "second.png").read_bytes() == first.read_bytes()
+    assert told not in ssdiff(*long, first, "--steps", 100)[2]
+
+
 def test_the_python_api(run_folder):
     pipe = load(run_folder, device="cpu")
     images = pipe.sample(3, steps=4, sampler="ddim", eta=0.0, seed=1)

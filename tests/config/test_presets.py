@@ -220,8 +220,12 @@ def test_learning_rate(value):
 
 
 def test_whole_numbers():
-    assert "training.steps: must be a whole number >= 1 and <= 2147483647, not 0" in refusal(training__steps=0)
-    assert "training.steps: must be a whole number >= 1 and <= 2147483647, not 1.5" in refusal(training__steps=1.5)
+    assert "training.steps: must be a whole number >= 1 and <= 2147483647, not 0" in refusal(
+        training__steps=0
+    )
+    assert "training.steps: must be a whole number >= 1 and <= 2147483647, not 1.5" in refusal(
+        training__steps=1.5
+    )
     assert "model.multipliers[1]: must be a valid integer, not 'a'" in refusal(model__multipliers=[1, "a"])
     assert "model.multipliers: must be a list, not 3" in refusal(model__multipliers=3)
     assert "training.betas[1]: must be less than 1" in refusal(training__betas=[0.9, 2.0])
