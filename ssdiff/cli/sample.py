@@ -103,7 +103,7 @@ def sample(
         pipeline = load_pipeline(ckpt, weights, place, precision, terminal, with_)
         override_sampling(pipeline, parse_sets(sets))
         with terminal.progress_callback("img") as progress:
-            if steps is sampler is eta is None:
+            if steps is None and sampler is None and eta is None:
                 progress = _telling_of_fewer_steps(progress, pipeline, t, terminal)
             result = generate(
                 pipeline,
