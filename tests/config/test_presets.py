@@ -64,7 +64,7 @@ def test_shipped_preset(name):
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if name.endswith("-matched")])
-def test_matched_twin_differs_from_its_published_preset_only_in_noise_and_shares(name):
+def test_matched_twin_differs_from_its_published_preset_only_in_noise_shares_and_steps(name):
     twin, published = load_preset(name), load_preset(name.removesuffix("-matched"))
     assert twin.process.snr_preserving == 1
     assert len(twin.process.resolution.at) == twin.process.levels - 1
@@ -81,6 +81,9 @@ def test_matched_twin_differs_from_its_published_preset_only_in_noise_and_shares
         "process.resolution.gamma",
         "training.transition_share",
         "training.size_power",
+        "training.sample_steps",
+        "sampling.steps",
+        "sampling.sampler",
         "sampling.renoise",
     }
 
