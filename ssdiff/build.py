@@ -253,6 +253,34 @@ def build_full_size(preset: Preset) -> GaussianProcess:
     return GaussianProcess(variance_preserving(nu, [full] * len(nu), full), RESIZES[preset.process.resize])
 
 
+def build_sampling_process(preset: Preset, *, other: Other | None = None) -> Process:
+    """Build the process that a trained model samples by: its own, but for ``sampling.transitions``.
+
+    Args:
+        preset: of the model.
+        other: as for :func:`build_process`.
+
+    Raises:
+        ProcessError: with those, a size would have other noise than it was trained with, or a size has no
+            timestep left.
+    """
+    process, at = build_process(preset, other=other), preset.sampling.transitions
+    if at is None:
+        return process
+    resolution = LogSnrTransitions(at=at)
+    settings = preset.process.model_copy(update={"resolution": resolution})
+    moved = build_process(preset.model_copy(update={"process": settings}))
+    full = process.states[0].size
+    for now, trained in zip(moved.states, process.states, strict=True):
+        if now.size == trained.size != full and now != trained:
+            raise ProcessError(
+                f"sampling.transitions: the noise at {now.resolution} px would not be what was trained, "
+                "because process.final_snr raises it from the last transition on",
+                hint="leave the last transition where it is",
+            )
+    return moved
+
+
 def _diagonal(preset: Preset, size: Size, *, checked: bool, meant: int | None = None) -> DiagonalProcess:
     settings, relative = preset.process, (meant or min(size)) / preset.data.size
     if settings.kind == "blurring":

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ssdiff import images
 from ssdiff.arguments import as_path
+from ssdiff.build import build_sampling_process
 from ssdiff.config.load import override
 from ssdiff.distributed import World
 from ssdiff.errors import UsageError, memory_for
@@ -145,6 +146,7 @@ class Generation:
             "classes": classes,
             "clip_denoised": sampling.clip_denoised,
             "renoise": sampling.renoise,
+            **_changes(pipeline),
             "start_noise": sampling.start_noise,
             "prior_noise": sampling.terminal_prior.noise if sampling.terminal_prior else 0.0,
             "precision": str(pipeline.precision).removeprefix("torch."),
@@ -318,7 +320,10 @@ def override_sampling(pipeline: Pipeline, changes: Mapping[str, object]) -> None
         if not name.startswith("sampling."):
             hint = "only settings of sampling can change"
             raise UsageError(f"--set {name}: the model is trained", hint=hint)
+    then = pipeline.sampling.transitions
     pipeline.preset = override(pipeline.required_preset(), changes)
+    if pipeline.sampling.transitions != then:
+        pipeline.process = build_sampling_process(pipeline.required_preset())
     after = pipeline.sampling.terminal_prior
     fitted = [part and part.model_copy(update={"noise": 0.0}) for part in (before, after)]
     if fitted[0] != fitted[1]:
@@ -330,6 +335,18 @@ def override_sampling(pipeline: Pipeline, changes: Mapping[str, object]) -> None
 def _digest(*parts: bytes) -> str:
     """SHA-256 of the parts one after the other, as much of it as tells recipes apart."""
     return hashlib.sha256(b"".join(parts)).hexdigest()[:32]
+
+
+def _changes(pipeline: Pipeline) -> dict[str, object]:
+    """How resolution transitions are made, if otherwise than by the network where it was trained."""
+    sampling = pipeline.sampling
+    made: dict[str, object] = {}
+    if sampling.lift == "linear" and pipeline.lift is not None:
+        tables = (table.numpy().tobytes() for _, table in sorted(pipeline.lift.to_tensors().items()))
+        made["lift"] = _digest(*tables)
+    if sampling.transitions is not None:
+        made["transitions"] = repr(sampling.transitions)
+    return made
 
 
 def _weights_digest(pipeline: Pipeline) -> str:

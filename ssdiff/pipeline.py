@@ -23,6 +23,7 @@ from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.operators.base import Size
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.priors.linear_lift import LinearLift
 from ssdiff.process.base import Process, degradation_streams
 from ssdiff.process.prediction import prediction
 from ssdiff.progress import Counter, Progress
@@ -59,6 +60,7 @@ class Pipeline:
         precision: of the network's mixed precision.
         terminal_prior: p(x_T) fitted to data, for processes that do not end in noise.
         spectrum: power spectra of the training images, for ``sampling.renoise = "spectral"``.
+        lift: linear maps of the training images, for ``sampling.lift = "linear"``.
         other: what a process of animorphosis turns images into, as :meth:`with_other` takes it; a process
             that was built with it needs it no more.
 
@@ -97,6 +99,7 @@ class Pipeline:
         precision: torch.dtype = torch.float32,
         terminal_prior: CoarseMixture | None = None,
         spectrum: HighFrequencySpectrum | None = None,
+        lift: LinearLift | None = None,
         other: OtherImages | None = None,
     ) -> None:
         _check_parts(process, model)
@@ -120,7 +123,7 @@ class Pipeline:
         self.sampling = self.sampling if sampling is None else sampling
         self.name = self.name if name is None else name
         self.class_names, self.origin, self.step, self.precision = class_names, origin, step, precision
-        self.terminal_prior, self.spectrum = terminal_prior, spectrum
+        self.terminal_prior, self.spectrum, self.lift = terminal_prior, spectrum, lift
         self.path: Path | None = None
         self._tiles: TiledNetwork | None = None
         self._told: Callable[[float], None] | None = None
@@ -259,7 +262,7 @@ class Pipeline:
             full = (max(side, -(-size[0] // unit) * unit), max(side, -(-size[1] // unit) * unit))
         pipeline = self._with_process(build_process(preset, full, in_pixels=True))
         pipeline.process.squares = False
-        pipeline.terminal_prior = pipeline.spectrum = None
+        pipeline.terminal_prior = pipeline.spectrum = pipeline.lift = None
         share = -(-share // unit) * unit
         pipeline._tiles = TiledNetwork(Tiling(full, side, share, unit), native, at_once)
         return pipeline
@@ -347,12 +350,28 @@ class Pipeline:
         return torch.full((len(x),), self.classes, device=x.device) if self.classes else None
 
     def _network(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
-        return prediction(self.predict).clean(self.process, x_t, self._output(x_t, t, labels), t)
+        output = self._output(x_t, t, labels)
+        if self.lifts(t):
+            if self.lift is None:
+                raise UsageError(
+                    "sampling.lift = 'linear' needs maps that are fitted in training",
+                    hint="fit them by ssdiff train --resume RUN --set sampling.lift=linear, or set it "
+                    "to 'network'",
+                )
+            output = self.lift.enlarge(output).to(x_t.dtype)
+        return prediction(self.predict).clean(self.process, x_t, output, t)
+
+    def lifts(self, t: int) -> bool:
+        """Return whether a step from t to a larger size is one of the linear map, not of the network; of
+        whole pictures of another size it never is."""
+        states = self.process.states
+        changes = states[t].size != states[t - 1].size
+        return changes and self.sampling.lift == "linear" and self._tiles is None
 
     def _output(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
         weight, given = next(self.model.parameters(), x_t), self.process.network_input(x_t, t)
         given = given.to(weight.dtype) if weight.is_floating_point() else given
-        then = self.process.states[t - 1]
+        then = self.process.states[t if self.lifts(t) else t - 1]
         if self._tiles is None:
             output = self._call(given, t, labels, then.resolution)
             if self._told is not None:

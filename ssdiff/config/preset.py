@@ -359,6 +359,45 @@ def _steps_problems(total: int, steps: Steps) -> list[str]:
     return []
 
 
+def _lift_problems(preset: Preset) -> list[str]:
+    """A linear map where no size doubles, or transitions at which no network was trained."""
+    process, sampling, training = preset.process, preset.sampling, preset.training
+    linear = sampling.lift == "linear"
+    if linear and (process.kind != "ssd" or process.levels == 1 or process.factor != 2):
+        return [
+            "sampling.lift: 'linear' is for kind 'ssd' with a resolution transition and process.factor = 2; "
+            "leave it 'network'"
+        ]
+    if sampling.transitions is None:
+        return []
+    if process.kind != "ssd" or not isinstance(process.resolution, LogSnrTransitions):
+        return ["sampling.transitions: needs process.resolution.kind = 'log_snr'; leave it out"]
+    found, trained = sampling.transitions, process.resolution.at
+    if found == trained:
+        return []
+    if len(found) != len(trained) or found[1:] != trained[1:]:
+        return [
+            f"sampling.transitions: only the first of {list(trained)} can move, not {list(found)}: the other "
+            "sizes were trained up to theirs"
+        ]
+    least = training.overlap_log_snr if training.overlap_share else trained[0]
+    if not least <= found[0] <= trained[0]:
+        return [
+            f"sampling.transitions: the full size was trained from {trained[0]:g} down to {least:g}, not at "
+            f"{found[0]:g}; training.overlap_share and overlap_log_snr extend that"
+        ]
+    if len(found) > 1 and found[0] <= found[1]:
+        return [f"sampling.transitions: must be strictly decreasing, not {list(found)}"]
+    return (
+        []
+        if linear
+        else [
+            "sampling.transitions: needs sampling.lift = 'linear', because a transition's layers know one "
+            "timestep alone"
+        ]
+    )
+
+
 def _overlap_problems(preset: Preset) -> list[str]:
     """Noisier batches of the full size where it has no transition, or none that are noisier."""
     training, process = preset.training, preset.process
@@ -406,6 +445,7 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
         problems.append("sampling.renoise: is for kind 'ssd'; leave it 'none'")
     elif sampling.renoise == "spectral" and process.levels == 1:
         problems.append("sampling.renoise: one level never changes resolution; leave it 'none'")
+    problems += _lift_problems(preset)
     if sampling.guidance != 1 and not preset.model.classes:
         problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")
     cold = process.degradation

@@ -309,6 +309,17 @@ class SamplingSettings(Strict):
         description="high-frequency renoising at a resolution transition: none, or random details with the "
         "power spectrum of the training set",
     )
+    lift: Literal["network", "linear"] = Field(
+        "network",
+        description="how the larger image of a resolution transition is predicted: network, by its layers "
+        "for that step; linear, at the small size, then by the best linear map of the training images",
+    )
+    transitions: tuple[float, ...] | None = Field(
+        None,
+        strict=False,
+        description="log-SNRs at which sampling changes resolution, if not process.resolution.at; the first "
+        "may be as late as training.overlap_log_snr, with lift = linear",
+    )
     terminal_prior: TerminalPriorSettings | None = Field(
         None, description="fitted start, for kinds cold and heat"
     )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ssdiff.arguments import require_number, require_whole
-from ssdiff.build import build_process, outline_model
+from ssdiff.build import build_process, build_sampling_process, outline_model
 from ssdiff.config import Preset
 from ssdiff.config.load import override
 from ssdiff.devices import PRECISIONS, pick_device, pick_precision, precision_name
@@ -409,10 +409,11 @@ def count(preset: Preset, steps: Steps | None = None) -> Cost:
         preset: settings of the model.
         steps: of sampling; the preset's where omitted.
     """
-    process = build_process(preset)
+    process = build_sampling_process(preset)
     plan = make_plan(preset, process, steps)
     model, paths = _outline(preset)
-    visits = flops.paths_along(process, plan.timesteps[: plan.evaluations])
+    linear = preset.sampling.lift == "linear"
+    visits = flops.paths_along(process, plan.timesteps[: plan.evaluations], linear=linear)
     return Cost(preset, plan, _parameters(model), paths, visits)
 
 

@@ -78,15 +78,16 @@ def paths_of(process: Process) -> Counter[Path]:
     return Counter((sides[t], sides[t - 1]) for t in range(1, len(sides)))
 
 
-def paths_along(process: Process, timesteps: Sequence[int]) -> Counter[Path]:
+def paths_along(process: Process, timesteps: Sequence[int], *, linear: bool = False) -> Counter[Path]:
     """Count how often a trajectory takes each path.
 
     Args:
         process: gives the resolutions.
         timesteps: at which the network is evaluated, 1..T each.
+        linear: a resolution transition is ``sampling.lift = "linear"``: the network stays at the small size.
     """
     sides = [state.resolution for state in process.states]
-    return Counter((sides[t], sides[t - 1]) for t in timesteps)
+    return Counter((sides[t], sides[t if linear else t - 1]) for t in timesteps)
 
 
 def mean_flops(costs: Sequence[PathCost]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssdiff.build import build_model, build_process, place_model
+from ssdiff.build import build_model, build_process, build_sampling_process, place_model
 from ssdiff.config import Preset
 from ssdiff.devices import synchronise
 from ssdiff.distributed import World
@@ -27,6 +27,7 @@ from ssdiff.evaluation.flops import Path, PathCost, paths_along, paths_of
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.high_frequency import fit_spectrum
+from ssdiff.priors.linear_lift import fit_lift
 from ssdiff.process.base import Process
 from ssdiff.process.degradations.base import random_noise
 from ssdiff.sampling.plan import Plan
@@ -138,11 +139,14 @@ def measure_costs(
     """
     memory = _Memory(device)
     pipeline = untrained(preset, device, dtype)
-    first, paths = _first_steps(pipeline.process, plan), paths_of(pipeline.process)
+    linear = preset.sampling.lift == "linear"
+    sampled = pipeline.watched(None)
+    sampled.process = build_sampling_process(preset, other=random_noise(0))
+    first, paths = _first_steps(sampled.process, plan, linear), paths_of(pipeline.process)
     share = seconds / (len(first) + len(paths))
     sampling = {}
     for path, chain in first.items():
-        step = _sampling_step(pipeline, replace(plan, timesteps=chain), batch)
+        step = _sampling_step(sampled, replace(plan, timesteps=chain), batch)
         sampling[path] = time_step(step, device, share)
         advance()
     sampling_bytes = memory.peak()
@@ -189,7 +193,8 @@ def untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipel
     place_model(model, device)
     blank = [torch.zeros(1, preset.data.channels, *process.states[0].size)]
     details = fit_spectrum(blank, process) if process.changes_resolution else None
-    return Pipeline(process, model.eval(), preset=preset, precision=dtype, spectrum=details)
+    lift = fit_lift(blank, process) if preset.sampling.lift == "linear" else None
+    return Pipeline(process, model.eval(), preset=preset, precision=dtype, spectrum=details, lift=lift)
 
 
 def mean_seconds(costs: Sequence[PathCost], timings: Mapping[Path, Timing]) -> float:
@@ -310,12 +315,12 @@ class PathTrainer(Trainer):
         self._chosen.members = torch.tensor(max(groups.values(), key=len))
 
 
-def _first_steps(process: Process, plan: Plan) -> dict[Path, list[int]]:
+def _first_steps(process: Process, plan: Plan, linear: bool) -> dict[Path, list[int]]:
     """The first step of a plan along each path that it takes, as a chain of two timesteps."""
     chains: dict[Path, list[int]] = {}
     for place in range(plan.evaluations):
         chain = plan.timesteps[place : place + 2]
-        [path] = paths_along(process, chain[:1])
+        [path] = paths_along(process, chain[:1], linear=linear)
         chains.setdefault(path, chain)
     return chains
 

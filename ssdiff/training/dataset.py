@@ -18,10 +18,12 @@ from ssdiff.images import from_uint8
 from ssdiff.priors import high_frequency
 from ssdiff.priors.coarse_mixture import CoarseMixture, fit_prior
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.priors.linear_lift import LinearLift, fit_lift
 from ssdiff.process.base import Process
 from ssdiff.second_set import open_as
 
 _MEASURED, _PART, _PIXELS = 2_000, 256, 2**21  # images whose spectra are taken; images and pixels at once
+_FITTED = 10_000  # images that linear maps are fitted to
 
 
 def prepare_on_rank0(
@@ -105,6 +107,23 @@ def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequ
     part = min(_PART, -(-_PIXELS // preset.data.size**2))
     parts = np.array_split(chosen, -(-len(chosen) // part))
     return high_frequency.fit_spectrum((_pixels(data[part]) for part in parts), process)
+
+
+def fit_linear_lift(preset: Preset, process: Process, data: np.ndarray) -> LinearLift | None:
+    """Fit the maps by which a resolution transition enlarges predictions; None where its layers do.
+
+    Args:
+        preset: says which.
+        process: reduces.
+        data: (N, C, S, S) uint8; up to 10,000 images are used, evenly from the whole.
+    """
+    if preset.sampling.lift == "network":
+        return None
+    chosen = evenly(len(data), _FITTED)
+    part = min(_PART, -(-_PIXELS // preset.data.size**2))
+    return fit_lift(
+        (_pixels(data[part]) for part in np.array_split(chosen, -(-len(chosen) // part))), process
+    )
 
 
 def _pixels(data: np.ndarray) -> Tensor:

@@ -98,6 +98,12 @@ class Start:
         return wanted and self.loaded is not None and self.loaded.meta.get("details") is None
 
     @property
+    def lacks_lift(self) -> bool:
+        """Whether a run goes on in its folder with linear maps that its checkpoint has not."""
+        wanted = self.preset.sampling.lift == "linear" and self.goes_on_in_its_folder
+        return wanted and self.loaded is not None and "lift" not in self.loaded.tensors
+
+    @property
     def other(self) -> str | Path | None:
         """The second data set, chosen in the same way."""
         resumed = self.loaded.meta.get("other") if self.loaded else None

@@ -17,7 +17,14 @@ import torch.distributed as dist
 
 from ssdiff import checkpoints, images, rng, runs
 from ssdiff.arguments import as_path, require_callable, require_type
-from ssdiff.build import build_full_size, build_model, build_process, check_network, place_model
+from ssdiff.build import (
+    build_full_size,
+    build_model,
+    build_process,
+    build_sampling_process,
+    check_network,
+    place_model,
+)
 from ssdiff.config import Preset
 from ssdiff.config.load import load_preset, override
 from ssdiff.data import ImageSet, PictureSet, require_packages
@@ -29,6 +36,7 @@ from ssdiff.failures import explain
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.priors.linear_lift import LinearLift
 from ssdiff.process.base import Process
 from ssdiff.progress import Progress
 from ssdiff.second_set import choose_from
@@ -37,6 +45,7 @@ from ssdiff.training.compile import require_compiler
 from ssdiff.training.dataset import (
     check_labels,
     fit_details,
+    fit_linear_lift,
     fit_start,
     portable_source,
     prepare_on_rank0,
@@ -197,6 +206,8 @@ def train(
         check_network(start.preset, process)
         if start.preset.training.overlap_share:
             overlapping(process, build_full_size(start.preset), start.preset.training.overlap_log_snr)
+        if start.preset.sampling.transitions is not None:
+            build_sampling_process(start.preset)
         for source in (start.source, start.other):
             require_packages(source)
         if (listed := start.preset.data.list) is not None:
@@ -264,6 +275,7 @@ class _Run:
         self.grid: Path | None = None
         self._generation: CoarseMixture | None = None
         self._details: HighFrequencySpectrum | None = None
+        self._lift: LinearLift | None = None
         self._other: str | None = None  # fingerprint of the second set
         self._saved = self._drawn = -1
         self.begun = True
@@ -287,7 +299,7 @@ class _Run:
             window = time.monotonic()
             if self.start.initial is not None:
                 self._save(data)  # whose model it is, and that it need not be there again
-            if self.start.lacks_spectra:
+            if self.start.lacks_spectra or self.start.lacks_lift:
                 self._save(data)  # a finished run gets them, too
             self._show("training", trainer.step, settings.steps)
             # A run that was ended between a checkpoint and its picture still owes the picture.
@@ -356,6 +368,7 @@ class _Run:
         self._generation = fit_start(preset, self.process, data.images)
         if self.world.rank == 0:  # which saves and draws
             self._details = fit_details(preset, self.process, data.images)
+            self._lift = fit_linear_lift(preset, self.process, data.images)
         return data
 
     def _build(self, data: ImageSet, stop: Callable[[], bool]) -> Trainer:
@@ -494,6 +507,8 @@ class _Run:
                 "unreported": unreported,
                 "own_since": trainer.own_since,
             }
+            if self._lift is not None:
+                tensors["lift"] = self._lift.to_tensors()
             path = checkpoints.save(
                 self.folder.checkpoints,
                 trainer.step,
@@ -519,8 +534,9 @@ class _Run:
         place = self.folder.samples / f"step-{self.step:08d}.png"
         if self.world.rank == 0 and self._drawn != self.step and not (missing and place.exists()):
             trainer = self._trainer
+            moved = self.preset.sampling.transitions is not None
             pipeline = Pipeline(
-                trainer.process,
+                build_sampling_process(self.preset) if moved else trainer.process,
                 trainer.ema,
                 preset=self.preset,
                 class_names=data.class_names,
@@ -528,6 +544,7 @@ class _Run:
                 precision=trainer.precision,
                 terminal_prior=self._generation,
                 spectrum=self._details,
+                lift=self._lift,
             )
             picture = preview(pipeline, data.images, stop)
             if picture is not None:

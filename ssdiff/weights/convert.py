@@ -297,6 +297,7 @@ def export_model(
         details=stored.details,
         init=stored.init,
         own_since=stored.own_since,
+        lift=stored.lift,
         step=stored.step,
         note=note,
         half=half,

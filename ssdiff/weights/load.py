@@ -12,7 +12,13 @@ from torch import Tensor
 
 from ssdiff import runs
 from ssdiff.arguments import as_path
-from ssdiff.build import build_model, build_process, outline_model, place_model
+from ssdiff.build import (
+    build_model,
+    build_process,
+    build_sampling_process,
+    outline_model,
+    place_model,
+)
 from ssdiff.config import Preset
 from ssdiff.config.load import for_data_set, load_preset, override, read_preset
 from ssdiff.devices import pick_device, pick_precision
@@ -22,6 +28,7 @@ from ssdiff.models.registry import BUILTIN
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture, fit_prior
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.priors.linear_lift import LinearLift
 from ssdiff.progress import Progress, stage
 from ssdiff.second_set import OtherImages, SecondSet, open_as
 from ssdiff.weights import single_file
@@ -136,6 +143,10 @@ def load(
     if stored.details is not None and pipeline.process.changes_resolution:
         pipeline.spectrum = HighFrequencySpectrum.from_json(stored.details)
         pipeline.spectrum.check(pipeline.process, stored.preset.data.channels)
+    if stored.lift is not None:
+        pipeline.lift = LinearLift.from_tensors(
+            stored.lift, build_process(stored.preset), stored.preset.data.channels
+        )
     if other is None and stored.other and pipeline.process.morphs:
         settings, seed = stored.preset.data, stored.preset.training.seed
         other = SecondSet(stored.other, settings, seed, remembered=True)
@@ -159,7 +170,8 @@ def import_official(
     """Make a pipeline of weights of others: the authors of [SSD] or [CD], guided-diffusion, diffusers.
 
     Files of [CD] carry tables of their process, which must be those of the preset's. No spectra of training
-    images come with any, so a preset's ``sampling.renoise`` becomes ``"none"``.
+    images come with any, nor linear maps, so a preset's ``sampling.renoise`` becomes ``"none"`` and its
+    ``sampling.lift`` ``"network"``.
 
     Args:
         source: a state dict, a file of one (``.pt`` files are read through the guard of
@@ -191,7 +203,7 @@ def import_official(
         settings = foreign.preset()[0]
     else:
         settings = preset if isinstance(preset, Preset) else load_preset(preset)
-    settings = override(settings, {"sampling.renoise": "none"})
+    settings = override(settings, {"sampling.renoise": "none", "sampling.lift": "network"})
     prior = settings.sampling.terminal_prior
     if data is not None and prior is None:
         raise UsageError(f"{settings.name} fits nothing to a data set", hint="leave out --data (data=...)")
@@ -239,7 +251,7 @@ def assemble(preset: Preset, weights: Mapping[str, Tensor], device: torch.device
     }
     model.load_state_dict(moved, assign=True)
     place_model(model.requires_grad_(False).eval(), device)
-    return Pipeline(build_process(preset), model, preset=preset, precision=dtype)
+    return Pipeline(build_sampling_process(preset), model, preset=preset, precision=dtype)
 
 
 def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

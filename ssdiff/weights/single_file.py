@@ -30,6 +30,7 @@ from ssdiff.weights.untrusted import read_weights
 
 FORMAT = 1
 _FILES = {"ema": "ema", "raw": "weights"}
+_LIFT = "lift"  # group of a checkpoint, and what the names of its tensors begin with in a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Stored:
         other: the second set that it was trained with, of animorphosis; a single file knows that of its
             preset alone.
         init: what its training began with, as :meth:`ssdiff.weights.initial.Origin.to_dict` tells it.
+        lift: linear maps, as :meth:`ssdiff.priors.linear_lift.LinearLift.to_tensors` gives them.
         own_since: step at which the sizes of ``model.own`` got weights of their own; None as long as all is
             shared, or where nothing branches.
     """
@@ -57,6 +59,7 @@ class Stored:
     other: str | None = None
     init: object = None
     own_since: int | None = None
+    lift: dict[str, Tensor] | None = None
 
 
 BUNDLED = ("shapes32", "photos64")
@@ -95,7 +98,8 @@ def read(path: Path, weights: str = "ema") -> Stored:
             raise CheckpointError(f"{path} holds averaged weights only", path=path, hint="use --weights ema")
         return _read_file(path)
     folder = newest_checkpoint(path) if is_run(path) else path
-    loaded = checkpoints.load(folder, [_FILES[weights]])
+    groups = [_FILES[weights], *([_LIFT] if (folder / f"{_LIFT}.safetensors").exists() else [])]
+    loaded = checkpoints.load(folder, groups)
     preset = _preset(str(loaded.meta.get("preset", "")), folder, run_plugins=True)
     preset = for_data_set(preset, data_set(folder))
     names = loaded.meta.get("class_names")
@@ -105,7 +109,8 @@ def read(path: Path, weights: str = "ema") -> Stored:
     other = str(loaded.meta.get("other") or "") or preset.data.other
     tensors = loaded.tensors[_FILES[weights]]
     init, own = loaded.meta.get("init"), whole_number(loaded.meta.get("own_since"))
-    return Stored(preset, tensors, class_names, origin, loaded.step, start, details, other, init, own)
+    lift = loaded.tensors.get(_LIFT)
+    return Stored(preset, tensors, class_names, origin, loaded.step, start, details, other, init, own, lift)
 
 
 def data_set(checkpoint: Path) -> str | None:
@@ -155,6 +160,7 @@ def export(
     details: object = None,
     init: object = None,
     own_since: int | None = None,
+    lift: Mapping[str, Tensor] | None = None,
     note: str = "",
     half: bool = False,
     overwrite: bool = False,
@@ -171,6 +177,7 @@ def export(
         details: likewise.
         init: likewise.
         own_since: likewise.
+        lift: likewise.
         note: how it was made, e.g. the command.
         half: store 16-bit numbers, which halve the file; computing stays in float32.
         overwrite: replace a file that exists.
@@ -193,6 +200,8 @@ def export(
         name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
         for name, value in weights.items()
     }
+    for name, value in (lift or {}).items():
+        tensors[f"{_LIFT}/{name}"] = value.detach().to("cpu", torch.float32).contiguous()
     metadata["sha256"] = _digest(metadata, tensors)
     write_atomic(path, save(tensors, metadata), overwrite=overwrite)
 
@@ -252,6 +261,8 @@ def _read_file(path: Path) -> Stored:
     step, own = (_count(metadata.get(name, "")) for name in ("step", "own_since"))
     origin = f"{path}{': ' + metadata['note'] if metadata.get('note') else ''}"
     preset = _preset(metadata.get("preset", ""), path)
+    named = [name for name in weights if name.startswith(f"{_LIFT}/")]
+    lift = {name.removeprefix(f"{_LIFT}/"): weights.pop(name) for name in named}
     return Stored(
         preset,
         weights,
@@ -263,6 +274,7 @@ def _read_file(path: Path) -> Stored:
         preset.data.other,
         init,
         own,
+        lift or None,
     )
 
 
