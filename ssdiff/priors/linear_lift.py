@@ -4,7 +4,7 @@ A network that predicts R_t x_0 from x_t needs no layers for the step to a finer
 has besides follows linearly. In Gaussian data E[x_s | x_t] = E[x_s | E[x_small | x_t]] is such a map exactly.
 Photographs of one kind, e.g. faces at one place, have details that depend on where they are, so the map is
 fitted anew at every pixel of the small image, as others who cross resolutions without a network do not
-[Subspace Diffusion, Pyramidal Flow Matching].
+[Subspace Diffusion] [Pyramidal Flow Matching].
 """
 
 from __future__ import annotations
