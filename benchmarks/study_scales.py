@@ -110,6 +110,11 @@ SCALES = {
             "matched SSD, own full size after a half, weighed": matched(
                 -1.25, -4.25, **{OWN: 1, OWN_AFTER: 0.5, "training.size_power": 2.0}
             ),
+            "matched SSD, own full size after a quarter, weighed, overlap": matched(
+                -1.25,
+                -4.25,
+                **{OWN: 1, OWN_AFTER: 0.25, "training.size_power": 2.0, "training.overlap_share": 0.1},
+            ),
             "matched SSD, later changes": matched(-2.0, -4.25, **{DETAILS: "spectral"}),
             "matched SSD, no share of changes": matched(-1.25, -4.25, **{CHANGES: 0.0}),
         },
