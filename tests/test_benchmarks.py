@@ -241,3 +241,56 @@ def test_the_set_of_photographs_holds_each_turned_and_in_grey(photos, tmp_path):
     assert len(names) == 27 and not any("03" in name for name in names)
     assert np.array_equal(turned, np.rot90(plain)) and np.ptp(grey, axis=2).max() == 0
     assert np.abs(grey[..., 0] - np.rot90(plain @ [0.299, 0.587, 0.114])).max() <= 1
+
+
+@pytest.fixture
+def gpu_campaign(monkeypatch, tmp_path):
+    """The benchmark as a function of its arguments; it returns what it wrote as JSON."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("gpu_campaign")
+    tiny = ["--preset", TESTS / "assets" / "tiny.toml", "--device", "cpu", "--precisions", "fp32"]
+    tiny += ["--out", tmp_path / "measured", "--seconds", "0.01"]
+
+    def run(part, *more):
+        monkeypatch.setattr(sys, "argv", ["gpu_campaign.py", part, *map(str, [*tiny, *more])])
+        module.main()
+        return json.loads((tmp_path / "measured" / f"{part}.json").read_text())
+
+    return run
+
+
+def test_the_gpu_campaign_measures_steps_by_mode_size_and_batch(gpu_campaign, tmp_path):
+    found = gpu_campaign("step", "--batches", "2,1", "--modes", "eager,contiguous,graphs")
+    modes = {}
+    for row in found["rows"]:
+        modes.setdefault(row["mode"], []).append(row)
+    assert {(row["size"], row["batch"]) for row in modes["eager"]} == {(16, 2), (16, 1), (8, 2), (8, 1)}
+    for row in modes["eager"] + modes["contiguous"]:
+        assert row["images_per_second"] == pytest.approx(row["batch"] / row["seconds"])
+        assert row["of_peak"] == pytest.approx(row["tflops"] * 1e12 / found["matrix_peak"]["fp32"])
+        assert row["first"] > 0 and 0 < row["of_peak"] < 1.5
+    assert all(row["skipped"] and "CUDA" in row["said"] for row in modes["graphs"])
+    lines = (tmp_path / "measured" / "step.txt").read_text().splitlines()
+    assert [row["said"] for row in found["rows"]] == lines[-len(found["rows"]) :]
+
+
+def test_the_gpu_campaign_leaves_out_what_does_not_fit_and_goes_on_after_what_fails(gpu_campaign):
+    rows = gpu_campaign("step", "--batches", "2", "--modes", "eager", "--minutes", "0.1")["rows"]
+    assert all(row["skipped"] and "left out: about 8 s" in row["said"] for row in rows) and len(rows) == 2
+    rows = gpu_campaign("sampling", "--batches", "2", "--chains", "nothing:2,ddim:2")["rows"]
+    assert "nothing" in rows[0]["failed"] and rows[1]["images_per_second"] > 0
+
+
+def test_the_gpu_campaign_goes_on_with_the_study(photos, tmp_path):
+    options = ["study", "--data", photos, "--work", tmp_path / "work", "--out", tmp_path / "measured"]
+    options += ["--scale", "toy", "--extractor", "tinynet:Tiny", "--variants", "DDPM", "--budgets", 32]
+    said = call("gpu_campaign.py", *options, "--minutes", 0.001, home=tmp_path / "home")
+    assert "goes on from here" in said
+    said = call("gpu_campaign.py", *options, home=tmp_path / "home")
+    assert "nothing is left" in said
+    names = {file.name for file in (tmp_path / "measured").iterdir()}
+    tables = {"study.txt", "study-results.json", "study-table.md", "study-distance.png"}
+    assert names == tables | {"study-ddpm-seed0-32.png"}
+    assert json.loads((tmp_path / "measured" / "study-results.json").read_text())[0]["images"] == 32
+    options[options.index("DDPM")] = "none"
+    assert "no variant" in call("gpu_campaign.py", *options, home=tmp_path / "home", code=1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ssdiff.errors import ProcessError
+from ssdiff.models.convolution import Conv2d
 
 _PERIOD = 10_000.0
 _GROUPS = 32
@@ -130,13 +131,13 @@ class ResBlock(nn.Module):
         super().__init__()
         self.scale_shift, self.scale = scale_shift, scale
         self.norm_in = normalise(channels)
-        self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.conv_in = Conv2d(channels, out_channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, (1 + scale_shift) * out_channels)
         self.norm_out = normalise(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_out = zeroed(Conv2d(out_channels, out_channels, 3, padding=1))
         same = channels == out_channels
-        self.shortcut = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
+        self.shortcut = nn.Identity() if same else Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map (B, channels, h, w) and the activated embedding (B, embedding) to (B, out_channels, h', w')."""
@@ -178,8 +179,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.qkv_first = heads, qkv_first
         self.norm = normalise(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.project = zeroed(nn.Conv2d(channels, channels, 1))
+        self.qkv = Conv2d(channels, 3 * channels, 1)
+        self.project = zeroed(Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape; the embedding is not used."""
@@ -225,7 +226,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C, 2h, 2w)."""

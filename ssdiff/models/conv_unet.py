@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssdiff.errors import ProcessError
 from ssdiff.models.blocks import Block, resize_images, sinusoids, zeroed
+from ssdiff.models.convolution import Conv2d
 from ssdiff.models.registry import CONV_UNET, register_model
 
 _FOLD = 2  # pixels a side that the stem makes one, their colours being channels
@@ -30,9 +31,9 @@ class ModulatedResBlock(nn.Module):
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_in = Conv2d(channels, channels, 3, padding=1)
         self.modulation = zeroed(nn.Linear(embedding, 2 * channels))
-        self.conv_out = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.conv_out = zeroed(Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map (B, channels, h, w) and the activated embedding (B, embedding) to (B, channels, h, w)."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdiff.models.blocks import Block, plain_sinusoids, to_resolution
+from ssdiff.models.convolution import Conv2d
 from ssdiff.models.registry import CONVNEXT_UNET, register_model
 
 _EMBEDDING = 4  # hidden width of the time embedding relative to the model's
@@ -56,9 +57,9 @@ class ConvNextBlock(nn.Module):
         self.time = nn.Linear(embedding, channels) if embedding else None
         self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = ChannelNorm(channels) if normalised else nn.Identity()
-        self.expand = nn.Conv2d(channels, hidden, 3, padding=1)
-        self.contract = nn.Conv2d(hidden, out_channels, 3, padding=1)
-        self.shortcut = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
+        self.expand = Conv2d(channels, hidden, 3, padding=1)
+        self.contract = Conv2d(hidden, out_channels, 3, padding=1)
+        self.shortcut = nn.Identity() if same else Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
         """Map (B, channels, h, w) and the activated embedding (B, embedding) to (B, out_channels, h, w)."""
@@ -83,8 +84,8 @@ class LinearAttention(nn.Module):
         super().__init__()
         inner = _HEADS * _HEAD_CHANNELS
         self.norm = ChannelNorm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * inner, 1, bias=False)  # all queries, all keys, all values
-        self.project = nn.Conv2d(inner, channels, 1)
+        self.qkv = Conv2d(channels, 3 * inner, 1, bias=False)  # all queries, all keys, all values
+        self.project = Conv2d(inner, channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
         """Map (B, C, h, w) to the same shape; the embedding is not used."""

@@ -26,6 +26,7 @@ from ssdiff.models.blocks import (
     sinusoids,
     zeroed,
 )
+from ssdiff.models.convolution import Conv2d
 from ssdiff.models.registry import FLEXI_UNET, register_model
 
 _EMBEDDING = 4  # width of the embedding relative to the model's
@@ -285,9 +286,7 @@ class FlexiUNet(nn.Module):
 
 def _adapters(shapes: Mapping[int, tuple[int, int]]) -> nn.ModuleDict:
     """1x1 convolutions by the level's number of channels, where the stem or the head has another."""
-    return nn.ModuleDict(
-        {str(n): nn.Conv2d(*shape, 1) for n, shape in shapes.items() if shape[0] != shape[1]}
-    )
+    return nn.ModuleDict({str(n): Conv2d(*shape, 1) for n, shape in shapes.items() if shape[0] != shape[1]})
 
 
 def _adapt(adapters: nn.ModuleDict, channels: int, h: Tensor) -> Tensor:

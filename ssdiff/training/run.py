@@ -33,6 +33,7 @@ from ssdiff.devices import PRECISIONS, pick_device, precision_name
 from ssdiff.distributed import World, join_world
 from ssdiff.errors import CheckpointError, Interrupted, memory_for
 from ssdiff.failures import explain
+from ssdiff.models.convolution import ARITHMETIC, Conv2d
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
 from ssdiff.priors.high_frequency import HighFrequencySpectrum
@@ -434,6 +435,7 @@ class _Run:
             *self._renamed(data),
             *data.notes,
             *untrained_classes(data, self.preset),
+            *self._rounds_otherwise(),
         ):
             self._tell(Event("note", self.step, note))
         if self.preset.training.compile:
@@ -458,6 +460,20 @@ class _Run:
                 "start", self.step, f"{verb}: {self.preset.name}, {len(data)} images of {data.source}", values
             )
         )
+
+    def _rounds_otherwise(self) -> list[str]:
+        """A note if a run goes on that a former version began, whose sums had another order."""
+        trainer, loaded = self._trainer, self.start.loaded
+        if loaded is None or loaded.meta.get("arithmetic", 1) == ARITHMETIC or self._device.type != "cpu":
+            return []
+        if trainer.precision != torch.float32 or not any(
+            isinstance(m, Conv2d) for m in trainer.model.modules()
+        ):
+            return []
+        return [
+            "convolutions are trained by quicker products than when the run began: steps from here differ in "
+            "their last digits from those of the former version"
+        ]
 
     def _renamed(self, data: ImageSet) -> list[str]:
         """A note if classes have the numbers of others in the model that the run begins with."""
@@ -504,6 +520,7 @@ class _Run:
                 "details": self._details.to_json() if self._details else None,
                 "torch": torch.__version__,
                 "precision": precision_name(trainer.precision),
+                "arithmetic": ARITHMETIC,
                 "unreported": unreported,
                 "own_since": trainer.own_since,
             }

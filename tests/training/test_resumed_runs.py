@@ -172,3 +172,24 @@ def test_info_knows_a_checkpoint_after_which_the_run_was_killed_at_once(resumabl
     status = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps(status | {"step": 1, "state": "running"}))
     assert result("info", run)["status"]["step"] == 2
+
+
+def test_a_run_of_a_former_version_is_told_that_its_sums_change(tmp_path, monkeypatch):
+    def notes(steps, **more):
+        said = []
+        train(
+            TINY,
+            data="shapes",
+            out=tmp_path / "run",
+            device="cpu",
+            overrides={"training.steps": steps, "training.sample_count": 1},
+            on_event=lambda event: said.append(event.text) if event.kind == "note" else None,
+            **more,
+        )
+        return [text for text in said if "last digits" in text]
+
+    with monkeypatch.context() as former:
+        former.setattr("ssdiff.training.run.ARITHMETIC", 1)
+        assert notes(1) == []
+    assert len(notes(2, resume="auto")) == 1
+    assert notes(3, resume="auto") == []
