@@ -243,6 +243,22 @@ def test_the_set_of_photographs_holds_each_turned_and_in_grey(photos, tmp_path):
     assert np.abs(grey[..., 0] - np.rot90(plain @ [0.299, 0.587, 0.114])).max() <= 1
 
 
+def test_a_training_step_is_measured_in_both_precisions_beside_the_peak_of_each(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("training_step")
+    preset = str(TESTS / "assets" / "tiny.toml")
+    options = ["--preset", preset, "--device", "cpu", "--batches", "2", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["training_step.py", *options])
+    module.main()
+    first, *parts = capsys.readouterr().out.split("matrix peak ")
+    assert len(parts) == 2 and first.endswith("fp32: ") and parts[0].endswith("bf16: ")
+    for part in parts:
+        assert float(part.split()[0]) > 0  # TFLOP/s
+        rows = [line.split() for line in part.splitlines() if "->" in line and "%" in line]
+        assert [(row[0], row[2]) for row in rows] == [("16", "16"), ("8", "16"), ("8", "8")]
+        assert all(float(row[6]) > 0 and row[-1] == "%" for row in rows)
+
+
 @pytest.fixture
 def gpu_campaign(monkeypatch, tmp_path):
     """The benchmark as a function of its arguments; it returns what it wrote as JSON."""
