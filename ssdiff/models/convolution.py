@@ -21,7 +21,7 @@ ARITHMETIC = 2
 """Raised when the same convolution is trained by sums in another order, so that a resumed run can say so."""
 
 _SLOTS = 16  # products of a tile, 4 x 4
-_LEAST_CHANNELS = 128  # fewer and the transforms take more than the products save
+_LEAST_CHANNELS = 128  # in and out; of fewer the transforms take more than the products save
 _NUMBERS = 1 << 17  # pixels times channels of one slot at a time: 8 MiB of tiles, which stay in the cache
 _BIAS = 5  # slot (1, 1), which every pixel of a tile adds
 
@@ -30,17 +30,23 @@ class Conv2d(nn.Conv2d):
     """A convolution with the weights of :class:`torch.nn.Conv2d`, trained in fp32 on a CPU by products of
     matrices where they are quicker."""
 
+    @property
+    def by_products(self) -> bool:
+        """Whether it may be trained otherwise than by PyTorch's own kernel."""
+        many = min(self.in_channels, self.out_channels) >= _LEAST_CHANNELS
+        return many and (self._is(3, padding=1) or self._is(1, padding=0))
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) as the base class does; in evaluation mode and on other devices by it."""
-        if not (self.training and torch.is_grad_enabled() and _plain(x)):
+        if not (self.training and torch.is_grad_enabled() and self.by_products and _plain(x)):
             return super().forward(x)
-        if self._is(1, 0):
+        if self.padding == (0, 0):
             result = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
             return result.permute(0, 3, 1, 2)
-        if self._is(3, 1) and _pays(x.shape, self.out_channels):
-            filtered: Tensor = _Winograd.apply(x, self.weight, self.bias)
-            return filtered
-        return super().forward(x)
+        if not _tiled(x.shape, self.out_channels):
+            return super().forward(x)
+        filtered: Tensor = _Winograd.apply(x, self.weight, self.bias)
+        return filtered
 
     def _is(self, side: int, padding: int) -> bool:
         return (
@@ -62,12 +68,11 @@ def _plain(x: Tensor) -> bool:
     )
 
 
-def _pays(shape: Sequence[int], out_channels: int) -> bool:
-    """Whether tiles of 2x2 pixels cover the images, and the products outweigh their transforms."""
+def _tiled(shape: Sequence[int], out_channels: int) -> bool:
+    """Whether tiles of 2x2 pixels cover the images, and those of one image stay in the cache."""
     _, channels, height, width = shape
-    least, most = sorted((channels, out_channels))
     even = height % 2 == width % 2 == 0
-    return even and least >= _LEAST_CHANNELS and height * width // 4 * most <= 2 * _NUMBERS
+    return even and height * width // 4 * max(channels, out_channels) <= 2 * _NUMBERS
 
 
 class _Winograd(torch.autograd.Function):

@@ -466,9 +466,9 @@ class _Run:
         trainer, loaded = self._trainer, self.start.loaded
         if loaded is None or loaded.meta.get("arithmetic", 1) == ARITHMETIC or self._device.type != "cpu":
             return []
-        if trainer.precision != torch.float32 or not any(
-            isinstance(m, Conv2d) for m in trainer.model.modules()
-        ):
+        modules = trainer.model.modules()
+        by_products = any(isinstance(module, Conv2d) and module.by_products for module in modules)
+        if trainer.precision != torch.float32 or self.preset.training.compile or not by_products:
             return []
         return [
             "convolutions are trained by quicker products than when the run began: steps from here differ in "

@@ -114,15 +114,19 @@ def test_what_tiles_do_not_cover_is_left_to_pytorch(calls):
         (layer(3, padding=1, padding_mode="reflect"), x[..., :4, :]),
         (Conv2d(128, 8, 3, padding=1), x[..., :4, :]),
         (layer(1, stride=2), x),
+        (Conv2d(128, 100, 1), x),
     ):
         assert torch.equal(conv(given_x), torch.nn.Conv2d.forward(conv, given_x))
     assert calls == []
 
 
 def test_one_by_one_is_a_product(calls):
-    conv, x = Conv2d(6, 10, 1), made(2, 6, 4, 3, dtype=torch.float32)
-    torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, conv.bias))
-    assert conv(x).is_contiguous(memory_format=torch.channels_last)
+    conv, x = Conv2d(128, 130, 1), made(2, 128, 4, 3, dtype=torch.float32)
+    torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, conv.bias), atol=1e-5, rtol=1e-5)
+    assert conv(x).is_contiguous(memory_format=torch.channels_last) and calls == []
+    found = torch.autograd.grad(conv(x).square().sum(), conv.weight)
+    wanted = torch.autograd.grad(F.conv2d(x, conv.weight, conv.bias).square().sum(), conv.weight)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_the_largest_networks_are_trained_by_it(calls):

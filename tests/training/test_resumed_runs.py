@@ -188,8 +188,14 @@ def test_a_run_of_a_former_version_is_told_that_its_sums_change(tmp_path, monkey
         )
         return [text for text in said if "last digits" in text]
 
+    monkeypatch.setattr("ssdiff.models.convolution._LEAST_CHANNELS", 8)
     with monkeypatch.context() as former:
         former.setattr("ssdiff.training.run.ARITHMETIC", 1)
         assert notes(1) == []
     assert len(notes(2, resume="auto")) == 1
     assert notes(3, resume="auto") == []
+    with monkeypatch.context() as former:
+        former.setattr("ssdiff.training.run.ARITHMETIC", 1)
+        assert len(notes(4, resume="auto")) == 1
+        former.setattr("ssdiff.models.convolution._LEAST_CHANNELS", 128)  # as it is: the network is too small
+        assert notes(5, resume="auto") == []

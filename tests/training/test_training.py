@@ -21,6 +21,7 @@ from ssdiff.config.load import load_preset
 from ssdiff.distributed import World
 from ssdiff.errors import CheckpointError, NonFiniteError, PresetError, ProcessError
 from ssdiff.images import to_uint8
+from ssdiff.models import convolution
 from ssdiff.schedules.resolution import batch_shares
 from ssdiff.training import batches as batches_module
 from ssdiff.training.batches import Batches, ImageOrder, TimestepSampler
@@ -345,6 +346,14 @@ def test_resuming_is_bitwise(overrides):
         other = second.state()[kind]
         assert part.keys() == other.keys()
         assert all(torch.equal(value, other[name]) for name, value in part.items())
+
+
+def test_resuming_is_bitwise_where_convolutions_are_trained_by_products(monkeypatch):
+    used, apply = [], convolution._Winograd.apply
+    monkeypatch.setattr(convolution, "_LEAST_CHANNELS", 8)
+    monkeypatch.setattr(convolution._Winograd, "apply", lambda *given: (used.append(given), apply(*given))[1])
+    test_resuming_is_bitwise({})
+    assert used
 
 
 def test_restoring_a_foreign_state_is_refused():
