@@ -158,3 +158,16 @@ def test_an_import_into_several_networks_is_refused():
     with pytest.raises(CheckpointError, match="are of one network for all sizes") as caught:
         convert_released({"input_blocks.0.0.weight": torch.zeros(1)}, preset, None)
     assert "--set model.own=0" in caught.value.hint
+
+
+def test_the_compiler_traces_every_path_before_and_after_the_branching():
+    model = BranchedUNet(whole(), 1)
+    model.share_weights()
+    compiled = torch.compile(model, backend="eager", dynamic=False, fullgraph=True)
+    for _ in range(2):
+        for path in ((32, 32), (16, 32), (16, 16)):
+            assert torch.equal(run(compiled, *path), run(model, *path))
+        model.branch()
+        with torch.no_grad():
+            for weight in model.parts()[0].parameters():
+                weight.mul_(1.5)
