@@ -310,3 +310,53 @@ def test_the_gpu_campaign_goes_on_with_the_study(photos, tmp_path):
     assert json.loads((tmp_path / "measured" / "study-results.json").read_text())[0]["images"] == 32
     options[options.index("DDPM")] = "none"
     assert "no variant" in call("gpu_campaign.py", *options, home=tmp_path / "home", code=1)
+
+
+@pytest.fixture
+def recognised(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("recognised")
+
+
+def test_what_is_recognised_and_what_is_sure(recognised):
+    labels = torch.arange(16) % 8
+    logits = 9.0 * torch.nn.functional.one_hot(labels, 8).float()
+    logits[0] *= 0.1  # a disc, not surely
+    logits[9] = logits[8]  # a ring that looks like a disc
+    found = recognised.verdict(lambda images: logits, torch.zeros(16, 3, 32, 32), labels)
+    assert (found.recognised, found.sure) == (15 / 16, 14 / 16)
+    assert found.by_class == [1.0, 0.5, *[1.0] * 6] and found.confusion[1] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert 0.93 < found.certainty < 0.96
+
+
+def test_a_judge_knows_shapes_but_neither_blobs_nor_mirrored_crescents(recognised, tmp_path):
+    kept = tmp_path / "judge.safetensors"
+    first, second = recognised.judge_of(0, 100, kept), recognised.judge_of(1, 100, None)
+    images, labels = recognised.shapes(512, 5, recognised.FRESH)
+    fresh = recognised.verdict(first, images, labels)
+    assert min(fresh.recognised, recognised.verdict(second, images, labels).recognised) > 0.98
+    assert recognised.verdict(first, images.flip(-1), labels).by_class[7] < 0.2
+    blobs = recognised.verdict(first, recognised.blobs(images), labels)
+    assert blobs.recognised < 0.7 and blobs.certainty < fresh.certainty - 0.1
+    again = recognised.verdict(recognised.judge_of(0, 1, kept), images, labels)
+    assert again == fresh, "the file keeps the judge"
+    options = ("--judge", kept, "--per-class", 1, "--steps", "3,4", "--samplers", "ddim")
+    table = call("recognised.py", *options, "--grid", tmp_path / "grid.png", home=tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if "%" in line]
+    assert [row[0] for row in rows[:2]] == ["fresh shapes", "blobs"] and len(rows) == 4
+    assert Image.open(tmp_path / "grid.png").width > 8 * 32
+    found = json.loads(call("recognised.py", *options, "--json", home=tmp_path))
+    assert [row["steps"] for row in found["drawn"]] == [5, 6]  # with two resolution transitions
+    assert sum(map(sum, found["drawn"][0]["confusion"])) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--lessons", 2), "too few to judge"),
+        (("--ckpt", "photos64"), "photos64 does not draw the shapes of 32 px"),
+        (("--ckpt", "absent"), "absent"),
+    ],
+)
+def test_no_verdict(options, message, tmp_path):
+    assert message in call("recognised.py", *options, home=tmp_path, code=2)

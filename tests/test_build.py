@@ -102,7 +102,7 @@ def test_cost_in_flops_and_memory():
 
 @pytest.mark.parametrize("kernel", [None, SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
 def test_costs_do_not_depend_on_the_kernel_of_attention(kernel):
-    preset = load_preset("shapes32")
+    preset = load_preset("shapes32", {"model.multipliers": [1, 3, 6]})
     process = build_process(preset)
     with sdpa_kernel(kernel) if kernel else nullcontext():
         full = flops.path_costs(build_model(preset), process, 3, classes=8)
