@@ -103,7 +103,7 @@ def test_more_images_of_the_same(pipe, whole, drawn, tmp_path):
     [
         ({"seed": 1}, "seed 0, not 1"),
         ({"steps": 3}, "steps"),
-        ({"sampler": "ddim"}, 'sampler "ancestral", not "ddim"'),
+        ({"sampler": "ddim"}, 'sampler "dpm++", not "ddim"'),
         ({"guidance": 1.0}, "guidance"),
         ({"classes": ["star"]}, "classes"),
         ({"t": 700}, "timesteps"),

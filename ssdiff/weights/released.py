@@ -45,7 +45,7 @@ def convert_released(
             f"the weights are of one network for all sizes, {settings.name} has model.own = "
             f"{settings.model.own}",
             path=path,
-            hint="import them with --set model.own=0, then train with --init FILE --set model.own=1",
+            hint="import them with --set model.own=0, then `ssdiff train --init FILE --set model.own=1`",
         )
     cold, network = official_cold.read_layout(state), outline_model(settings)
     try:

@@ -2,14 +2,17 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import zlib
 from io import BytesIO
+from pathlib import Path
 from struct import pack
 
 import pytest
+from children import in_child
 from conftest import CPU, TINY
 from PIL import Image
 
@@ -192,9 +195,14 @@ def test_a_dry_run_refuses_what_the_training_would(ssdiff, run_folder, tmp_path)
 
 
 def test_a_batch_beyond_all_memory_names_what_to_lower(ssdiff, tmp_path):
-    out = ("--out", tmp_path / "run", "--batch", 10**14, "--device", "cpu", "-q")
-    code, _, err = ssdiff("train", "--preset", TINY, *out)
-    assert code == 6 and f"training.batch = {10**14} at" in err and "--batch" in err
+    def with_little_memory():
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)
+        out = ("--out", tmp_path / "run", "--batch", 10**6, "--device", "cpu", "-q")
+        return ssdiff("train", "--preset", TINY, *out)
+
+    _, (code, _, err) = in_child(with_little_memory)
+    assert code == 6 and f"training.batch = {10**6} at" in err and "--batch" in err
 
 
 def test_a_limit_of_pixels_can_be_raised_where_it_is_met(ssdiff, tmp_path):
