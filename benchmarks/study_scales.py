@@ -13,6 +13,7 @@ CHANGES = "training.transition_share"
 PAIRS = "training.grad_accum_steps"
 DETAILS = "sampling.renoise"
 OWN, OWN_AFTER = "model.own", "training.own_after"
+LOG_SNR: Settings = {"training.timesteps": "log_snr", "training.uncertainty": True}
 REFERENCES = ("held-out", "train")
 """Zips of the study that drawn images are compared with, in this order."""
 
@@ -88,6 +89,8 @@ SCALES = {
         {**SMALL, "data.size": 16, "model.multipliers": [1, 2, 2], "model.attention": [4]},
         {
             "DDPM": published(1),
+            "DDPM, log-SNR": published(1, **LOG_SNR),
+            "DDPM, log-SNR, not weighed": published(1, **{"training.timesteps": "log_snr"}),
             "published SSD, 2 levels": published(2),
             "published SSD, 3 levels": published(3),
             "matched SSD, 3 levels": matched(-1.25, -4.25),
@@ -114,6 +117,9 @@ SCALES = {
                 -1.25,
                 -4.25,
                 **{OWN: 1, OWN_AFTER: 0.25, "training.size_power": 2.0, "training.overlap_share": 0.1},
+            ),
+            "matched SSD, own full size after a quarter, log-SNR": matched(
+                -1.25, -4.25, **{OWN: 1, OWN_AFTER: 0.25}, **LOG_SNR
             ),
             "matched SSD, later changes": matched(-2.0, -4.25, **{DETAILS: "spectral"}),
             "matched SSD, no share of changes": matched(-1.25, -4.25, **{CHANGES: 0.0}),

@@ -113,7 +113,7 @@ def chosen_costs(preset: Preset, resolutions: list[int] | None) -> list[PathCost
         build_process(preset),
         preset.data.channels,
         preset.model.classes,
-        transition_share=preset.training.transition_share,
+        training=preset.training,
     )
     chosen = [c for c in costs if resolutions is None or {*c.path} <= {*resolutions}]
     if not chosen:

@@ -418,6 +418,33 @@ def _overlap_problems(preset: Preset) -> list[str]:
     return []
 
 
+def _emphasis_problems(preset: Preset) -> list[str]:
+    """Draws and weights by a log-SNR that a process has not, or of a draw that is not made."""
+    training, kind, problems = preset.training, preset.process.kind, []
+    if training.timesteps == "log_snr" and kind in ("cold", "heat"):
+        lacks = "has no noise" if kind == "cold" else "has the same log-SNR at every timestep"
+        problems.append(
+            f"training.timesteps: 'log_snr' is for processes whose noise grows, kind {kind!r} {lacks}; "
+            "leave it 'uniform'"
+        )
+    elif training.timesteps != "log_snr":
+        problems += [
+            f"training.{name}: is of training.timesteps = 'log_snr'; set that, too, or leave it out"
+            for name in ("log_snr_mean", "log_snr_std")
+            if getattr(training, name) != TrainingSettings.model_fields[name].default
+        ]
+    if training.uncertainty and kind == "cold":
+        problems.append(
+            "training.uncertainty: is for processes with noise, not for kind 'cold'; leave it out"
+        )
+    elif training.uncertainty and training.size_power:
+        problems.append(
+            f"training.size_power: {training.size_power:g} has no effect with training.uncertainty, which "
+            "weighs each size by its own loss; set it to 0"
+        )
+    return problems
+
+
 def _sampling_and_training_problems(preset: Preset) -> list[str]:
     process, sampling, problems = preset.process, preset.sampling, []
     problems += _steps_problems(process.T, sampling.steps) + _sampler_problems(preset)
@@ -465,7 +492,7 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
         problems.append(
             "training.own_after: nothing branches with model.own = 0; set model.own, or leave it out"
         )
-    problems += _overlap_problems(preset)
+    problems += _overlap_problems(preset) + _emphasis_problems(preset)
     if preset.training.lr_schedule == "constant" and preset.training.lr_decay_share != 1:
         problems.append("training.lr_decay_share: nothing falls with training.lr_schedule = 'constant'")
     return problems

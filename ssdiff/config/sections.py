@@ -248,6 +248,18 @@ class TrainingSettings(Strict):
     transition_share: float = Field(
         0.0, ge=0, lt=1, description="least share of the batches for each resolution transition"
     )
+    timesteps: Literal["uniform", "log_snr"] = Field(
+        "uniform",
+        description="how timesteps are drawn: all alike, as published, or by a normal density of their "
+        "full-resolution log(a^2 / sigma^2)",
+    )
+    log_snr_mean: float = Field(0.5, ge=-50, le=50, description="of that density")
+    log_snr_std: float = Field(3.0, gt=0, le=100, description="of that density")
+    uncertainty: bool = Field(
+        False,
+        description="divide each loss by its running mean at the same noise and size, so that all count "
+        "alike; instead of size_power",
+    )
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
     steps: int = Field(1_000_000, ge=1, le=MOST, description="steps of the optimiser")
     precision: Literal["auto", "fp32", "bf16"] = Field(

@@ -465,7 +465,7 @@ def _outline(preset: Preset) -> tuple[nn.Module, tuple[PathCost, ...]]:
         build_process(preset),
         preset.data.channels,
         preset.model.classes,
-        transition_share=preset.training.transition_share,
+        training=preset.training,
     )
     return outline, tuple(paths)
 

@@ -15,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ssdiff.config import TrainingSettings
 from ssdiff.process.base import Process
-from ssdiff.schedules.resolution import batch_shares
+from ssdiff.training.timesteps import training_shares
 
 Path = tuple[int, int]
 """Pixels a side of the network's input and of its output."""
@@ -55,7 +56,12 @@ class PathCost:
 
 
 def path_costs(
-    model: nn.Module, process: Process, channels: int, classes: int = 0, *, transition_share: float = 0.0
+    model: nn.Module,
+    process: Process,
+    channels: int,
+    classes: int = 0,
+    *,
+    training: TrainingSettings | None = None,
 ) -> list[PathCost]:
     """Count the costs of all paths, largest resolution first; on the meta device nothing is computed.
 
@@ -64,9 +70,14 @@ def path_costs(
         process: says which paths occur.
         channels: of the images.
         classes: of the model.
-        transition_share: of the training, see :func:`ssdiff.schedules.resolution.batch_shares`.
+        training: says how often each path is taken; every timestep alike where omitted.
+
+    Raises:
+        ProcessError: as :func:`ssdiff.training.timesteps.training_shares`.
     """
-    shares = batch_shares(paths_of(process), transition_share)
+    shares = dict.fromkeys(paths_of(process), 0.0)
+    for (now, then), share in training_shares(process, training or TrainingSettings()).items():
+        shares[max(now), max(then)] += share
     return [
         PathCost(*path, share, *_forward(model, *path, channels, classes)) for path, share in shares.items()
     ]

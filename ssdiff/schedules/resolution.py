@@ -122,7 +122,7 @@ def by_log_snr(nu: Tensor, thresholds: Sequence[float]) -> Tensor:
     return (log_snr[:, None] < torch.tensor(list(thresholds), dtype=torch.float64)).sum(dim=1)
 
 
-def batch_shares(counts: Mapping[Pair, int], transition_share: float = 0.0) -> dict[Pair, float]:
+def batch_shares(counts: Mapping[Pair, float], transition_share: float = 0.0) -> dict[Pair, float]:
     """Return the share of the training batches of each pair (size at t, size at t - 1).
 
     See docs/math.md, equation (35).
@@ -132,7 +132,7 @@ def batch_shares(counts: Mapping[Pair, int], transition_share: float = 0.0) -> d
     T = 1000 the layers that only a change needs would learn from one batch in a thousand.
 
     Args:
-        counts: timesteps of each pair.
+        counts: timesteps of each pair, or what their probabilities add up to.
         transition_share: least share of each change; what it takes, the other pairs give in proportion.
 
     Raises:
@@ -152,7 +152,7 @@ def batch_shares(counts: Mapping[Pair, int], transition_share: float = 0.0) -> d
             "none for others",
             hint="lower training.transition_share",
         )
-    return {pair: raised.get(pair, left * count / max(rest, 1)) for pair, count in counts.items()}
+    return {pair: raised.get(pair, left * count / (rest or 1)) for pair, count in counts.items()}
 
 
 def respace(levels: Tensor, steps: Steps, coordinate: Tensor | None = None) -> list[int]:

@@ -18,9 +18,9 @@ from ssdiff.devices import to_device
 from ssdiff.distributed import World
 from ssdiff.images import from_uint8
 from ssdiff.operators.base import Size
-from ssdiff.schedules.resolution import batch_shares
 from ssdiff.training.patches import Patches
 from ssdiff.training.prefetch import Prefetch
+from ssdiff.training.timesteps import pair_shares, pairs_of_sizes
 
 _Batch = tuple[Tensor, Tensor | None]
 
@@ -34,7 +34,8 @@ class TimestepSampler:
     """The batch rule of [SSD, section 4]: one resolution transition at a time, other timesteps mixed.
 
     The first draw of a batch decides the pair (size at t, size at t - 1). The whole batch is drawn from the
-    timesteps of that pair: many where the size stays, a single one at a transition.
+    timesteps of that pair: many where the size stays, a single one at a transition. Where timesteps are not
+    alike, the first draw takes a pair by what its timesteps have together, the others these by what each has.
 
     Args:
         sizes: image size of t = 0..T.
@@ -45,9 +46,15 @@ class TimestepSampler:
             that the layers of every size learn in nearly every step; each alone is distributed as ever.
         overlap: timesteps beyond the transition of the full size that it learns too.
         overlap_share: of its batches, which are of these.
+        masses: (T,) float64 probabilities of t = 1..T; None is uniform.
+        overlap_masses: of ``overlap``, in proportion; with ``masses`` only.
+
+    Attributes:
+        probability: (T,) float64 with which an image is of t = 1..T.
+        overlap_probability: with which it is of each timestep of ``overlap``.
 
     Raises:
-        ProcessError: as :func:`ssdiff.schedules.resolution.batch_shares`.
+        ProcessError: as :func:`ssdiff.training.timesteps.pair_shares`.
     """
 
     def __init__(
@@ -58,11 +65,11 @@ class TimestepSampler:
         grad_accum_steps: int = 1,
         overlap: Sequence[int] = (),
         overlap_share: float = 0.0,
+        masses: Tensor | None = None,
+        overlap_masses: Tensor | None = None,
     ) -> None:
-        groups: dict[tuple[Size, Size], list[int]] = {}
-        for t in range(1, len(sizes)):
-            groups.setdefault((sizes[t], sizes[t - 1]), []).append(t)
-        shares = batch_shares({pair: len(members) for pair, members in groups.items()}, transition_share)
+        groups = pairs_of_sizes(sizes)
+        shares = pair_shares(sizes, transition_share, masses)
         self._groups = [torch.tensor(members) for members in groups.values()]
         self._largest = groups[max(groups, key=lambda pair: [math.prod(size) for size in pair])]
         self._grad_accum_steps = grad_accum_steps
@@ -72,11 +79,31 @@ class TimestepSampler:
         self._full = list(groups).index((sizes[0], sizes[0])) if (sizes[0], sizes[0]) in groups else None
         self._below = rng.derive(seed, "train/overlap")
         self._first, self._rest = rng.derive(seed, "train/resolution"), rng.derive(seed, "train/severity")
+        self._within = rng.derive(seed, "train/log-snr")
+        self._uniform = masses is None
+        if masses is None:
+            masses, overlap_masses = torch.ones(len(sizes) - 1, dtype=torch.float64), None
+        if overlap_masses is None:
+            overlap_masses = torch.ones(len(overlap), dtype=torch.float64)
+        self._chances = [_conditional(masses[members - 1]) for members in self._groups]
+        self._overlap_chances = _conditional(overlap_masses)
+        self.probability = torch.zeros(len(sizes) - 1, dtype=torch.float64)
+        self.overlap_probability = torch.zeros(len(overlap), dtype=torch.float64)
+        for group, (members, share) in enumerate(zip(self._groups, shares.values(), strict=True)):
+            beyond = share * self._overlap_share if group == self._full else 0.0
+            self.probability[members - 1] = (share - beyond) * self._chances[group]
+            if beyond:
+                self.overlap_probability = beyond * self._overlap_chances
 
     def draw(self, counter: int, positions: Tensor) -> Tensor:
         """Draw (B,) timesteps on the CPU, all with the same size now and the same size next."""
-        group = self._overlap if self.overlaps(counter) else self._groups[self._group(counter)]
-        return group[rng.integers(self._rest, positions, counter, 0, len(group))]
+        number, overlaps = self._group(counter), self.overlaps(counter)
+        group = self._overlap if overlaps else self._groups[number]
+        if self._uniform:
+            return group[rng.integers(self._rest, positions, counter, 0, len(group))]
+        chances = self._overlap_chances if overlaps else self._chances[number]
+        place = rng.uniform(self._within, positions, counter, (), torch.float64)
+        return group[torch.searchsorted(chances.cumsum(0), place, right=True).clamp(max=len(group) - 1)]
 
     def overlaps(self, counter: int) -> bool:
         """Return whether a batch is one of the full size beyond its transition."""
@@ -91,6 +118,20 @@ class TimestepSampler:
         first = rng.uniform(self._first, torch.zeros(1, dtype=torch.int64), step, (), torch.float64)
         first = (first + micro / self._grad_accum_steps) % 1.0
         return min(int(torch.searchsorted(self._bounds, first)), len(self._groups) - 1)
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Return the number of the pair of sizes, and the probability, of each of (K,) places: t = 1..T, then
+        those of ``overlap``, which are a pair of their own."""
+        pairs = torch.full((len(self.probability) + len(self._overlap),), len(self._groups))
+        for number, members in enumerate(self._groups):
+            pairs[members - 1] = number
+        return pairs, torch.cat([self.probability, self.overlap_probability])
+
+    def place(self, timesteps: Tensor, overlaps: bool) -> Tensor:
+        """Return the (B,) places of timesteps as they were drawn."""
+        if not overlaps:
+            return timesteps - 1
+        return len(self.probability) + torch.searchsorted(self._overlap, timesteps)
 
     def largest(self, count: int) -> Tensor:
         """Return (count,) timesteps of the largest size, spread evenly over all of them."""
@@ -271,6 +312,13 @@ def cut(images: Tensor, top: Tensor, left: Tensor, size: int, padding: int = 0) 
     rows, columns = top[:, None, None] + along[:, None], left[:, None, None] + along  # (B, S, 1), (B, 1, S)
     which = torch.arange(len(images), device=images.device)[:, None, None]
     return images[which, :, rows, columns].permute(0, 3, 1, 2)
+
+
+def _conditional(masses: Tensor) -> Tensor:
+    """Probabilities within a group; a transition that lies where nothing is drawn has its share all the
+    same."""
+    total = masses.sum()
+    return masses / total if total > 0 else torch.full_like(masses, 1 / max(len(masses), 1))
 
 
 def _fits(images: np.ndarray, device: torch.device) -> bool:

@@ -64,6 +64,7 @@ from ssdiff.training.resume import (
     check_unchanged,
     resolve_resume,
 )
+from ssdiff.training.timesteps import training_shares
 from ssdiff.training.trainer import MEMORY_HINT, Trainer, overlapping
 from ssdiff.weights import single_file
 from ssdiff.weights.describe import tell_own
@@ -207,6 +208,7 @@ def train(
         check_network(start.preset, process)
         if start.preset.training.overlap_share:
             overlapping(process, build_full_size(start.preset), start.preset.training.overlap_log_snr)
+        training_shares(process, start.preset.training)
         if start.preset.sampling.transitions is not None:
             build_sampling_process(start.preset)
         for source in (start.source, start.other):

@@ -22,6 +22,8 @@ from ssdiff.process.base import Process
 from ssdiff.training.batches import COUNTERS, Batches, TimestepSampler
 from ssdiff.training.compile import compiled, require_compiler
 from ssdiff.training.losses import Network, Objective, Visit, objective
+from ssdiff.training.timesteps import coarse_log_snr, timestep_masses
+from ssdiff.training.uncertainty import Uncertainty
 
 MEMORY_HINT = (
     "lower the batch (--batch), raise training.grad_accum_steps, or set model.activation_checkpointing = true"
@@ -50,6 +52,9 @@ class Trainer:
     Networks of a model that have weights of their own have an optimiser each, and the gradient of each is
     clipped by itself. With ``settings.own_after`` they share weights in the first steps; then weights,
     averages and the optimiser's state are copied to each.
+
+    With ``settings.uncertainty`` each loss is divided by what :class:`Uncertainty` expects of its noise
+    level; the reported means stay those of the losses themselves.
 
     Args:
         settings: the optimiser's.
@@ -91,9 +96,12 @@ class Trainer:
         self._batches, self.precision = batches, precision
         self._objective = objective(process, settings, predict)
         overlap: list[int] = []
+        masses, overlap_masses = timestep_masses(process, settings), None
         if full_size is not None and settings.overlap_share:
             overlap = overlapping(process, full_size, settings.overlap_log_snr)
             self._beyond = objective(full_size, settings, predict)
+            if (whole := timestep_masses(full_size, settings)) is not None:
+                overlap_masses = whole[torch.tensor(overlap) - 1]
         self._gather()
         self._device = self._weights[0].device
         if settings.compile:
@@ -106,7 +114,15 @@ class Trainer:
             settings.grad_accum_steps,
             overlap,
             settings.overlap_share,
+            masses,
+            overlap_masses,
         )
+        self._uncertainty: Uncertainty | None = None
+        if settings.uncertainty:
+            levels = [coarse_log_snr(process)]
+            if full_size is not None and overlap:
+                levels.append(coarse_log_snr(full_size)[torch.tensor(overlap) - 1])
+            self._uncertainty = Uncertainty(torch.cat(levels), *self._timesteps.places(), self._device)
         self._resolutions = sorted({state.resolution for state in process.states[1:]}, reverse=True)
         self._sums = torch.zeros(len(self._resolutions), 2, device=self._device)
         self._norms: list[float] = []
@@ -142,6 +158,8 @@ class Trainer:
                 group["lr"] = learning_rate(settings, self.step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self._uncertainty is not None:
+            self._uncertainty.step(self._batches.world)
         self.step += 1
         decay = averaging(settings, self.step)
         if decay is not None:
@@ -205,7 +223,8 @@ class Trainer:
         return {"sums": sums.tolist(), "norms": list(self._norms)}
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of a checkpoint: ``ema``, ``weights``, ``optimizer``.
+        """Return the tensors of a checkpoint: ``ema``, ``weights``, ``optimizer``, and ``uncertainty`` where
+        losses are weighed by it.
 
         Raises:
             NonFiniteError: as :meth:`advance`.
@@ -221,7 +240,8 @@ class Trainer:
             {name: value.detach() for name, value in module.state_dict().items()}
             for module in (self.ema, self.model)
         )
-        return {"ema": averaged, "weights": weights, "optimizer": optimizer}
+        known = {} if self._uncertainty is None else {"uncertainty": self._uncertainty.state()}
+        return {"ema": averaged, "weights": weights, "optimizer": optimizer, **known}
 
     @torch.no_grad()
     def restore(
@@ -261,6 +281,8 @@ class Trainer:
             weight = by_name[name]
             like = weight if value.shape == weight.shape else torch.empty((), device=weight.device)
             owner[weight].state[weight][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        if self._uncertainty is not None:
+            self._uncertainty.restore(tensors.get("uncertainty"))
         self.step = step
         if unreported is not None:
             sums = torch.tensor(unreported["sums"])
@@ -277,7 +299,12 @@ class Trainer:
         self._last = f"{side} px, timesteps {int(timesteps.min())}..{int(timesteps.max())}"
         with memory_for(f"training.batch = {settings.batch} at {side} px", MEMORY_HINT):
             losses = self._losses(counter, timesteps, self._beyond if overlaps else self._objective)
-            (losses.mean() / settings.grad_accum_steps).backward()
+            weighted = losses
+            if self._uncertainty is not None:
+                places = self._timesteps.place(timesteps, overlaps)
+                weighted = losses * self._uncertainty.weights(places)
+                self._uncertainty.add(places, losses)
+            (weighted.mean() / settings.grad_accum_steps).backward()
         row = self._sums[self._resolutions.index(side)]
         row[0] += losses.detach().sum()
         row[1] += len(losses)

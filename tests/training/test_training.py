@@ -424,7 +424,12 @@ def test_loss_falls_on_ten_images():
 
 
 @pytest.mark.parametrize(
-    "overrides", [{}, {"grad_accum_steps": 2, "transition_share": 0.1, "grad_clip_norm": 0.0}]
+    "overrides",
+    [
+        {},
+        {"grad_accum_steps": 2, "transition_share": 0.1, "grad_clip_norm": 0.0},
+        {"timesteps": "log_snr", "uncertainty": True},
+    ],
 )
 def test_a_step_asks_the_device_nothing(monkeypatch, overrides):
     # Tensors of the meta device have no values: whoever asks for one, as one would wait for a GPU, fails.
