@@ -28,14 +28,15 @@ from ssdiff.analysis.schedule_search import (
 )
 from ssdiff.arguments import require_number
 from ssdiff.build import RESIZES, build_process, build_states, outline_model, preset_level_sizes
-from ssdiff.config import LogSnrTransitions, Preset
+from ssdiff.config import LogSnrTransitions, Preset, TrainingSettings
 from ssdiff.config.load import load_preset, override
-from ssdiff.errors import UsageError, memory_for
+from ssdiff.errors import ProcessError, UsageError, memory_for
 from ssdiff.evaluation.flops import path_costs
 from ssdiff.files import check_outputs, write_atomic
-from ssdiff.process.base import State
+from ssdiff.process.base import Process, State
 from ssdiff.process.gaussian import GaussianProcess
 from ssdiff.progress import Counter, Progress
+from ssdiff.training.timesteps import training_shares
 
 if TYPE_CHECKING:
     from ssdiff.reporting.plots import Panel
@@ -45,10 +46,15 @@ EXACT_SIDE, MOST_EXACT = 32, 64
 
 _FILES = ("schedule.csv", "schedule.png", "planned.toml")
 _PLANNED = "matched, planned"
+_WITHOUT_MOVES: dict[str, Any] = {"sampling.transitions": None}  # they are of the preset's own transitions
 _PUBLISHED: dict[str, Any] = {
     "process.resolution": {"kind": "convex_decay"},
     "process.resize": "bilinear",
     "sampling.renoise": "none",
+    **_WITHOUT_MOVES,
+    "sampling.lift": "network",
+    "training.overlap_share": 0.0,
+    "training.overlap_log_snr": TrainingSettings.model_fields["overlap_log_snr"].default,
 }
 _SNR_PRESERVING_RESIZE = "area"  # keeps noise white
 _COLUMNS = ("steps", "eta", "evaluations", "gflops_an_image", "distance", "exact_distance")
@@ -89,6 +95,8 @@ class PlanRow:
         name: what it is called.
         at: full-resolution log-SNRs at which its resolution changes; empty where it has none.
         flops: forward FLOPs of a step, mean over the timesteps.
+        training_flops: the same, mean over the batches that the preset's training draws; None where it leaves
+            a size without.
         sampled: one for each setting.
         renoise: what its resolution transitions add, as ``sampling.renoise`` says.
     """
@@ -96,6 +104,7 @@ class PlanRow:
     name: str
     at: Thresholds
     flops: float
+    training_flops: float | None
     sampled: tuple[SampledSchedule, ...]
     renoise: str
 
@@ -105,6 +114,7 @@ class PlanRow:
             "schedule": self.name,
             "log_snr": list(self.at) or None,
             "gflops_a_step": self.flops / 1e9,
+            "training_gflops": None if self.training_flops is None else self.training_flops / 1e9,
             "details": self.renoise,
             "settings": [
                 {
@@ -220,13 +230,20 @@ class SchedulePlan:
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings, and the cells of each schedule."""
         settings = [one.setting for one in self.rows[0].sampled]
-        headings = ["schedule", "GFLOPs", "share", *(f"{one.steps}, eta {one.eta:g}" for one in settings)]
+        headings = [
+            "schedule",
+            "GFLOPs",
+            "share",
+            "in training",
+            *(f"{one.steps}, eta {one.eta:g}" for one in settings),
+        ]
         full = self.rows[0].flops
         rows = [
             [
                 row.name,
                 f"{row.flops / 1e9:.3g}",
                 f"{row.flops / full:.0%}",
+                "-" if row.training_flops is None else f"{row.training_flops / 1e9:.3g}",
                 *(f"{one.best_distance:.5f}" for one in row.sampled),
             ]
             for row in self.rows
@@ -252,13 +269,13 @@ class SchedulePlan:
     def _csv(self) -> str:
         stream = io.StringIO()
         lines = csv.writer(stream, lineterminator="\n")
-        lines.writerow(("schedule", "log_snr", "gflops_a_step", "details", *_COLUMNS))
+        lines.writerow(("schedule", "log_snr", "gflops_a_step", "training_gflops", "details", *_COLUMNS))
         for row in self.rows:
             at = " ".join(f"{value:g}" for value in row.at)
             for part in row.to_dict()["settings"]:
-                lines.writerow(
-                    (row.name, at, row.flops / 1e9, row.renoise, *(part[column] for column in _COLUMNS))
-                )
+                trained = "" if row.training_flops is None else row.training_flops / 1e9
+                own = (row.name, at, row.flops / 1e9, trained, row.renoise)
+                lines.writerow((*own, *(part[column] for column in _COLUMNS)))
         return stream.getvalue()
 
     def _panels(self) -> list[Panel]:
@@ -427,7 +444,11 @@ def _compare(
     _snr_preserving(preset, tuple(-float(transition) for transition in range(1, levels)))
 
     def states(at: Thresholds) -> Sequence[State]:
-        return build_states(_snr_preserving(preset, at))
+        planned = _snr_preserving(preset, at)
+        found = build_states(planned)
+        if planned.training.timesteps != "uniform":  # a size may be left without batches
+            training_shares(GaussianProcess(found, RESIZES[_SNR_PRESERVING_RESIZE]), planned.training)
+        return found
 
     search = Search(models[_SNR_PRESERVING_RESIZE], states, settings, paths)
     full = search.evaluate((), build_states(presets["DDPM"])).flops
@@ -458,13 +479,16 @@ def _snr_preserving(preset: Preset, at: Thresholds) -> Preset:
         "process.snr_preserving": 1.0,
         "process.resize": _SNR_PRESERVING_RESIZE,
         "process.resolution": {"kind": "log_snr", "at": list(at)},
+        **_WITHOUT_MOVES,
     }
     return override(preset, {"name": f"{preset.name}-planned", **process})
 
 
 def _paths(preset: Preset) -> Paths:
     """Forward FLOPs of every path that any of the schedules takes."""
-    published = override(preset, {"process.snr_preserving": 0.0, "process.resolution": {"kind": "equal"}})
+    published = override(
+        preset, {**_PUBLISHED, "process.snr_preserving": 0.0, "process.resolution": {"kind": "equal"}}
+    )
     process = build_process(published)
     costs = path_costs(outline_model(preset), process, preset.data.channels, preset.model.classes)
     return {cost.path: cost.flops for cost in costs}
@@ -488,4 +512,14 @@ def _row(name: str, preset: Preset, model: DataMoments, settings: Sequence[Setti
         )
     rule = preset.process.resolution
     at = rule.at if isinstance(rule, LogSnrTransitions) and preset.process.levels > 1 else ()
-    return PlanRow(name, tuple(at), mean_step_flops(states, paths), tuple(sampled), preset.sampling.renoise)
+    flops, trained = mean_step_flops(states, paths), _training_flops(process, preset, paths)
+    return PlanRow(name, tuple(at), flops, trained, tuple(sampled), preset.sampling.renoise)
+
+
+def _training_flops(process: Process, preset: Preset, paths: Paths) -> float | None:
+    """Forward FLOPs of a step, mean over the batches; None where a size has hardly any."""
+    try:
+        shares = training_shares(process, preset.training)
+    except ProcessError:
+        return None
+    return sum(share * paths[max(now), max(then)] for (now, then), share in shares.items())

@@ -11,6 +11,7 @@ from eightpixels import SIDES, by_area, ddpm, images, preset
 from PIL import Image
 from torch.testing import assert_close
 
+import ssdiff
 from ssdiff import rng
 from ssdiff.analysis.data_moments import measure_moments
 from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
@@ -249,6 +250,43 @@ def test_added_details_count_but_are_not_planned_with(plan):
         ]
     ours = [values["rows"][-1]["settings"][0]["distance"] for values in (without, added)]
     assert ours[0] != ours[1]
+
+
+def test_the_cost_of_training_counts_the_batches_that_are_drawn(plan):
+    uniform, drawn = (
+        plan("--steps", 3, "--no-exact", "--budget", 0.9, "--overwrite", *more)["rows"]
+        for more in (
+            ("--set", "training.transition_share=0.2"),
+            ("--set", "training.timesteps=log_snr", "--set", "training.log_snr_mean=2"),
+        )
+    )
+    for row in (uniform[0], drawn[0]):
+        assert row["training_gflops"] == pytest.approx(row["gflops_a_step"]), "DDPM has one size"
+    own = {"process.snr_preserving": 1.0, "process.resolution": {"kind": "log_snr", "at": [-1.0]}}
+    sets = {"training.timesteps": "log_snr", "training.log_snr_mean": 2.0}
+    for rows, more in ((uniform, {"training.transition_share": 0.2}), (drawn, sets)):
+        cost = ssdiff.cost(load_preset(TINY, own | more), steps=3)
+        [row] = [row for row in rows if row["schedule"] == "matched, tiny"]
+        assert row["training_gflops"] == pytest.approx(cost.forward_flops / 1e9)
+        assert row["training_gflops"] != pytest.approx(row["gflops_a_step"])
+
+
+def test_a_schedule_that_leaves_a_size_without_batches_has_no_cost_of_training(plan):
+    sets = ("--set", "training.timesteps=log_snr", "--set", "training.log_snr_mean=-2.5")
+    values = plan(
+        "--steps", 3, "--no-exact", "--budget", 1, "--overwrite", *sets, "--set", "training.log_snr_std=0.4"
+    )
+    published, planned = values["rows"][1], values["rows"][-1]
+    assert published["training_gflops"] is None and planned["training_gflops"] > 0
+
+
+def test_what_is_trained_and_moved_beyond_transitions_does_not_stop_a_plan(plan):
+    sets = ("training.overlap_share=0.2", "sampling.lift=linear", "sampling.transitions=[-1.5]")
+    more = [part for setting in sets for part in ("--set", setting)]
+    plain = plan("--steps", 3, "--no-exact", "--budget", 0.8)["rows"]
+    rows = plan("--steps", 3, "--no-exact", "--budget", 0.8, "--overwrite", *more)["rows"]
+    assert [row["schedule"] for row in rows] == [row["schedule"] for row in plain]
+    assert rows[0] == plain[0] and rows[1] == plain[1]
 
 
 def test_existing_files_stay(plan, ssdiff, tmp_path):

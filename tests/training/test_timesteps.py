@@ -197,3 +197,19 @@ def test_a_size_that_would_learn_nothing_is_refused_before_a_folder_is_made(tmp_
         ssdiff.train(TINY, "shapes", tmp_path / "run", overrides=sets, device="cpu")
     assert "training.log_snr_std" in str(caught.value.hint)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_refuses_in_one_line_and_counts_what_is_drawn(ssdiff, result, tmp_path):
+    sets = ("--set", "training.timesteps=log_snr", "--device", "cpu", "--out", tmp_path / "run")
+    code, _, err = ssdiff("train", "--preset", "cold-blur-mnist", *sets)
+    assert code == 2 and err.count("\n") == 1 and "leave it 'uniform'" in err
+    matched = ("--set", "process.resolution={kind='log_snr', at=[-0.5]}", "--set", "process.resize=area")
+    narrow = ("--set", "training.log_snr_mean=6", "--set", "training.log_snr_std=1")
+    code, _, err = ssdiff("train", "--preset", TINY, *sets, *matched, *narrow, "--dry-run")
+    assert code == 2 and err.count("\n") == 1 and "training.log_snr_std" in err
+    assert not (tmp_path / "run").exists()
+    drawn = result(
+        "train", "--preset", TINY, *sets, *matched, "--set", "training.log_snr_mean=2", "--dry-run"
+    )
+    plain = result("train", "--preset", TINY, *sets[2:], *matched, "--dry-run")
+    assert drawn["mean_gflops"] > 1.05 * plain["mean_gflops"]

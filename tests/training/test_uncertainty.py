@@ -249,6 +249,20 @@ def test_losses_of_all_processes_make_one_table(monkeypatch):
         assert torch.equal(part._uncertainty._weights, parts[0]._uncertainty._weights)
 
 
+def test_two_processes_train_as_one_of_the_doubled_batch(shell, tmp_path):
+    settings = ("steps=2", "checkpoint_every=1", "uncertainty=true", "timesteps=log_snr")
+    sets = [part for setting in settings for part in ("--set", f"training.{setting}")]
+    small = ("--preset", TINY, *sets, "--device", "cpu", "--quiet", "--data", "shapes")
+    finished = shell("train", *small, "--out", tmp_path / "two", processes=2)
+    assert finished.returncode == 0, finished.stderr
+    assert shell("train", *small, "--out", tmp_path / "one", "--set", "training.batch=8").returncode == 0
+    one, two = (final(tmp_path / run).tensors for run in ("one", "two"))
+    assert torch.equal(one["uncertainty"]["bins"], two["uncertainty"]["bins"])
+    assert_close(one["uncertainty"]["known"], two["uncertainty"]["known"], rtol=1e-3, atol=1e-5)
+    for name, value in one["optimizer"].items():
+        assert_close(two["optimizer"][name], value, atol=1e-6, rtol=1e-2)
+
+
 def test_it_is_for_processes_with_noise():
     with pytest.raises(PresetError, match=r"training\.uncertainty: .* not for kind 'cold'; leave it out"):
         load_preset("cold-blur-mnist", {"training.uncertainty": True})
