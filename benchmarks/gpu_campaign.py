@@ -5,8 +5,8 @@
     python benchmarks/gpu_campaign.py study --data faces64.zip --work study --out measured --minutes 9.5
 
 `step` takes a whole training step (loss, gradient, clipping, AdamW, average) by size, batch and mode: `eager`
-has channels last, `contiguous` has not, `compiled` is training.compile, `graphs` replays the network and its
-gradients as CUDA graphs, at small sizes, where launching kernels may take longer than running them.
+has channels last, `contiguous` has not, `compiled` is training.compile, `graphs` is training.cuda_graphs, for
+batches of few pixels, where launching kernels may take longer than running them; the others are without it.
 `sampling` takes images a second by precision, sampler and batch, with an untrained network. `study` goes on
 with matched_noise.py in the folder --work, and copies tables and pictures: DDPM, published and matched SSD.
 
@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ssdiff import build_model, build_process, load_preset
 from ssdiff.config import Preset
@@ -43,9 +42,9 @@ from ssdiff.evaluation.flops import path_costs
 from ssdiff.evaluation.timing import PathTrainer, matrix_peak, time_step, untrained
 from ssdiff.files import write_atomic
 from ssdiff.pipeline import Pipeline
+from ssdiff.training.graphs import SMALL
 
 MODES = ("eager", "contiguous", "graphs", "compiled")
-GRAPHS_UP_TO = 16  # pixels a side
 USUAL = {
     "eager": 8.0,
     "contiguous": 8.0,
@@ -230,8 +229,8 @@ def step(options: argparse.Namespace, device: torch.device, clock: Clock, report
     for mode, (name, size, batch) in itertools.product(options.modes, list(cases)):
         row = {"mode": mode, "precision": name, "size": size, "batch": batch}
         title = f"{mode:10s} {name} {size:4d} px, batch {batch:4d}"
-        if mode == "graphs" and (size > GRAPHS_UP_TO or device.type != "cuda"):
-            report.add({**row, "skipped": True}, f"{title}  left out: for CUDA, up to {GRAPHS_UP_TO} px")
+        if mode == "graphs" and (batch * size**2 > SMALL or device.type != "cuda"):
+            report.add({**row, "skipped": True}, f"{title}  left out: for CUDA, up to {SMALL} pixels in all")
             continue
         case = Case(preset, device, mode, pick_precision(name, device), size, batch, options.seconds)
         work, peak = costs[size].training_flops, report.head["matrix_peak"][name]
@@ -263,19 +262,12 @@ class Case:
     batch: int
     seconds: float
 
-    def inputs(self, batch: int) -> tuple[Tensor, ...]:
-        """Images, timesteps counted from 0 and, where there are classes, labels."""
-        x = torch.randn(batch, self.preset.data.channels, self.size, self.size, device=self.device)
-        index = torch.randint(0, self.preset.process.T, (batch,), device=self.device)
-        labels = [torch.zeros_like(index)] if self.preset.model.classes else []
-        return x.contiguous(memory_format=torch.channels_last), index, *labels
-
 
 def measure_step(case: Case, flops: float, peak: float) -> Row:
-    """Seconds of a step, what that means, and how far a graph's result is from the network's own."""
-    device, preset, found = case.device, case.preset, {}
-    if case.mode == "compiled":
-        preset = override(preset, {"training.compile": True})
+    """Seconds of a step, and what that means."""
+    device, found = case.device, dict[str, float]()
+    how = {"training.compile": case.mode == "compiled", "training.cuda_graphs": case.mode == "graphs"}
+    preset = override(case.preset, how)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     pipeline = untrained(preset, device, case.precision)
@@ -284,8 +276,6 @@ def measure_step(case: Case, flops: float, peak: float) -> Row:
         pipeline.model.register_forward_pre_hook(lambda module, given: (given[0].contiguous(), *given[1:]))
     trainer = PathTrainer(pipeline, case.batch)
     trainer.choose((case.size, case.size))
-    if case.mode == "graphs":
-        found["difference"] = use_graphs(trainer, pipeline.model, case)
     began = time.monotonic()
     trainer.advance()
     synchronise(device)
@@ -296,59 +286,6 @@ def measure_step(case: Case, flops: float, peak: float) -> Row:
     found |= {"tflops": rate / 1e12, "of_peak": rate / peak}
     if device.type == "cuda":
         found["gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-    return found
-
-
-class AtOneSize(nn.Module):
-    """A network of tensors alone, as graphs want it.
-
-    Args:
-        network: of the trainer.
-        case: gives size and precision.
-    """
-
-    def __init__(self, network: nn.Module, case: Case) -> None:
-        super().__init__()
-        self.network, self._case = network, case
-
-    def forward(self, x: Tensor, index: Tensor, *labels: Tensor) -> Tensor:
-        """Predict; casts of weights belong to the graph, not to a cache beside it."""
-        mixed, kind = self._case.precision != torch.float32, self._case.device.type
-        with torch.autocast(
-            kind, self._case.precision if mixed else None, enabled=mixed, cache_enabled=False
-        ):
-            result: Tensor = self.network(x, index, self._case.size, *labels)
-            return result.float()
-
-
-def use_graphs(trainer: PathTrainer, network: nn.Module, case: Case) -> float:
-    """Let a trainer replay its network as graphs; returns the largest difference of their outputs, relative
-    to the largest output."""
-    if any(isinstance(module, nn.Dropout) and module.p for module in network.modules()):
-        raise ValueError("a graph would draw the same dropout in each step")
-    one, inputs = AtOneSize(network, case), case.inputs(case.batch)
-    for weight in unused(one, case.inputs(2)):
-        weight.requires_grad_(False)  # a graph must give a gradient to each weight that wants one
-    with torch.no_grad():
-        for weight in network.parameters():  # the last layers are zero, which would hide everything
-            weight.add_(0.02 * torch.randn_like(weight))
-        plain = one(*inputs)
-    graphed = torch.cuda.make_graphed_callables(one, inputs)
-
-    def run(x_t: Tensor, index: Tensor, resolution: int, labels: Tensor | None) -> Tensor:
-        result: Tensor = graphed(x_t, index, *([] if labels is None else [labels]))
-        return result
-
-    trainer._run = run
-    again = run(inputs[0], inputs[1], case.size, *(inputs[2:] or [None])).detach()
-    return float((again - plain).abs().max() / plain.abs().max())
-
-
-def unused(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[nn.Parameter]:
-    """Weights that get no gradient at a size."""
-    network(*inputs).sum().backward()
-    found = [weight for weight in network.parameters() if weight.grad is None]
-    network.zero_grad(set_to_none=True)
     return found
 
 

@@ -11,8 +11,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import index
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +27,10 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _BLOCKS = 2**20  # of four words, of all streams, that are drawn at once
+_FEW = 2**10  # blocks up to which NumPy is quicker, whose calls cost less
+
+_Integers = npt.NDArray[np.int64]
+_Words = TypeVar("_Words", _Integers, Tensor)
 
 
 def derive(seed: int, purpose: str) -> int:
@@ -43,22 +51,47 @@ def derive(seed: int, purpose: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _philox(
-    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, key: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox4x32 on broadcastable int64 counters that hold 32-bit words."""
-    k0, k1 = key & _MASK, (key >> 32) & _MASK
-    for _ in range(_ROUNDS):
+def _philox(even: _Words, odd: _Words, factors: _Words, keys: Sequence[_Words]) -> tuple[_Words, _Words]:
+    """Ten rounds of Philox4x32 on int64 arrays that hold 32-bit words.
+
+    Args:
+        even: (B, 2, K), words 0 and 2 of the counters.
+        odd: (B, 2, 1), words 1 and 3.
+        factors: (2, 1).
+        keys: (2, 1) of each round.
+
+    Returns:
+        (B, 2, K) words 0 and 2, and words 1 and 3.
+    """
+    for key in keys:
         # A product of two 32-bit words wraps in int64; shift and mask recover both halves all the same.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+        products = even * factors
+        products = _swapped(products)
+        even = products >> 32
+        even &= _MASK
+        even ^= odd
+        even ^= key
+        odd = products & _MASK
+    return even, odd
+
+
+def _swapped(words: Any) -> Any:
+    """The two in the other order."""
+    return words.flip(1) if isinstance(words, Tensor) else words[:, ::-1]
+
+
+@lru_cache(maxsize=64)
+def _round_constants(key: int) -> _Integers:
+    """(11, 2, 1) int64: the factors of all rounds, then the keys of each."""
+    keys = (((key >> 32 * half) + k * _WEYL[half]) & _MASK for k in range(_ROUNDS) for half in (0, 1))
+    return np.array([*_MULTIPLIERS, *keys], dtype=np.int64).reshape(-1, 2, 1)
+
+
+@lru_cache(maxsize=64)  # a GPU would wait for the copy of each use
+def _on_device(key: int, device: torch.device) -> tuple[Tensor, ...]:
+    """The rows of :func:`_round_constants`."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(_round_constants(key)).to(device).unbind(0)
 
 
 def _words(key: int, streams: Tensor, step: int, count: int) -> Tensor:
@@ -68,12 +101,25 @@ def _words(key: int, streams: Tensor, step: int, count: int) -> Tensor:
 
 def _block_words(key: int, streams: Tensor, step: int, first: int, end: int) -> Tensor:
     """(len(streams), 4, end - first) random 32-bit words as int64, of blocks first..end - 1."""
-    block = torch.arange(first, end, device=streams.device)  # (K,)
-    stream = streams.to(torch.int64).unsqueeze(1)  # (B, 1)
-    words = _philox(
-        block.unsqueeze(0), stream & _MASK, (stream >> 32) & _MASK, torch.full_like(stream, step & _MASK), key
-    )
-    return torch.stack([word.expand(len(stream), len(block)) for word in words], dim=1)  # (B, 4, K)
+    count, blocks = len(streams), end - first
+    if streams.device.type == "cpu" and count * blocks <= _FEW:
+        return torch.from_numpy(_few_words(key, streams.to(torch.int64).numpy(), step, first, end))
+    stream = streams.to(torch.int64).view(-1, 1, 1)
+    numbers = torch.arange(first, end, device=streams.device).expand(count, 1, blocks)
+    even = torch.cat((numbers, (stream >> 32 & _MASK).expand(count, 1, blocks)), dim=1)
+    odd = torch.cat((stream & _MASK, torch.full_like(stream, step & _MASK)), dim=1)
+    factors, *keys = _on_device(key, streams.device)
+    return torch.stack(_philox(even, odd, factors, keys), dim=2).view(count, 4, blocks)
+
+
+def _few_words(key: int, streams: _Integers, step: int, first: int, end: int) -> _Integers:
+    """The same as arrays."""
+    stream = streams.reshape(-1, 1, 1)
+    even = np.empty((len(stream), 2, end - first), dtype=np.int64)
+    even[:, :1], even[:, 1:] = np.arange(first, end), stream >> 32 & _MASK
+    odd = np.concatenate((stream & _MASK, np.full_like(stream, step & _MASK)), axis=1)
+    factors, *keys = _round_constants(key)
+    return np.stack(_philox(even, odd, factors, keys), axis=2).reshape(len(stream), 4, end - first)
 
 
 def uniform(

@@ -18,9 +18,25 @@ KEY = rng.derive(0, "test")
         (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
     ],
 )
-def test_known_answers_of_philox(word, key, expected):
-    counter = torch.full((1,), word)
-    assert tuple(int(w) for w in rng._philox(counter, counter, counter, counter, key)) == expected
+@pytest.mark.parametrize("few", [0, rng._FEW], ids=["tensors", "arrays"])
+def test_known_answers_of_philox(word, key, expected, few, monkeypatch):
+    monkeypatch.setattr(rng, "_FEW", few)
+    stream = torch.tensor([-1 if word else 0])
+    assert rng._block_words(key, stream, word, word, word + 1).flatten().tolist() == list(expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(-(2**63), 2**63 - 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+)
+def test_arrays_and_tensors_give_the_same_words(first, count, step, key):
+    streams = torch.arange(first, first + count)
+    arrays = rng._few_words(key, streams.numpy(), step, 3, 8)
+    few, rng._FEW = rng._FEW, 0
+    try:
+        assert torch.equal(rng._block_words(key, streams, step, 3, 8), torch.from_numpy(arrays))
+    finally:
+        rng._FEW = few
 
 
 @settings(max_examples=25, deadline=None)

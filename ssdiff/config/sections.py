@@ -272,6 +272,11 @@ class TrainingSettings(Strict):
         description="compile the network for each pair of resolutions: minutes at the start, for long runs "
         "on a GPU; a run resumed with another choice goes on, but not bit for bit",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="replay a Flexi-UNet as CUDA graphs for micro-batches so small that the host cannot keep "
+        "a GPU busy: the same results sooner, for some of its memory",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and noise")
     checkpoint_every: int = Field(5_000, ge=1, le=MOST, description="steps between checkpoints")
     max_checkpoints: int = Field(3, ge=1, le=MOST, description="checkpoints kept, newest first")

@@ -18,10 +18,13 @@ from ssdiff.config import TrainingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError, memory_for
 from ssdiff.models.branched_unet import BranchedUNet, separate_networks
+from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.process.base import Process
 from ssdiff.training.batches import COUNTERS, Batches, TimestepSampler
 from ssdiff.training.compile import compiled, require_compiler
+from ssdiff.training.graphs import Graphs
 from ssdiff.training.losses import Network, Objective, Visit, objective
+from ssdiff.training.preserved import preserved
 from ssdiff.training.timesteps import coarse_log_snr, timestep_masses
 from ssdiff.training.uncertainty import Uncertainty
 
@@ -106,7 +109,7 @@ class Trainer:
         self._device = self._weights[0].device
         if settings.compile:
             require_compiler(self._device)
-        self._run: Network = compiled(model) if settings.compile else model
+        self._run = self._runner()
         self._timesteps = TimestepSampler(
             [state.size for state in process.states],
             settings.seed,
@@ -176,19 +179,15 @@ class Trainer:
         Args:
             precision: of the network, for this once.
         """
-        kept = [buffer.clone() for buffer in self.model.buffers()]
         before = self.precision, self._run
         self.precision, self._run = precision, self.model
         timesteps = self._timesteps.largest(len(self._batches.positions))
         try:
-            with torch.random.fork_rng(devices=[]):
+            with preserved(self.model):
                 self._losses(0, timesteps, self._objective).mean().backward()
         finally:
             self.precision, self._run = before
             self.model.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                for buffer, value in zip(self.model.buffers(), kept, strict=True):
-                    buffer.copy_(value)
 
     def averages(self) -> Averages:
         """Return the mean losses since the last call, over all processes; one exchange with the device.
@@ -322,6 +321,17 @@ class Trainer:
         )
         return measure(self._network, x0, timesteps, visit, labels)
 
+    def _runner(self) -> Network:
+        """The network as it is run in training."""
+        if self.settings.compile:
+            return compiled(self.model)
+        known = isinstance(
+            self.model, FlexiUNet | BranchedUNet
+        )  # others may do what a graph would not repeat
+        if self.settings.cuda_graphs and known and self._device.type == "cuda":
+            return Graphs(self.model, self.precision)
+        return self.model
+
     def _gather(self) -> None:
         """List the weights and their averages, and make an optimiser for each network that has its own."""
         self._names = [name for name, _ in self.model.named_parameters()]
@@ -355,6 +365,7 @@ class Trainer:
             module.branch()
         self.own_since = self.step
         self._gather()
+        self._run = self._runner()
         by_weight: dict[Any, dict[str, Tensor]] = {
             weight: known[name] for name, weight in self.model.named_parameters()
         }
