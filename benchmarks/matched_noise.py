@@ -35,8 +35,7 @@ from ssdiff.images import save_image
 from ssdiff.runs import RunFolder
 
 SAMPLERS = ("ancestral", "ddim", "dpm++")
-PART = 500  # images drawn between two looks at the clock
-BATCH = 250  # of them at once
+PART = 1000  # images drawn between two looks at the clock
 
 
 def main() -> None:
@@ -131,7 +130,9 @@ def begin(options: argparse.Namespace) -> None:
         if differing:
             sys.exit(f"{options.out} holds another study ({', '.join(differing)}); choose another --out")
         variants = known | variants
-    note.write_text(json.dumps({**now, "variants": variants}, indent=1))
+    text = json.dumps({**now, "variants": variants}, indent=1)
+    if not note.exists() or note.read_text() != text:  # another process may be reading it
+        write_atomic(note, text.encode(), overwrite=True)
     split(options.data, options.out, scale["held_out"])
 
 
@@ -209,14 +210,15 @@ def beginning(case: Case) -> str | Path:
 def evaluate(case: Case, chain: Chain, extractor: str, clock: Clock) -> None:
     """Draw images and take their distances to those that were held out, and to those of the training."""
     steps, sampler = chain
-    folder, pipeline = case.run / f"drawn-{steps}-{sampler}", ssdiff.load(case.run)
+    precision = str(case.settings().get("training.precision", "auto"))
+    folder, pipeline = case.run / f"drawn-{steps}-{sampler}", ssdiff.load(case.run, precision=precision)
     # An image depends on the seed and its number alone, so a call that is stopped loses one part at most.
     for first in range(0, case.scale.samples, PART):
         files = [folder / f"{k:06d}.png" for k in range(first, min(first + PART, case.scale.samples))]
         if not all(file.exists() for file in files):
             clock.check()
             print(f"draw {len(files)} images of {case.run.name}, {steps} steps of {sampler}", flush=True)
-            images = pipeline.sample(len(files), steps, sampler, batch=BATCH, first=first)
+            images = pipeline.sample(len(files), steps, sampler, batch=case.scale.at_once, first=first)
             for image, file in zip(images, files, strict=True):
                 save_image(image, file, overwrite=True)
     for reference in REFERENCES:

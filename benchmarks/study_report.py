@@ -12,6 +12,7 @@ from typing import Any
 from study_scales import REFERENCES, Case, Scale, every
 
 import ssdiff
+from ssdiff.files import write_atomic
 from ssdiff.reporting.plots import Curve, Panel, save_panels
 
 KEYS = ("variant", "images", "steps", "sampler")
@@ -57,7 +58,7 @@ def seconds_of(case: Case, steps: int) -> float:
 def show(scale: Scale, out: Path) -> None:
     """Write and print the table, and plot distance against cost."""
     found = list(rows(every(scale, out)))
-    (out / "results.json").write_text(json.dumps(found, indent=1))
+    write_atomic(out / "results.json", json.dumps(found, indent=1).encode(), overwrite=True)
     lines = [
         "| variant | seeds | images | training TFLOPs | training s | steps, sampler | GFLOPs an image "
         "| FD ± s.e. | KD x 1000 | to training images: FD | KD x 1000 |",
@@ -78,7 +79,7 @@ def show(scale: Scale, out: Path) -> None:
             f"{mean['fd_train']:.1f} | {1000 * mean['kd_train']:.1f} |"
         )
     table = "\n".join(lines)
-    (out / "table.md").write_text(table + "\n")
+    write_atomic(out / "table.md", f"{table}\n".encode(), overwrite=True)
     print(table)
     if found:
         save_panels(out / "distance.png", [*by_training(scale, found), *by_steps(found)], overwrite=True)

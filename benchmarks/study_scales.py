@@ -30,6 +30,7 @@ class Scale:
         held_out: images kept for the reference.
         samples: drawn at each budget.
         chains: (steps, sampler) of the drawing.
+        at_once: images drawn together.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Scale:
     held_out: int = 2700
     samples: int = 5000
     chains: tuple[Chain, ...] = ((50, "ancestral"), (25, "ddim"))
+    at_once: int = 1000
 
 
 def published(levels: int, **more: object) -> Settings:
@@ -59,7 +61,14 @@ def matched(*at: float, **more: object) -> Settings:
     } | more
 
 
+def apart(*at: float, **more: object) -> Settings:
+    """Matched SSD whose full size has weights of its own, with what else has turned out to help."""
+    return matched(*at, **{OWN: 1, "training.size_power": 2.0, DETAILS: "spectral"} | more)
+
+
+WIDE: Settings = {"model.width": 32}
 SMALL: Settings = {
+    "training.precision": "fp32",  # so small a network is no quicker in bf16
     "model.width": 24,
     "model.blocks": 1,
     "training.lr": 1e-3,
@@ -103,24 +112,21 @@ SCALES = {
             "matched SSD, weighed, spectral details": matched(
                 -1.25, -4.25, **{"training.size_power": 2.0, DETAILS: "spectral"}
             ),
-            "matched SSD, own full size": matched(-1.25, -4.25, **{OWN: 1}),
-            "matched SSD, own full size, weighed": matched(
-                -1.25, -4.25, **{OWN: 1, "training.size_power": 2.0}
+            "matched SSD, apart": apart(-1.25, -4.25),
+            "matched SSD, apart, later": apart(-2.0, -4.0),
+            "matched SSD, apart, later, not weighed": apart(-2.0, -4.0, **{"training.size_power": 0.0}),
+            "matched SSD, apart, latest": apart(-2.75, -4.25),
+            "matched SSD, apart after a quarter": apart(-2.0, -4.0, **{OWN_AFTER: 0.25}),
+            "matched SSD, apart after a half": apart(-2.0, -4.0, **{OWN_AFTER: 0.5}),
+            "matched SSD, apart, overlap": apart(-1.25, -4.0, **{"training.overlap_share": 0.1}),
+            "matched SSD, apart, later, linear lift": apart(
+                -2.0, -4.0, **{CHANGES: 0.0, "sampling.lift": "linear"}
             ),
-            "matched SSD, own full size after a quarter, weighed": matched(
-                -1.25, -4.25, **{OWN: 1, OWN_AFTER: 0.25, "training.size_power": 2.0}
+            "matched SSD, apart, later, log-SNR": apart(
+                -2.0, -4.0, **{"training.size_power": 0.0}, **LOG_SNR
             ),
-            "matched SSD, own full size after a half, weighed": matched(
-                -1.25, -4.25, **{OWN: 1, OWN_AFTER: 0.5, "training.size_power": 2.0}
-            ),
-            "matched SSD, own full size after a quarter, weighed, overlap": matched(
-                -1.25,
-                -4.25,
-                **{OWN: 1, OWN_AFTER: 0.25, "training.size_power": 2.0, "training.overlap_share": 0.1},
-            ),
-            "matched SSD, own full size after a quarter, log-SNR": matched(
-                -1.25, -4.25, **{OWN: 1, OWN_AFTER: 0.25}, **LOG_SNR
-            ),
+            "matched SSD, apart, later, wide": apart(-1.75, -3.5, **WIDE),
+            "DDPM, wide": published(1, **WIDE),
             "matched SSD, later changes": matched(-2.0, -4.25, **{DETAILS: "spectral"}),
             "matched SSD, no share of changes": matched(-1.25, -4.25, **{CHANGES: 0.0}),
         },
@@ -140,6 +146,9 @@ SCALES = {
             "matched SSD, weighed, spectral details": matched(
                 -1.0, -3.25, -6.5, **{"training.size_power": 2.0, DETAILS: "spectral"}
             ),
+            "matched SSD, apart": apart(-1.0, -3.25, -6.5),
+            "matched SSD, apart, later": apart(-1.75, -3.25, -6.5),
+            "matched SSD, apart after a quarter": apart(-1.75, -3.25, -6.5, **{OWN_AFTER: 0.25}),
         },
         batch=64,
         budgets=(64_000, 128_000, 256_000),
@@ -152,12 +161,15 @@ SCALES = {
             "matched SSD, 4 levels": matched(
                 -1.0, -2.0, -7.5, **{"training.size_power": 2.0, DETAILS: "spectral"}
             ),
+            "matched SSD, apart, later": apart(-1.5, -2.5, -7.5),
             "published SSD, trained as matched": published(4, **{CHANGES: 0.03, PAIRS: 4}),
             "published SSD, 4 levels": published(4),
             "published SSD, 2 levels": published(2),
         },
         batch=256,
-        budgets=(256_000, 512_000),
+        budgets=(128_000, 256_000),
+        samples=2000,
+        at_once=250,
     ),
 }
 
