@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    one, other = (ssdiff.load(path, device=options.device) for path in options.models)
+    one, other = (ssdiff.load(path, device=options.device, precision="fp32") for path in options.models)
     if not all(model.process.isotropic for model in (one, other)):
         parser.error("both models must be of kind ssd or ddpm")
     images = clean_images(one, options.data, options.images)

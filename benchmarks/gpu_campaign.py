@@ -5,8 +5,9 @@
     python benchmarks/gpu_campaign.py study --data faces64.zip --work study --out measured --minutes 9.5
 
 `step` takes a whole training step (loss, gradient, clipping, AdamW, average) by size, batch and mode: `eager`
-has channels last, `contiguous` has not, `compiled` is training.compile, `graphs` is training.cuda_graphs, for
-batches of few pixels, where launching kernels may take longer than running them; the others are without it.
+is the network as it is, `channels-last` in the other layout of images, `compiled` is training.compile,
+`graphs` is training.cuda_graphs, for batches of few pixels, where launching kernels may take longer than
+running them; the others are without it.
 `sampling` takes images a second by precision, sampler and batch, with an untrained network. `study` goes on
 with matched_noise.py in the folder --work, and copies tables and pictures: DDPM, published and matched SSD.
 
@@ -44,10 +45,10 @@ from ssdiff.files import write_atomic
 from ssdiff.pipeline import Pipeline
 from ssdiff.training.graphs import SMALL
 
-MODES = ("eager", "contiguous", "graphs", "compiled")
+MODES = ("eager", "channels-last", "graphs", "compiled")
 USUAL = {
     "eager": 8.0,
-    "contiguous": 8.0,
+    "channels-last": 8.0,
     "graphs": 12.0,
     "compiled": 75.0,
 }  # seconds of one, until one is known
@@ -228,7 +229,7 @@ def step(options: argparse.Namespace, device: torch.device, clock: Clock, report
     cases = itertools.product(options.precisions, sorted(costs, reverse=True), options.batches)
     for mode, (name, size, batch) in itertools.product(options.modes, list(cases)):
         row = {"mode": mode, "precision": name, "size": size, "batch": batch}
-        title = f"{mode:10s} {name} {size:4d} px, batch {batch:4d}"
+        title = f"{mode:13s} {name} {size:4d} px, batch {batch:4d}"
         if mode == "graphs" and (batch * size**2 > SMALL or device.type != "cuda"):
             report.add({**row, "skipped": True}, f"{title}  left out: for CUDA, up to {SMALL} pixels in all")
             continue
@@ -271,9 +272,12 @@ def measure_step(case: Case, flops: float, peak: float) -> Row:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     pipeline = untrained(preset, device, case.precision)
-    if case.mode == "contiguous":
-        pipeline.model.to(memory_format=torch.contiguous_format)
-        pipeline.model.register_forward_pre_hook(lambda module, given: (given[0].contiguous(), *given[1:]))
+    if case.mode == "channels-last":
+        layout = torch.channels_last
+        pipeline.model.to(memory_format=layout)
+        pipeline.model.register_forward_pre_hook(
+            lambda module, given: (given[0].contiguous(memory_format=layout), *given[1:])
+        )
     trainer = PathTrainer(pipeline, case.batch)
     trainer.choose((case.size, case.size))
     began = time.monotonic()

@@ -25,6 +25,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ssdiff import build_model, build_process, load_preset
+from ssdiff.build import place_model
 from ssdiff.config import Preset
 from ssdiff.devices import multiplies_bf16, pick_device, pick_precision, precision_name, synchronise
 from ssdiff.evaluation.flops import Path, PathCost, path_costs
@@ -135,7 +136,7 @@ def table(
     """Measure and print one batch size."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    model = build_model(preset).to(device, memory_format=torch.channels_last)
+    model = place_model(build_model(preset), device)
     process = build_process(preset)
     trainer = PathTrainer(Pipeline(process, model, preset=preset, precision=precision), batch)
     print(f"\nbatch {batch}")

@@ -25,6 +25,7 @@ from ssdiff.config import (
     TanhLike,
 )
 from ssdiff.config.preset import model_arguments
+from ssdiff.devices import memory_format
 from ssdiff.errors import PresetError, ProcessError, SsdiffError, UsageError
 from ssdiff.models.adapter import adapt
 from ssdiff.models.adm_unet import AdmUNet
@@ -159,8 +160,8 @@ def _run_small(
 def place_model(network: nn.Module, device: torch.device) -> nn.Module:
     """Move a network to a device, those of ssdiff in the memory layout that suits their convolutions."""
     network.to(device)
-    if device.type != "mps" and isinstance(network, _OURS):
-        network.to(memory_format=torch.channels_last)
+    if isinstance(network, _OURS):
+        network.to(memory_format=memory_format(device))
     return network
 
 

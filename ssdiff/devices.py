@@ -121,6 +121,15 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Return the layout of images in which a device's layers are quickest: channels last on a processor.
+
+    Not on CUDA, whose group normalisation of PyTorch copies them to the other layout and back: a step of
+    celeba64 takes a fifth longer then.
+    """
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if device.type == "cuda":

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssdiff import rng
 from ssdiff.config import TrainingSettings
-from ssdiff.devices import autocast
+from ssdiff.devices import autocast, memory_format
 from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError, memory_for
 from ssdiff.models.branched_unet import BranchedUNet, separate_networks
 from ssdiff.models.flexi_unet import FlexiUNet
@@ -312,7 +312,7 @@ class Trainer:
         """Loss of each image of a micro-batch."""
         settings, positions = self.settings, self._batches.positions
         x0, labels = self._batches(counter)
-        x0 = x0.contiguous(memory_format=torch.channels_last)
+        x0 = x0.contiguous(memory_format=memory_format(x0.device))
         seen = counter * self._batches.global_batch
         visit = Visit(positions, counter % COUNTERS, positions + seen)
         # Of dropout, and of whatever else a network draws.
