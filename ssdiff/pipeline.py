@@ -27,7 +27,7 @@ from ssdiff.priors.linear_lift import LinearLift
 from ssdiff.process.base import Process, degradation_streams
 from ssdiff.process.prediction import prediction
 from ssdiff.progress import Counter, Progress
-from ssdiff.sampling.plan import Plan, plan_for
+from ssdiff.sampling.plan import Plan, guided_timesteps, plan_for
 from ssdiff.sampling.registry import SAMPLERS
 from ssdiff.sampling.walk import Noise, Predict, Renoise, Walk
 from ssdiff.schedules.respacing import Steps
@@ -303,7 +303,7 @@ class Pipeline:
             t: timestep.
             labels: (B,) classes; the unconditional class where omitted.
             guidance: weight of the class, 1 is plain conditioning [Ho & Salimans 2022; docs/math.md, equation
-                (36)].
+                (36)]; it counts within ``sampling.guidance_interval``.
 
         Returns:
             (B, C, r_{t-1}, r_{t-1}) about [-1, 1], clamped to it if ``sampling.clip_denoised`` says so.
@@ -317,7 +317,8 @@ class Pipeline:
         labels = labels if labels is None else labels.to(self.device)
         if guidance != 1.0 and not self.classes:
             raise UsageError("guidance needs a class-conditional model", hint="leave guidance out")
-        return self._predict(x_t, t, labels, guidance)
+        guided = None if guidance == 1.0 else guided_timesteps(self.process, self.sampling)
+        return self._predict(x_t, t, labels, guidance if guided is None or t in guided else 1.0)
 
     def _predict(self, x_t: Tensor, t: int, labels: Tensor | None, guidance: float) -> Tensor:
         """The clean image, of arguments that fit; no step of a sampler waits for a check of labels."""
@@ -450,11 +451,11 @@ class Pipeline:
 
         @torch.no_grad()
         def predict(x_t: Tensor, t: int) -> Tensor:
-            return self._predict(x_t, t, given, plan.guidance)
+            return self._predict(x_t, t, given, plan.guidance_at(t))
 
         @torch.no_grad()
         def predict_noise(x_t: Tensor, t: int) -> Tensor:
-            return self._predict_noise(x_t, t, given, plan.guidance)
+            return self._predict_noise(x_t, t, given, plan.guidance_at(t))
 
         x = self._begin(images, seed, top, draw) if x is None else self._images("x", x, top, len(images))
         yield top, x

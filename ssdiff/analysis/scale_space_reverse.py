@@ -196,7 +196,7 @@ class ReverseAnalysis:
             "sampler": self._plan.sampler,
             "steps": self._plan.evaluations,
             "eta": self._plan.eta,
-            "guidance": self._plan.guidance,
+            **self._plan.guidance_told,
             "samples": self._n,
             "classes": self._pipeline.classes,
             "begins": "terminal prior" if self._draws else "degraded images of the data",

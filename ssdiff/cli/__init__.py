@@ -5,6 +5,7 @@ Nothing here imports torch: commands do, when they run, so that ``--help`` is qu
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -91,6 +92,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    gc.freeze()  # the interpreter ends with a search for garbage, of which nothing has to be closed
     raise SystemExit(code)
 
 

@@ -398,6 +398,19 @@ def _lift_problems(preset: Preset) -> list[str]:
     )
 
 
+def _interval_problems(preset: Preset) -> list[str]:
+    """An interval of noise levels for guidance where there is no guidance, no noise or no interval."""
+    interval = preset.sampling.guidance_interval
+    if interval is None:
+        return []
+    if not preset.model.classes:
+        return ["sampling.guidance_interval: needs model.classes > 0; leave it out"]
+    if preset.process.kind == "cold":
+        return ["sampling.guidance_interval: kind 'cold' has no noise that log-SNRs tell of; leave it out"]
+    low, high = interval
+    return [] if low < high else [f"sampling.guidance_interval: must increase, not {list(interval)}"]
+
+
 def _overlap_problems(preset: Preset) -> list[str]:
     """Noisier batches of the full size where it has no transition, or none that are noisier."""
     training, process = preset.training, preset.process
@@ -475,6 +488,7 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
     problems += _lift_problems(preset)
     if sampling.guidance != 1 and not preset.model.classes:
         problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")
+    problems += _interval_problems(preset)
     cold = process.degradation
     if sampling.start_noise and (cold is None or cold.kind not in _BEGIN):
         problems.append(

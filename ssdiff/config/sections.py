@@ -314,6 +314,12 @@ class SamplingSettings(Strict):
     )
     batch: int = Field(64, ge=1, le=_AT_ONCE, description="images drawn at once")
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance, 1 is off")
+    guidance_interval: tuple[float, float] | None = Field(
+        None,
+        strict=False,
+        description="least and largest log-SNR at which guidance counts, twice the work there alone; unset, "
+        "or [-99, 99], is everywhere; not for kind cold",
+    )
     clip_denoised: bool = Field(True, description="keep predicted images within [-1, 1]")
     start_noise: float = Field(
         0.0,

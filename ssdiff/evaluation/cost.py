@@ -27,7 +27,6 @@ from ssdiff.schedules.respacing import Steps
 from ssdiff.training.precision import choose_by_probe, settle_precision
 from ssdiff.weights.load import find_preset
 
-_GUIDED = 2  # evaluations of a step with guidance
 _CALIBRATION = 1 / 20  # of the time to measure goes into the matrix peak
 _DRY_RUN_SECONDS = 10.0  # that a dry run spends on measuring, about
 
@@ -68,6 +67,7 @@ class Cost:
         parameters: numbers in all weights.
         paths: cost of one image along every path, largest resolution first.
         visits: how often the trajectory takes each path.
+        evaluations: of the network along each path: two a visit with guidance, else one.
         measured: times and memory; None where nothing was measured.
     """
 
@@ -76,12 +76,8 @@ class Cost:
     parameters: int
     paths: tuple[PathCost, ...]
     visits: Mapping[Path, int]
+    evaluations: Mapping[Path, int]
     measured: CostMeasurement | None = None
-
-    @property
-    def passes(self) -> int:
-        """Evaluations of the network a sampling step: two with guidance."""
-        return 1 if self.plan.guidance == 1 else _GUIDED
 
     @property
     def forward_flops(self) -> float:
@@ -96,7 +92,7 @@ class Cost:
     @property
     def sampling_flops(self) -> int:
         """Of one image along the whole trajectory."""
-        return self.passes * flops.trajectory_flops(self.paths, self.visits)
+        return flops.trajectory_flops(self.paths, self.evaluations)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``ssdiff eval cost --json`` prints."""
@@ -112,7 +108,7 @@ class Cost:
             "sampling": {
                 "sampler": self.plan.sampler,
                 "steps": steps,
-                "guidance": self.plan.guidance,
+                **self.plan.guidance_told,
                 "gflops_per_step": self.sampling_flops / steps / 1e9,
                 "gflops_per_image": self.sampling_flops / 1e9,
             },
@@ -137,7 +133,8 @@ class Cost:
         for entry, path in zip(values["paths"], self.paths, strict=True):
             entry["training"] = _rates(times.training[path.path], batch, path.training_flops, peak)
             sampled = times.sampling.get(path.path)
-            entry["sampling"] = sampled and _rates(sampled, batch, self.passes * path.flops, peak)
+            visits, asked = self.visits.get(path.path, 0), self.evaluations.get(path.path, 0)
+            entry["sampling"] = sampled and _rates(sampled, batch, path.flops * asked / visits, peak)
         step = timing.mean_seconds(self.paths, times.training)
         walk = timing.trajectory_seconds(self.visits, times.sampling)
         values["training"] |= {
@@ -168,7 +165,9 @@ class Cost:
         """Return one line about training and one about sampling."""
         values = self.to_dict()
         training, sampling, weight = values["training"], values["sampling"], self.plan.guidance
-        guided = f" with guidance {weight:g}, twice the work" if weight != 1 else ""
+        place = self.plan.guidance_place
+        guided = f" with guidance {weight:g}{place}, twice the work{' there' * bool(place)}"
+        guided = guided if weight != 1 else ""
         lines = [
             f"training: {training['forward_gflops']:.3g} GFLOPs forward and {training['gflops']:.3g} in all "
             "an image, mean over the batches",
@@ -398,6 +397,7 @@ def cost(
         counted.parameters,
         counted.paths,
         counted.visits,
+        counted.evaluations,
         _measured(counted, place, dtype, batch, seconds, progress),
     )
 
@@ -413,8 +413,10 @@ def count(preset: Preset, steps: Steps | None = None) -> Cost:
     plan = make_plan(preset, process, steps)
     model, paths = _outline(preset)
     linear = preset.sampling.lift == "linear"
-    visits = flops.paths_along(process, plan.timesteps[: plan.evaluations], linear=linear)
-    return Cost(preset, plan, _parameters(model), paths, visits)
+    visits = flops.paths_along(process, plan.timesteps[:-1], linear=linear)
+    asked = [t for t, passes in zip(plan.timesteps, plan.passes, strict=False) for _ in range(passes)]
+    evaluations = flops.paths_along(process, asked, linear=linear)
+    return Cost(preset, plan, _parameters(model), paths, visits, evaluations)
 
 
 def dry_run(preset: Preset, device: str = "auto", progress: Progress | None = None) -> DryRun:

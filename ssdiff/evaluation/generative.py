@@ -351,7 +351,7 @@ class _Drawn:
             "sampler": plan.sampler,
             "eta": plan.eta,
             "variance": plan.variance,
-            "guidance": plan.guidance,
+            **plan.guidance_told,
             "seed": drawing.seed,
         }
         return found, about

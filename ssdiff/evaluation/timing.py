@@ -62,7 +62,7 @@ class Measured:
     Attributes:
         training: per path, a whole step of the optimiser: degrade, forward, backward, AdamW, average.
         sampling: per path, a whole step of the sampler: one evaluation of the network (two with guidance)
-            and one draw of the next state.
+            and one draw of the next state; mean over the steps where guidance counts at some of them.
         training_bytes: most memory in use at once, weights included; on a CPU the growth of the process, less
             if it reuses what it had, more by the compiler's if it was at work; None where that is unknown.
         sampling_bytes: likewise.
@@ -142,12 +142,16 @@ def measure_costs(
     linear = preset.sampling.lift == "linear"
     sampled = pipeline.watched(None)
     sampled.process = build_sampling_process(preset, other=random_noise(0))
-    first, paths = _first_steps(sampled.process, plan, linear), paths_of(pipeline.process)
-    share = seconds / (len(first) + len(paths))
+    walked, paths = _steps_along(sampled.process, plan, linear), paths_of(pipeline.process)
+    share = seconds / (len(walked) + len(paths))
     sampling = {}
-    for path, chain in first.items():
-        step = _sampling_step(sampled, replace(plan, timesteps=chain), batch)
-        sampling[path] = time_step(step, device, share)
+    for path, kinds in walked.items():
+        part = share / len(kinds)
+        timings = [
+            (time_step(_sampling_step(sampled, replace(plan, timesteps=chain), batch), device, part), count)
+            for chain, count in kinds
+        ]
+        sampling[path] = _mean(timings)
         advance()
     sampling_bytes = memory.peak()
     trainer = PathTrainer(pipeline, batch)
@@ -315,14 +319,23 @@ class PathTrainer(Trainer):
         self._chosen.members = torch.tensor(max(groups.values(), key=len))
 
 
-def _first_steps(process: Process, plan: Plan, linear: bool) -> dict[Path, list[int]]:
-    """The first step of a plan along each path that it takes, as a chain of two timesteps."""
-    chains: dict[Path, list[int]] = {}
-    for place in range(plan.evaluations):
+def _steps_along(process: Process, plan: Plan, linear: bool) -> dict[Path, list[tuple[list[int], int]]]:
+    """The first step of a plan along each path, as a chain of two timesteps, and how many there are like it:
+    with guidance and without, where both occur."""
+    chains: dict[Path, dict[int, tuple[list[int], int]]] = {}
+    for place, passes in enumerate(plan.passes):
         chain = plan.timesteps[place : place + 2]
         [path] = paths_along(process, chain[:1], linear=linear)
-        chains.setdefault(path, chain)
-    return chains
+        first, count = chains.setdefault(path, {}).get(passes, (chain, 0))
+        chains[path][passes] = first, count + 1
+    return {path: list(kinds.values()) for path, kinds in chains.items()}
+
+
+def _mean(timings: Sequence[tuple[Timing, int]]) -> Timing:
+    """The mean of steps of several kinds, each as often as it occurs."""
+    total = sum(count for _, count in timings)
+    seconds = sum(timing.seconds * count for timing, count in timings) / total
+    return Timing(seconds, sum(timing.repeats for timing, _ in timings))
 
 
 def _sampling_step(pipeline: Pipeline, plan: Plan, batch: int) -> Callable[[], object]:

@@ -246,8 +246,8 @@ def _drawn(
     classes = preset.model.classes
     columns = classes if 1 < classes <= min(_MOST_COLUMNS, n) else None
     how = (
-        f"{plan.evaluations} steps of {plan.sampler}, eta {plan.eta:g}, guidance {plan.guidance:g}, seed "
-        f"{seed}, {weights} weights."
+        f"{plan.evaluations} steps of {plan.sampler}, eta {plan.eta:g}, guidance {plan.guidance:g}"
+        f"{plan.guidance_place}, seed {seed}, {weights} weights."
     )
     frames = [
         magnified(

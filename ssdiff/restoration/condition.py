@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from ssdiff.errors import UsageError
 from ssdiff.pipeline import Pipeline
 from ssdiff.restoration.options import Options
+from ssdiff.sampling.plan import guided_timesteps
 from ssdiff.sampling.walk import Predict
 
 
@@ -21,10 +23,12 @@ class Condition:
     Attributes:
         classes: used in turn by image number; None for the class that stands for none.
         guidance: weight of the class, 1 is plain.
+        guided: timesteps at which that counts; None for all.
     """
 
     classes: tuple[int, ...] | None = None
     guidance: float = 1.0
+    guided: range | None = None
 
     def labels(self, numbers: Tensor) -> Tensor | None:
         """Return (B,) classes of images by their numbers; None where none is told."""
@@ -36,10 +40,11 @@ class Condition:
         """Return a network's prediction of the clean images that have these numbers."""
         return partial(pipeline.predict_x0, labels=self.labels(numbers), guidance=self.guidance)
 
-    @property
-    def evaluations(self) -> int:
-        """Return how often the network is asked for one prediction."""
-        return 1 if self.guidance == 1 else 2
+    def evaluations(self, timesteps: Sequence[int]) -> int:
+        """Return how often the network is asked for one prediction at each of the timesteps."""
+        if self.guidance == 1:
+            return len(timesteps)
+        return sum(2 if self.guided is None or t in self.guided else 1 for t in timesteps)
 
 
 def choose_condition(pipeline: Pipeline, options: Options) -> Condition:
@@ -57,7 +62,7 @@ def choose_condition(pipeline: Pipeline, options: Options) -> Condition:
             )
         return Condition()
     guidance = pipeline.sampling.guidance if options.guidance is None else options.guidance
-    return Condition(tuple(chosen), guidance)
+    return Condition(tuple(chosen), guidance, guided_timesteps(pipeline.process, pipeline.sampling))
 
 
 def require_label_free(pipeline: Pipeline, condition: Condition) -> None:

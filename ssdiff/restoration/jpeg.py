@@ -256,7 +256,7 @@ class Jpeg:
 
     def evaluations(self, sampler: str | None) -> int:
         """Return how often the network is asked in one restoration."""
-        return len(self._turns()) * self.condition.evaluations
+        return self.condition.evaluations(self._turns())
 
     def degrade(self, clean: Tensor, numbers: Tensor) -> Tensor:
         """Return the images as files of the quality give them back.

@@ -191,7 +191,7 @@ class ZeroShot:
     def evaluations(self, sampler: str | None) -> int:
         """Return how often the network is asked in one restoration."""
         if sampler == PLUG_AND_PLAY:
-            return len(self._turns()) * self.condition.evaluations
+            return self.condition.evaluations(self._turns())
         plan = self._plan(sampler, 1.0 if self.name == "denoise" else None)
         if self.name == "denoise" and sampler in (None, "direct"):
             return plan.network_evaluations * len(mirrors_of(self.pipeline))

@@ -27,6 +27,7 @@ class Plan:
         guidance: weight of the class, 1 is off.
         variance: of the fresh noise, ``posterior`` or ``fixed_large``, see
             :meth:`ssdiff.sampling.walk.Walk.step`.
+        guided: timesteps at which the weight counts; None for all.
     """
 
     timesteps: list[int]
@@ -34,6 +35,7 @@ class Plan:
     eta: float
     guidance: float
     variance: Variance = "posterior"
+    guided: range | None = None
 
     @property
     def severities(self) -> list[int]:
@@ -45,10 +47,33 @@ class Plan:
         """Steps, each one evaluation of the network for most samplers (and two with guidance)."""
         return len(self.timesteps) - 1
 
+    def guidance_at(self, t: int) -> float:
+        """Return the weight of the class at a timestep: 1 where guidance does not count."""
+        return self.guidance if self.guided is None or t in self.guided else 1.0
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """Evaluations of the network for one prediction at each step: two with guidance, else one."""
+        return tuple(1 if self.guidance_at(t) == 1 else 2 for t in self.timesteps[:-1])
+
+    @property
+    def guidance_told(self) -> dict[str, object]:
+        """The weight of the class, and the chain's timesteps at which it counts where that is not all."""
+        told: dict[str, object] = {"guidance": self.guidance}
+        if self.guided is not None and self.guidance != 1:
+            told["guided_timesteps"] = [t for t in self.timesteps[:-1] if t in self.guided]
+        return told
+
+    @property
+    def guidance_place(self) -> str:
+        """At how many steps the weight of the class counts, in words; nothing where at all of them."""
+        told = self.guidance_told.get("guided_timesteps")
+        return f" at {len(told)} of them" if isinstance(told, list) else ""
+
     @property
     def network_evaluations(self) -> int:
         """Evaluations of the network for an image."""
-        return self.evaluations * SAMPLERS.get(self.sampler).evaluations * (1 if self.guidance == 1 else 2)
+        return sum(self.passes) * SAMPLERS.get(self.sampler).evaluations
 
 
 def make_plan(
@@ -109,8 +134,36 @@ def plan_for(
     from_top = t is not None or not process.noisy or defaults.terminal_prior is not None
     chain = _chain(process, rule, top, wanted, from_top)
     return Plan(
-        chain, rule.name, _eta(process, defaults, rule, eta), guidance, _variance(process, defaults, rule)
+        chain,
+        rule.name,
+        _eta(process, defaults, rule, eta),
+        guidance,
+        _variance(process, defaults, rule),
+        guided_timesteps(process, defaults),
     )
+
+
+def guided_timesteps(process: Process, defaults: SamplingSettings) -> range | None:
+    """Return the timesteps whose log-SNR lies in ``sampling.guidance_interval``; None where that is unset.
+
+    The log-SNR is that of the content that every size has [docs/math.md, equation (24)], so guidance in an
+    interval [Kynkaanniemi et al. 2024] knows no jump where the size changes.
+
+    Raises:
+        UsageError: none lies there, or the process has no noise.
+    """
+    if defaults.guidance_interval is None:
+        return None
+    low, high = defaults.guidance_interval
+    levels = -2 * process.log_noise() if process.noisy else torch.empty(0)
+    inside = ((levels >= low) & (levels <= high)).nonzero().flatten() + 1
+    if not len(inside):
+        known = f"its log-SNRs are {levels[-1]:.3g} to {levels[0]:.3g}" if len(levels) else "it has no noise"
+        raise UsageError(
+            f"sampling.guidance_interval = [{low:g}, {high:g}] holds no timestep of the process: {known}",
+            hint="give another interval, or leave it out",
+        )
+    return range(int(inside[0]), int(inside[-1]) + 1)
 
 
 @dataclass(frozen=True, slots=True)
