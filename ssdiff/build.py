@@ -254,23 +254,28 @@ def build_full_size(preset: Preset) -> GaussianProcess:
     return GaussianProcess(variance_preserving(nu, [full] * len(nu), full), RESIZES[preset.process.resize])
 
 
-def build_sampling_process(preset: Preset, *, other: Other | None = None) -> Process:
+def build_sampling_process(
+    preset: Preset, size: Size | None = None, *, other: Other | None = None, in_pixels: bool = False
+) -> Process:
     """Build the process that a trained model samples by: its own, but for ``sampling.transitions``.
 
     Args:
         preset: of the model.
-        other: as for :func:`build_process`.
+        size: as for :func:`build_process`.
+        other: likewise.
+        in_pixels: likewise.
 
     Raises:
         ProcessError: with those, a size would have other noise than it was trained with, or a size has no
             timestep left.
     """
-    process, at = build_process(preset, other=other), preset.sampling.transitions
+    process = build_process(preset, size, other=other, in_pixels=in_pixels)
+    at = preset.sampling.transitions
     if at is None:
         return process
     resolution = LogSnrTransitions(at=at)
     settings = preset.process.model_copy(update={"resolution": resolution})
-    moved = build_process(preset.model_copy(update={"process": settings}))
+    moved = build_process(preset.model_copy(update={"process": settings}), size, in_pixels=in_pixels)
     full = process.states[0].size
     for now, trained in zip(moved.states, process.states, strict=True):
         if now.size == trained.size != full and now != trained:

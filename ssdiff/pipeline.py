@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssdiff import rng
 from ssdiff.arguments import require_type, require_whole
-from ssdiff.build import build_process
+from ssdiff.build import build_sampling_process
 from ssdiff.config import DataSettings, Preset, SamplingSettings
 from ssdiff.devices import autocast
 from ssdiff.errors import UsageError, did_you_mean
@@ -225,7 +225,8 @@ class Pipeline:
         picture, its noise a function of seed, image number and step as ever. The network, which knows images
         of its own size, runs on overlapping square tiles, and every prediction is blended of them before
         anything else is done with it, so that all tiles agree after each step. What draws images from nothing
-        by what was fitted to training images, a terminal prior or spectra, is not carried over.
+        by what was fitted to training images, a terminal prior or spectra, is not carried over; linear maps
+        of ``sampling.lift`` are, without what they know of places.
 
         Args:
             size: (H, W) of the pictures. A process with noise is built a little larger, below and on the
@@ -248,7 +249,7 @@ class Pipeline:
                 f"{self.name} makes images that are not square of square ones, and takes no other sizes",
                 hint="crop and resize the images",
             )
-        native = [state.resolution for state in states]
+        native = [state.resolution for state in build_sampling_process(preset).states]
         side, at_once = choose_tile(size, native[0], self.model, self._cost, tile)
         unit = unit_of(native)
         share = min(side // 4, _OVERLAP) if overlap is None else overlap
@@ -260,9 +261,9 @@ class Pipeline:
         full = (size[0], size[1])
         if self.process.noisy:
             full = (max(side, -(-size[0] // unit) * unit), max(side, -(-size[1] // unit) * unit))
-        pipeline = self._with_process(build_process(preset, full, in_pixels=True))
+        pipeline = self._with_process(build_sampling_process(preset, full, in_pixels=True))
         pipeline.process.squares = False
-        pipeline.terminal_prior = pipeline.spectrum = pipeline.lift = None
+        pipeline.terminal_prior = pipeline.spectrum = None
         share = -(-share // unit) * unit
         pipeline._tiles = TiledNetwork(Tiling(full, side, share, unit), native, at_once)
         return pipeline
@@ -359,32 +360,32 @@ class Pipeline:
                     hint="fit them by ssdiff train --resume RUN --set sampling.lift=linear, or set it "
                     "to 'network'",
                 )
-            output = self.lift.enlarge(output).to(x_t.dtype)
+            side = None if self._tiles is None else self._tiles.native[t]
+            output = self.lift.enlarge(output, side).to(x_t.dtype)
         return prediction(self.predict).clean(self.process, x_t, output, t)
 
     def lifts(self, t: int) -> bool:
-        """Return whether a step from t to a larger size is one of the linear map, not of the network; of
-        whole pictures of another size it never is."""
+        """Return whether a step from t to a larger size is one of the linear map, not of the network."""
         states = self.process.states
-        changes = states[t].size != states[t - 1].size
-        return changes and self.sampling.lift == "linear" and self._tiles is None
+        return states[t].size != states[t - 1].size and self.sampling.lift == "linear"
 
     def _output(self, x_t: Tensor, t: int, labels: Tensor | None) -> Tensor:
         weight, given = next(self.model.parameters(), x_t), self.process.network_input(x_t, t)
         given = given.to(weight.dtype) if weight.is_floating_point() else given
-        then = self.process.states[t if self.lifts(t) else t - 1]
+        below = t if self.lifts(t) else t - 1
+        then = self.process.states[below]
         if self._tiles is None:
             output = self._call(given, t, labels, then.resolution)
             if self._told is not None:
                 self._told(1.0)
             return self.process.network_output(output.to(x_t.dtype), t)
-        native = self._tiles.native[t], self._tiles.native[t - 1]
+        native = self._tiles.native[t], self._tiles.native[below]
 
         def call(tiles: Tensor, wanted: int) -> Tensor:
             copies = len(tiles) // len(x_t)
             return self._call(tiles, t, labels if labels is None else labels.repeat(copies), wanted, native)
 
-        output = self._tiles.run(call, given, t, then.size, self._told)
+        output = self._tiles.run(call, given, t, then.size, self._told, below)
         return self.process.network_output(output.to(x_t.dtype), t)
 
     def _call(

@@ -75,6 +75,7 @@ class TiledNetwork:
         t: int,
         then: Size,
         told: Callable[[float], None] | None = None,
+        below: int | None = None,
     ) -> Tensor:
         """Return the network's output for whole pictures.
 
@@ -82,20 +83,22 @@ class TiledNetwork:
             call: the network, of (N, C, k, k) tiles and the pixels a side of what it shall give.
             x: (B, C, h_t, w_t) what it sees.
             t: timestep.
-            then: (h, w) of the result, that of timestep t - 1.
+            then: (h, w) of the result, that of timestep ``below``.
             told: called with the share of the work that each call was.
+            below: timestep whose size the result has, t or t - 1, which it is where omitted.
 
         Returns:
             (B, C, h, w).
         """
-        now_side, then_side = (self._side(self.native[s]) for s in (t, t - 1))
+        below = t - 1 if below is None else below
+        now_side, then_side = (self._side(self.native[s]) for s in (t, below))
         x = mirrored(x, max(x.shape[-2], now_side), max(x.shape[-1], now_side))
         wide = (max(then[0], then_side), max(then[1], then_side))
-        rows, columns = (self._places(dim, t) for dim in (0, 1))
+        rows, columns = (self._places(dim, t, below) for dim in (0, 1))
         out = x.new_zeros(*x.shape[:2], *wide)
         places = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
         step = max(1, self.at_once // len(x))
-        windows = [self._window(dim, wide[dim], then_side, t) for dim in (0, 1)]
+        windows = [self._window(dim, wide[dim], then_side, below) for dim in (0, 1)]
         for first in range(0, len(places), step):
             part = places[first : first + step]
             tiles = torch.cat(
@@ -116,19 +119,19 @@ class TiledNetwork:
     def _side(self, native: int) -> int:
         return self.tiling.tile * native // self.native[0]
 
-    def _places(self, dim: int, t: int) -> list[tuple[int, int]]:
-        """Where the tiles begin at timesteps t and t - 1."""
+    def _places(self, dim: int, t: int, below: int) -> list[tuple[int, int]]:
+        """Where the tiles begin at two timesteps."""
         full = self.native[0]
         return [
-            (start * self.native[t] // full, start * self.native[t - 1] // full)
+            (start * self.native[t] // full, start * self.native[below] // full)
             for start in self.tiling.starts(dim)
         ]
 
-    def _window(self, dim: int, length: int, side: int, t: int) -> list[Tensor]:
+    def _window(self, dim: int, length: int, side: int, below: int) -> list[Tensor]:
         """(side,) weights of each tile, which add up to 1 at every pixel."""
         key = (dim, side)
         if key not in self._windows:
-            self._windows[key] = windows([b for _, b in self._places(dim, t)], side, length)
+            self._windows[key] = windows([b for _, b in self._places(dim, below, below)], side, length)
         return self._windows[key]
 
 

@@ -53,6 +53,7 @@ _PUBLISHED: dict[str, Any] = {
     "sampling.renoise": "none",
     **_WITHOUT_MOVES,
     "sampling.lift": "network",
+    "training.transitions": True,
     "training.overlap_share": 0.0,
     "training.overlap_log_snr": TrainingSettings.model_fields["overlap_log_snr"].default,
 }
@@ -446,11 +447,12 @@ def _compare(
     def states(at: Thresholds) -> Sequence[State]:
         planned = _snr_preserving(preset, at)
         found = build_states(planned)
-        if planned.training.timesteps != "uniform":  # a size may be left without batches
-            training_shares(GaussianProcess(found, RESIZES[_SNR_PRESERVING_RESIZE]), planned.training)
+        training = planned.training
+        if training.timesteps != "uniform" or not training.transitions:  # a size may be left without batches
+            training_shares(GaussianProcess(found, RESIZES[_SNR_PRESERVING_RESIZE]), training)
         return found
 
-    search = Search(models[_SNR_PRESERVING_RESIZE], states, settings, paths)
+    search = Search(models[_SNR_PRESERVING_RESIZE], states, settings, _taken(preset, paths))
     full = search.evaluate((), build_states(presets["DDPM"])).flops
     best = search.best(
         levels - 1, budget * full, lambda tried: progress("searching", tried, None) if progress else None
@@ -481,6 +483,9 @@ def _snr_preserving(preset: Preset, at: Thresholds) -> Preset:
         "process.resolution": {"kind": "log_snr", "at": list(at)},
         **_WITHOUT_MOVES,
     }
+    before, training = preset.process.resolution, preset.training
+    if training.overlap_share and isinstance(before, LogSnrTransitions):  # as far beyond as it was
+        process["training.overlap_log_snr"] = at[0] - (before.at[0] - training.overlap_log_snr)
     return override(preset, {"name": f"{preset.name}-planned", **process})
 
 
@@ -494,9 +499,16 @@ def _paths(preset: Preset) -> Paths:
     return {cost.path: cost.flops for cost in costs}
 
 
+def _taken(preset: Preset, paths: Paths) -> Paths:
+    """The same as sampling takes them: a change of size by a linear map costs what the small size does."""
+    if preset.sampling.lift == "network":
+        return paths
+    return {(now, then): paths[now, now] for now, then in paths}
+
+
 def _row(name: str, preset: Preset, model: DataMoments, settings: Sequence[Setting], paths: Paths) -> PlanRow:
     states, renoise = build_states(preset), preset.sampling.renoise == "spectral"
-    exact = ExactChains(model) if model.covariance is not None else None
+    exact, taken = ExactChains(model) if model.covariance is not None else None, _taken(preset, paths)
     process = GaussianProcess(states, model.resize)
     sampled = []
     for setting in settings:
@@ -505,14 +517,14 @@ def _row(name: str, preset: Preset, model: DataMoments, settings: Sequence[Setti
             SampledSchedule(
                 setting,
                 len(chain) - 1,
-                chain_flops(states, chain, paths),
+                chain_flops(states, chain, taken),
                 spectral_distance(model, states, chain, setting.eta, renoise=renoise),
                 exact.distance(process, chain, setting.eta, renoise=renoise) if exact else None,
             )
         )
     rule = preset.process.resolution
     at = rule.at if isinstance(rule, LogSnrTransitions) and preset.process.levels > 1 else ()
-    flops, trained = mean_step_flops(states, paths), _training_flops(process, preset, paths)
+    flops, trained = mean_step_flops(states, taken), _training_flops(process, preset, paths)
     return PlanRow(name, tuple(at), flops, trained, tuple(sampled), preset.sampling.renoise)
 
 

@@ -56,7 +56,8 @@ def mean_step_flops(states: Sequence[State], paths: Mapping[tuple[int, int], int
 
     Args:
         states: t = 0..T.
-        paths: FLOPs by pixels a side of the network's input and output.
+        paths: FLOPs by pixels a side of the network's input and output; those of a change of resolution are
+            of an evaluation at the smaller one for ``sampling.lift = "linear"``.
     """
     return sum(paths[b.resolution, a.resolution] for a, b in itertools.pairwise(states)) / (len(states) - 1)
 

@@ -431,6 +431,20 @@ def _overlap_problems(preset: Preset) -> list[str]:
     return []
 
 
+def _untrained_problems(preset: Preset) -> list[str]:
+    """Transitions without batches that would be drawn by their layers, or have a share of the batches."""
+    if preset.training.transitions:
+        return []
+    if preset.sampling.lift != "linear":
+        return [
+            "training.transitions: false trains no layers for a change of resolution, so sampling.lift must "
+            f"be 'linear', not {preset.sampling.lift!r}"
+        ]
+    if preset.training.transition_share:
+        return ["training.transition_share: training.transitions = false leaves none; set it to 0"]
+    return []
+
+
 def _emphasis_problems(preset: Preset) -> list[str]:
     """Draws and weights by a log-SNR that a process has not, or of a draw that is not made."""
     training, kind, problems = preset.training, preset.process.kind, []
@@ -506,7 +520,7 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
         problems.append(
             "training.own_after: nothing branches with model.own = 0; set model.own, or leave it out"
         )
-    problems += _overlap_problems(preset) + _emphasis_problems(preset)
+    problems += _overlap_problems(preset) + _emphasis_problems(preset) + _untrained_problems(preset)
     if preset.training.lr_schedule == "constant" and preset.training.lr_decay_share != 1:
         problems.append("training.lr_decay_share: nothing falls with training.lr_schedule = 'constant'")
     return problems

@@ -248,6 +248,11 @@ class TrainingSettings(Strict):
     transition_share: float = Field(
         0.0, ge=0, lt=1, description="least share of the batches for each resolution transition"
     )
+    transitions: bool = Field(
+        True,
+        description="train the resolution transitions; false, for sampling.lift = linear alone, gives their "
+        "batches to the sizes",
+    )
     timesteps: Literal["uniform", "log_snr"] = Field(
         "uniform",
         description="how timesteps are drawn: all alike, as published, or by a normal density of their "

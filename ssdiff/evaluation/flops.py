@@ -75,18 +75,27 @@ def path_costs(
     Raises:
         ProcessError: as :func:`ssdiff.training.timesteps.training_shares`.
     """
-    shares = dict.fromkeys(paths_of(process), 0.0)
-    for (now, then), share in training_shares(process, training or TrainingSettings()).items():
+    settings = training or TrainingSettings()
+    shares = dict.fromkeys(paths_of(process, settings.transitions), 0.0)
+    for (now, then), share in training_shares(process, settings).items():
         shares[max(now), max(then)] += share
     return [
         PathCost(*path, share, *_forward(model, *path, channels, classes)) for path, share in shares.items()
     ]
 
 
-def paths_of(process: Process) -> Counter[Path]:
-    """Count the timesteps that take each path, largest resolution first."""
+def paths_of(process: Process, transitions: bool = True) -> Counter[Path]:
+    """Count the timesteps that take each path, largest resolution first.
+
+    Args:
+        process: gives the resolutions.
+        transitions: whether changes of resolution are paths, as without ``training.transitions`` they are
+            not.
+    """
     sides = [state.resolution for state in process.states]
-    return Counter((sides[t], sides[t - 1]) for t in range(1, len(sides)))
+    return Counter(
+        (sides[t], sides[t - 1]) for t in range(1, len(sides)) if transitions or sides[t] == sides[t - 1]
+    )
 
 
 def paths_along(process: Process, timesteps: Sequence[int], *, linear: bool = False) -> Counter[Path]:

@@ -142,7 +142,8 @@ def measure_costs(
     linear = preset.sampling.lift == "linear"
     sampled = pipeline.watched(None)
     sampled.process = build_sampling_process(preset, other=random_noise(0))
-    walked, paths = _steps_along(sampled.process, plan, linear), paths_of(pipeline.process)
+    walked = _steps_along(sampled.process, plan, linear)
+    paths = paths_of(pipeline.process, preset.training.transitions)
     share = seconds / (len(walked) + len(paths))
     sampling = {}
     for path, kinds in walked.items():
@@ -175,7 +176,7 @@ def time_training(
         seconds: to spend, about; more if two steps along each path take longer.
         advance: called after each path.
     """
-    found, paths = {}, paths_of(trainer.process)
+    found, paths = {}, paths_of(trainer.process, trainer.settings.transitions)
     for path in paths:
         trainer.choose(path)
         found[path] = time_step(trainer.advance, device, seconds / len(paths))

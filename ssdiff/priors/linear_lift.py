@@ -37,18 +37,29 @@ class LinearLift:
     maps: Mapping[int, Tensor]
     _placed: dict[torch.device, dict[int, Tensor]] = field(default_factory=dict, repr=False)
 
-    def enlarge(self, x: Tensor) -> Tensor:
-        """Return (B, C, r, r) images at twice the size, (B, C, 2 r, 2 r) float32.
+    def enlarge(self, x: Tensor, side: int | None = None) -> Tensor:
+        """Return (B, C, h, w) images at twice the size, (B, C, 2 h, 2 w) float32.
 
         Args:
             x: clean images, or predictions of some, about [-1, 1].
+            side: pixels a side of the small images that the maps were fitted to, where ``x`` are pictures of
+                another size: these are enlarged by the mean of the maps of all pixels, because where
+                something lies tells nothing of them. Omitted, ``x`` are such images.
         """
-        seen, side = _features(x.float()), x.shape[-1]
+        x, native = x.float(), x.shape[-1] if side is None else side
         placed = self._placed.setdefault(x.device, {})
-        if side not in placed:
-            placed[side] = self.maps[side].to(x.device)
-        added = torch.einsum("pof,bpf->bpo", placed[side].expand(side**2, -1, -1), seen)
-        return F.pixel_shuffle(added.mT.reshape(len(x), -1, side, side), 2) + _repeated(x.float())
+        if native not in placed:
+            placed[native] = self.maps[native].to(x.device)
+        maps = placed[native]
+        if side is None:
+            seen = _features(x)
+            added = torch.einsum("pof,bpf->bpo", maps.expand(native**2, -1, -1), seen)
+            fine = added.mT.reshape(len(x), -1, native, native)
+        else:
+            mean = maps.mean(0)
+            taps = mean[:, :-1].reshape(len(mean), -1, _NEIGHBOURS, _NEIGHBOURS)
+            fine = F.conv2d(_bordered(x), taps, mean[:, -1])
+        return F.pixel_shuffle(fine, 2) + _repeated(x)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the maps by name, for a checkpoint."""
@@ -121,8 +132,11 @@ def _solved(products: Tensor, targets: Tensor, count: int) -> Tensor:
 
 def _features(x: Tensor) -> Tensor:
     """(B, r^2, 25 C + 1) neighbours of each pixel, those at the border repeated, and a constant."""
-    around = F.unfold(F.pad(x, (_NEIGHBOURS // 2,) * 4, mode="replicate"), _NEIGHBOURS)
-    return F.pad(around.mT, (0, 1), value=1.0)
+    return F.pad(F.unfold(_bordered(x), _NEIGHBOURS).mT, (0, 1), value=1.0)
+
+
+def _bordered(x: Tensor) -> Tensor:
+    return F.pad(x, (_NEIGHBOURS // 2,) * 4, mode="replicate")
 
 
 def _repeated(x: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class TimestepSampler:
         overlap_share: of its batches, which are of these.
         masses: (T,) float64 probabilities of t = 1..T; None is uniform.
         overlap_masses: of ``overlap``, in proportion; with ``masses`` only.
+        transitions: whether resolution transitions are drawn at all.
 
     Attributes:
         probability: (T,) float64 with which an image is of t = 1..T.
@@ -67,9 +68,10 @@ class TimestepSampler:
         overlap_share: float = 0.0,
         masses: Tensor | None = None,
         overlap_masses: Tensor | None = None,
+        transitions: bool = True,
     ) -> None:
-        groups = pairs_of_sizes(sizes)
-        shares = pair_shares(sizes, transition_share, masses)
+        shares = pair_shares(sizes, transition_share, masses, transitions)
+        groups = {pair: members for pair, members in pairs_of_sizes(sizes).items() if pair in shares}
         self._groups = [torch.tensor(members) for members in groups.values()]
         self._largest = groups[max(groups, key=lambda pair: [math.prod(size) for size in pair])]
         self._grad_accum_steps = grad_accum_steps

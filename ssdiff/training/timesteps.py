@@ -85,7 +85,10 @@ def pairs_of_sizes(sizes: Sequence[Size]) -> dict[SizePair, list[int]]:
 
 
 def pair_shares(
-    sizes: Sequence[Size], transition_share: float = 0.0, masses: Tensor | None = None
+    sizes: Sequence[Size],
+    transition_share: float = 0.0,
+    masses: Tensor | None = None,
+    transitions: bool = True,
 ) -> dict[SizePair, float]:
     """Return the share of the training batches of each pair of sizes [docs/math.md, equation (35)].
 
@@ -93,11 +96,22 @@ def pair_shares(
         sizes: image size of t = 0..T.
         transition_share: least share of each resolution transition.
         masses: (T,) probabilities of t = 1..T; None is uniform.
+        transitions: whether resolution transitions have any.
 
     Raises:
-        ProcessError: as :func:`ssdiff.schedules.resolution.batch_shares`; or a pair has hardly any.
+        ProcessError: as :func:`ssdiff.schedules.resolution.batch_shares`; or a pair has hardly any, or a size
+            has nothing but transitions, which have none.
     """
     groups = pairs_of_sizes(sizes)
+    if not transitions:
+        groups = {pair: members for pair, members in groups.items() if pair[0] == pair[1]}
+        for size in dict.fromkeys(sizes[1:]):
+            if (size, size) not in groups:
+                raise ProcessError(
+                    f"training.transitions = false leaves no timestep to learn {max(size)} px by: its only "
+                    "one is a transition",
+                    hint="raise process.T, move the transitions apart, or set training.transitions to true",
+                )
     alike = batch_shares({pair: len(members) for pair, members in groups.items()}, transition_share)
     if masses is None:
         return alike
@@ -120,4 +134,5 @@ def training_shares(process: Process, settings: TrainingSettings) -> dict[SizePa
         ProcessError: as :func:`log_snr_masses` and :func:`pair_shares`.
     """
     sizes = [state.size for state in process.states]
-    return pair_shares(sizes, settings.transition_share, timestep_masses(process, settings))
+    masses = timestep_masses(process, settings)
+    return pair_shares(sizes, settings.transition_share, masses, settings.transitions)

@@ -119,6 +119,7 @@ class Trainer:
             settings.overlap_share,
             masses,
             overlap_masses,
+            settings.transitions,
         )
         self._uncertainty: Uncertainty | None = None
         if settings.uncertainty:

@@ -203,7 +203,8 @@ def import_official(
         settings = foreign.preset()[0]
     else:
         settings = preset if isinstance(preset, Preset) else load_preset(preset)
-    settings = override(settings, {"sampling.renoise": "none", "sampling.lift": "network"})
+    without = {"sampling.renoise": "none", "sampling.lift": "network", "training.transitions": True}
+    settings = override(settings, without)
     prior = settings.sampling.terminal_prior
     if data is not None and prior is None:
         raise UsageError(f"{settings.name} fits nothing to a data set", hint="leave out --data (data=...)")

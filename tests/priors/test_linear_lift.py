@@ -123,6 +123,50 @@ def test_a_transition_is_the_small_sizes_prediction_and_the_map(run):
     assert seen[-1] == (8, 16)
 
 
+def test_pictures_of_another_size_change_resolution_by_the_mean_map(run):
+    pipe, seen = ssdiff.load(run), []
+    t = change(pipe.process)
+    pipe.model.register_forward_hook(lambda m, args, out: seen.append((args[0].shape[-1], out.shape[-1])))
+    pipe.sampling = pipe.sampling.model_copy(update={"clip_denoised": False})
+    large = pipe.at_size((24, 40))
+    seen.clear()
+    x = torch.randn(1, 3, *large.process.states[t].size)
+    found = large.predict_x0(x, t)
+    assert set(seen) == {(8, 8)} and found.shape[-2:] == large.process.states[t - 1].size == (24, 40)
+    mean = LinearLift({8: pipe.lift.maps[8].mean(0, keepdim=True)})
+    below = large.process.states[t].size
+    tiles = large._tiles
+
+    def call(part, side):
+        return pipe.model(part, torch.full((len(part),), t - 1), side, torch.full((len(part),), 8))
+
+    small = tiles.run(call, x, t, below, None, t)
+    assert small.shape[-2:] == below == (12, 20)
+    assert_close(found, mean.enlarge(small, 8))
+
+
+def test_the_mean_map_is_the_maps_own_where_all_are_alike():
+    process, x = build_process(by_area()), images(600)
+    lift = fit_lift([x], process)
+    alike = LinearLift({4: lift.maps[4].mean(0, keepdim=True).expand(16, -1, -1)})
+    small = x[:3, :, :4, :4].float()
+    assert_close(alike.enlarge(small, 4), alike.enlarge(small), atol=1e-5, rtol=1e-5)
+    wide = torch.cat([small, small], -1)
+    assert alike.enlarge(wide, 4).shape == (3, 1, 8, 16)
+    # Away from the border a map sees the same neighbours, wherever it is.
+    assert_close(alike.enlarge(wide, 4)[..., :4], alike.enlarge(small, 4)[..., :4], atol=1e-5, rtol=1e-5)
+
+
+def test_pictures_of_another_size_change_resolution_where_sampling_does(run):
+    pipe = ssdiff.load(run)
+    override_sampling(pipe, {"sampling.transitions": [-1.5]})
+    large = pipe.at_size((24, 40))
+    assert change(large.process) == change(pipe.process)
+    top = large.process.T
+    x = torch.randn(1, 3, *large.process.states[top].size)
+    assert large.restore(x, top, "ddim", steps=3).shape == (1, 3, 24, 40)
+
+
 def test_files_and_runs_keep_the_maps(run, tmp_path):
     file = tmp_path / "model.safetensors"
     export_model(run, file)
