@@ -14,6 +14,7 @@ PAIRS = "training.grad_accum_steps"
 DETAILS = "sampling.renoise"
 OWN, OWN_AFTER = "model.own", "training.own_after"
 LOG_SNR: Settings = {"training.timesteps": "log_snr", "training.uncertainty": True}
+NARROW: Settings = {**LOG_SNR, "training.log_snr_mean": 1.0, "training.log_snr_std": 2.0}
 REFERENCES = ("held-out", "train")
 """Zips of the study that drawn images are compared with, in this order."""
 
@@ -99,6 +100,7 @@ SCALES = {
         {
             "DDPM": published(1),
             "DDPM, log-SNR": published(1, **LOG_SNR),
+            "DDPM, log-SNR, narrow": published(1, **NARROW),
             "DDPM, log-SNR, not weighed": published(1, **{"training.timesteps": "log_snr"}),
             "published SSD, 2 levels": published(2),
             "published SSD, 3 levels": published(3),
@@ -124,6 +126,9 @@ SCALES = {
             ),
             "matched SSD, apart, later, log-SNR": apart(
                 -2.0, -4.0, **{"training.size_power": 0.0}, **LOG_SNR
+            ),
+            "matched SSD, apart, later, log-SNR, narrow": apart(
+                -2.0, -4.0, **{"training.size_power": 0.0}, **NARROW
             ),
             "matched SSD, apart, later, wide": apart(-1.75, -3.5, **WIDE),
             "DDPM, wide": published(1, **WIDE),

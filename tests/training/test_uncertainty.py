@@ -197,6 +197,24 @@ def test_a_transition_and_noisier_batches_have_bins_of_their_own():
     assert float(known[beyond, 1].sum()) > 0 and float(known[:, 1].sum()) == pytest.approx(80, rel=0.1)
 
 
+def test_transitions_that_are_not_trained_leave_the_table_whole():
+    one = make(
+        training__transitions=False,
+        training__transition_share=0.0,
+        training__overlap_share=0.3,
+        training__overlap_log_snr=-2.0,
+        sampling__lift="linear",
+    )
+    _, probability = one._timesteps.places()
+    [change] = [t for t in range(1, 61) if one.process.states[t].size != one.process.states[t - 1].size]
+    assert float(probability.sum()) == pytest.approx(1) and float(probability[change - 1]) == 0
+    for _ in range(8):
+        one.advance()
+    known, bins = one._uncertainty.state()["known"], one._uncertainty.bins
+    assert float(known[bins[change - 1], 1]) == 0 and float(known[:, 1].sum()) > 50
+    assert one._uncertainty.weights(torch.arange(60)).isfinite().all()
+
+
 def test_a_probe_of_the_precision_leaves_the_table():
     one = make()
     one.advance()
