@@ -31,7 +31,9 @@ class Shades(torch.nn.Module):
 
 
 def shades(preset="shapes32", **changes):
-    settings = ssdiff.load_preset(preset, SIZE | {"sampling.guidance": 3.0} | changes)
+    settings = ssdiff.load_preset(
+        preset, SIZE | {"sampling.guidance": 3.0, "sampling.guidance_interval": None} | changes
+    )
     return ssdiff.Pipeline(ssdiff.build_process(settings), Shades(), preset=settings)
 
 
@@ -81,7 +83,9 @@ def test_a_folder_of_another_interval_is_another_job(tmp_path):
 
 def test_costs_count_two_evaluations_within():
     def gflops(**changes):
-        preset = ssdiff.load_preset("shapes32", {"sampling.guidance": 2.0} | changes)
+        preset = ssdiff.load_preset(
+            "shapes32", {"sampling.guidance": 2.0, "sampling.guidance_interval": None} | changes
+        )
         return count(preset, 10)
 
     none, all_ = gflops(**{"sampling.guidance": 1.0}), gflops(**{"sampling.guidance_interval": None})
