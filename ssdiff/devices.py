@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 
 import torch
@@ -128,6 +129,20 @@ def memory_format(device: torch.device) -> torch.memory_format:
     celeba64 takes a fifth longer then.
     """
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Let cuDNN choose only algorithms that add up in one order, so that what is done twice is the same bits.
+
+    Left to itself it takes others for gradients in fp32; two runs of one seed then differ after a step.
+    """
+    cudnn = torch.backends.cudnn
+    before, cudnn.deterministic = cudnn.deterministic, True
+    try:
+        yield
+    finally:
+        cudnn.deterministic = before
 
 
 def synchronise(device: torch.device) -> None:

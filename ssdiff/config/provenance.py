@@ -29,7 +29,7 @@ _INCIDENTAL = frozenset(
             "model.activation_checkpointing",
             "sampling.batch",
         ),
-        *(f"training.{name}" for name in ("precision", "compile", "seed", "checkpoint_every")),
+        *(f"training.{name}" for name in ("precision", "compile", "cuda_graphs", "seed", "checkpoint_every")),
         *(f"training.{name}" for name in ("max_checkpoints", "sample_every", "sample_count")),
         *(f"training.{name}" for name in ("sample_steps", "log_every")),
     }

@@ -280,7 +280,7 @@ class TrainingSettings(Strict):
     cuda_graphs: bool = Field(
         True,
         description="replay a Flexi-UNet as CUDA graphs for micro-batches so small that the host cannot keep "
-        "a GPU busy: the same results sooner, for some of its memory",
+        "a GPU busy: sooner, for some of its memory, the same up to rounding",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, batches and noise")
     checkpoint_every: int = Field(5_000, ge=1, le=MOST, description="steps between checkpoints")

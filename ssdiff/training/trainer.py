@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssdiff import rng
 from ssdiff.config import TrainingSettings
-from ssdiff.devices import autocast, memory_format
+from ssdiff.devices import autocast, memory_format, repeatable
 from ssdiff.errors import CheckpointError, NonFiniteError, ProcessError, memory_for
 from ssdiff.models.branched_unet import BranchedUNet, separate_networks
 from ssdiff.models.flexi_unet import FlexiUNet
@@ -132,6 +132,7 @@ class Trainer:
         self._norms: list[float] = []
         self._unread: list[tuple[Tensor, str]] = []
 
+    @repeatable()
     def advance(self) -> None:
         """Take one step of the optimiser.
 

@@ -1,9 +1,12 @@
 """Networks as CUDA graphs: the same results, where there is a GPU; and what can be seen without one."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from ssdiff.build import build_model, build_process
 from ssdiff.config.load import load_preset
@@ -68,17 +71,44 @@ def make(device="cpu", precision=torch.float32, **sets):
     ids=["shared", "dropout", "own", "own-after", "overlap"],
 )
 @pytest.mark.parametrize("small", [1 << 16, 8 * 8 * 8], ids=["all", "smaller-sizes"])
-def test_training_is_bitwise_that_without(sets, precision, small, monkeypatch):
+def test_training_is_repeatable_and_that_without(sets, precision, small, monkeypatch):
     monkeypatch.setattr(graphs, "SMALL", small)
-    plain, replayed = (make("cuda", precision, training__cuda_graphs=on, **sets) for on in (False, True))
+    plain, replayed, again = (
+        make("cuda", precision, training__cuda_graphs=on, **sets) for on in (False, True, True)
+    )
     for _ in range(12):
-        plain.advance()
-        replayed.advance()
+        for one in (plain, replayed, again):
+            one.advance()
     assert isinstance(replayed._run, Graphs) and replayed._run._works and replayed._run._passes
-    for kind, part in plain.state().items():
+    for kind, part in replayed.state().items():
         for name, value in part.items():
-            assert torch.equal(value, replayed.state()[kind][name]), (kind, name)
-    assert plain.averages() == replayed.averages()
+            assert torch.equal(value, again.state()[kind][name]), (kind, name)
+            assert_close(value, plain.state()[kind][name], rtol=1e-4, atol=1e-5, msg=f"{kind} {name}")
+    assert replayed.averages() == again.averages()
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_training_without_graphs_is_repeatable(precision):
+    one, other = (make("cuda", precision, training__cuda_graphs=False) for _ in range(2))
+    for _ in range(8):
+        one.advance()
+        other.advance()
+    for kind, part in one.state().items():
+        for name, value in part.items():
+            assert torch.equal(value, other.state()[kind][name]), (kind, name)
+
+
+def test_a_step_leaves_the_settings_of_others(monkeypatch):
+    seen = []
+    one = make()
+    monkeypatch.setattr(one, "_backward", lambda counter: seen.append(torch.backends.cudnn.deterministic))
+    monkeypatch.setattr(one, "_weights", [])
+    monkeypatch.setattr(one, "_optimizers", [])
+    with contextlib.suppress(IndexError, ValueError, RuntimeError):
+        one.advance()
+    assert seen == [True] * 4
+    assert not torch.backends.cudnn.deterministic
 
 
 @needs_gpu
