@@ -7,6 +7,7 @@ decoder is whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
@@ -31,6 +32,7 @@ _MARK = "input_blocks.0.0.weight"
 _ADAPTERS = ("adapters_in.", "adapters_out.")
 TABLES = ("sqrt_alphas_cumprod", "sqrt_1m_alphas_cumprod")
 _OURS = ("levels.0.", "encoder.0.", "head_norm.")
+_OF_A_SIZE = re.compile(r"^networks\.\d+\.")  # of a network for some sizes alone
 _NAMED = 3  # names in a message
 _OTHER_PRESET = "give the preset that the weights were trained with"
 
@@ -151,7 +153,7 @@ def refuse_relatives(state: Mapping[str, Tensor]) -> None:
 def unknown_layout(names: Collection[str]) -> CheckpointError:
     """Return the error for weights that are none of those that can be imported, with what they look like."""
     some = ", ".join(sorted(names)[:_NAMED])
-    if any(name.startswith(_OURS) for name in names):
+    if any(_OF_A_SIZE.sub("", name).startswith(_OURS) for name in names):
         return CheckpointError(
             f"not the layout of released weights but that of ssdiff, e.g. {some}",
             hint="use the run or model itself: ssdiff sample --ckpt, ssdiff restore --ckpt, ssdiff export",

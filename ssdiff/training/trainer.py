@@ -263,7 +263,9 @@ class Trainer:
         Raises:
             CheckpointError: if a tensor is missing or has another shape.
         """
-        if self._branches and own_since is not None:
+        if own_since is None and self.own_since is not None:
+            self._share()  # the checkpoint's are one set, optimiser's state too; the next step may branch
+        elif self._branches and own_since is not None:
             self._branch()
             self.own_since = own_since
         for module, kind in ((self.ema, "ema"), (self.model, "weights")):
@@ -354,6 +356,14 @@ class Trainer:
     def _branches(self) -> bool:
         """Whether networks share weights that will be their own."""
         return isinstance(self.model, BranchedUNet) and self.own_since is None
+
+    def _share(self) -> None:
+        """Let the networks of all sizes have one set of weights again, for those that are to be restored."""
+        for module in (self.model, self.ema):
+            assert isinstance(module, BranchedUNet), "others have no weights of their own"
+            module.share_weights()
+        self.own_since = None
+        self._gather()
 
     def _branch(self) -> None:
         """Copy weights, averages and the optimiser's state to each network of a size."""

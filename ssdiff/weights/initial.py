@@ -163,6 +163,13 @@ def choose_initial(
             path=asked.model,
             hint="set training.own_after=0",
         )
+    if stored.preset.model.own and not preset.model.own:
+        raise CheckpointError(
+            f"{asked.model} has weights of their own for its largest sizes (model.own = "
+            f"{stored.preset.model.own}), which one network for all sizes cannot begin with",
+            path=asked.model,
+            hint=f"set model.own={stored.preset.model.own}",
+        )
     expected = {name: value.shape for name, value in outline_model(preset).state_dict().items()}
     weights = branched_weights(stored.weights, iter(expected)) if preset.model.own else stored.weights
     found = {name: value.shape for name, value in weights.items()}

@@ -58,6 +58,24 @@ def test_resuming_about_the_branching_is_bitwise(saved_at):
     same(straight.state(), advanced(second, 9 - saved_at).state())
 
 
+def test_a_run_that_is_told_to_have_branched_from_the_start_branches_with_its_state():
+    first = advanced(make(), 4)
+    state = {
+        kind: {name: value.clone() for name, value in part.items()} for kind, part in first.state().items()
+    }
+    second = make(training__own_after=0.0)
+    second.restore(4, state, own_since=None)
+    advanced(second, 1)
+    assert second.own_since == 4
+    kept = second.state()["optimizer"]
+    numbers = {name: float(value) for name, value in kept.items() if name.startswith("step.networks.")}
+    assert {name.split(".")[2] for name in numbers} == {"0", "1"}
+    before = {name: float(value) for name, value in state["optimizer"].items() if name.startswith("step.")}
+    for name, steps in numbers.items():
+        first_name = name.replace("networks.1.", "networks.0.")
+        assert steps >= before.get(name, before.get(first_name, 0.0)), name
+
+
 def test_a_run_is_the_shared_one_until_it_branches():
     ours, shared = advanced(make(), 6), advanced(make(model__own=0, training__own_after=0.0), 6)
     for kind in ("weights", "ema"):
@@ -204,6 +222,12 @@ def test_a_training_begins_with_the_weights_for_all_sizes(tmp_path):
     with pytest.raises(CheckpointError, match="cannot begin shared"):
         ssdiff.train(None, "shapes", tmp_path / "x", overrides=again, device="cpu", init=own.folder)
     assert not (tmp_path / "x").exists()
+    with pytest.raises(CheckpointError, match="one network for all sizes cannot begin with") as caught:
+        ssdiff.train(TINY, "shapes", tmp_path / "x", device="cpu", init=own.folder)
+    assert caught.value.hint == "set model.own=1" and not (tmp_path / "x").exists()
+    export_model(own.folder, file := tmp_path / "own.safetensors")
+    with pytest.raises(CheckpointError, match="but that of ssdiff"):
+        ssdiff.import_official(file, TINY)
 
 
 def test_a_dry_run_knows_it(monkeypatch):
