@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -38,17 +40,52 @@ def main() -> None:
     one, other = (ssdiff.load(path, device=options.device, precision="fp32") for path in options.models)
     if not all(model.process.isotropic for model in (one, other)):
         parser.error("both models must be of kind ssd or ddpm")
-    images = clean_images(one, options.data, options.images)
+    images = clean_images(one, options.data, options.images).split(options.batch)
     print("| log-SNR | size | mean square error | size | mean square error | ratio |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for t in timesteps(one, options.timesteps):
+    for row in compared(one, other, images, options.timesteps):
+        (size, first), (other_size, second) = row.one, row.other
+        print(
+            f"| {row.log_snr:.2f} | {size} | {first:.5f} | {other_size} | {second:.5f} | {row.ratio:.3f} |",
+            flush=True,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """Errors at one noise level.
+
+    Attributes:
+        log_snr: of the coarse content.
+        one: pixels a side of the first model's image, and its mean square error.
+        other: those of the second.
+    """
+
+    log_snr: float
+    one: tuple[int, float]
+    other: tuple[int, float]
+
+    @property
+    def ratio(self) -> float:
+        """Above 1 if the first is worse."""
+        return self.one[1] / self.other[1]
+
+
+def compared(one: Pipeline, other: Pipeline, images: Sequence[Tensor], count: int) -> Iterator[Row]:
+    """Errors at timesteps of the first model that are evenly spread, and those of the second nearest to them.
+
+    Args:
+        one: a model of kind ssd or ddpm.
+        other: another.
+        images: batches of clean images.
+        count: of timesteps.
+    """
+    for t in timesteps(one, count):
         level = coarse_log_snr(one, t)
         u = min(range(1, other.process.T + 1), key=lambda u: abs(coarse_log_snr(other, u) - level))
-        first, second = mean_squares(one, t, other, u, images.split(options.batch))
-        print(
-            f"| {level:.2f} | {one.process.states[t].resolution} | {first:.5f} | "
-            f"{other.process.states[u].resolution} | {second:.5f} | {first / second:.3f} |"
-        )
+        first, second = mean_squares(one, t, other, u, images)
+        sizes = (one.process.states[t].resolution, other.process.states[u].resolution)
+        yield Row(level, (sizes[0], first), (sizes[1], second))
 
 
 def clean_images(model: Pipeline, data: str, count: int) -> Tensor:
@@ -71,7 +108,7 @@ def coarse_log_snr(model: Pipeline, t: int) -> float:
 
 
 def mean_squares(
-    one: Pipeline, t: int, other: Pipeline, u: int, batches: tuple[Tensor, ...]
+    one: Pipeline, t: int, other: Pipeline, u: int, batches: Sequence[Tensor]
 ) -> tuple[float, float]:
     """Mean square errors of both, at the smaller of the two sizes."""
     small, s = min((one, t - 1), (other, u - 1), key=lambda pair: pair[0].process.states[pair[1]].resolution)

@@ -9,7 +9,8 @@ is the network as it is, `channels-last` in the other layout of images, `compile
 `graphs` is training.cuda_graphs, for batches of few pixels, where launching kernels may take longer than
 running them; the others are without it.
 `sampling` takes images a second by precision, sampler and batch, with an untrained network. `study` goes on
-with matched_noise.py in the folder --work, and copies tables and pictures: DDPM, published and matched SSD.
+with matched_noise.py in the folder --work, by --workers processes at once (twelve small networks share an
+H100 well), and copies tables and pictures.
 
 Each call writes NAME.json and NAME.txt in --out after every measurement, so that what was measured is there
 however the call ends. What would not fit in --minutes is left out, which its row says; what fails, too.
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,8 +55,9 @@ USUAL = {
     "compiled": 75.0,
 }  # seconds of one, until one is known
 CHAINS = (("ancestral", 50), ("ddim", 25), ("dpm++", 10))
-VARIANTS = "DDPM; published SSD, 4 levels; matched SSD, 4 levels"
+VARIANTS = "DDPM; matched SSD, apart, later; matched SSD, 4 levels; published SSD, trained as matched"
 STUDY_FILES = ("results.json", "table.md", "distance.png")
+STOPPED = "the same command goes on"
 PICTURES = 3  # of the newest networks
 RESERVE = 40.0  # seconds that a study needs after its time is up, to save and to draw its table
 
@@ -102,6 +105,8 @@ def parse() -> argparse.Namespace:
             part.add_argument("--work", type=Path, required=True, help="folder that the study goes on in")
             part.add_argument("--scale", default="64px")
             part.add_argument("--variants", default=VARIANTS)
+            part.add_argument("--seeds", default="0", help="comma-separated")
+            part.add_argument("--workers", type=int, default=1, help="processes at once")
             part.add_argument("--budgets", default="128000,256000", help="images seen")
             part.add_argument("--extractor", default="effnet_features:EffNetLite0")
     options = parser.parse_args()
@@ -317,27 +322,64 @@ def measure_drawing(pipeline: Pipeline, sampler: str, steps: int, batch: int) ->
 
 
 def study(options: argparse.Namespace, clock: Clock) -> None:
-    """Go on with the study of matched noise, and copy what can be looked at."""
+    """Go on with the study of matched noise, and copy what can be looked at.
+
+    Small networks leave most of a GPU to others: several processes, each with a variant and a seed, share it
+    (through NVIDIA's MPS, if its daemon runs, they do not take turns).
+    """
+    seconds = max(clock.left() - min(RESERVE, clock.left() / 4), 1.0)
+    until = clock.spent() + seconds
+    go_on(options, seconds, ["--only-prepare"])
+    names = [name.strip() for name in options.variants.split(";") if name.strip()]
+    work = [(seed, name) for seed in options.seeds.split(",") for name in names]
+
+    def part(one: tuple[str, str]) -> subprocess.CompletedProcess[str] | None:
+        left = until - clock.spent()
+        if left <= 0:
+            return None
+        done = go_on(options, left, ["--seeds", one[0], "--variants", one[1]])
+        print(
+            f"seed {one[0]}, {one[1]}: {last_line(done) if done.returncode else 'done or stopped'}",
+            flush=True,
+        )
+        return done
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        parts = list(pool.map(part, work))
+    shown = go_on(options, max(clock.left(), 1.0), ["--only-show", "--errors"])
+    missing = any(one is None or STOPPED in one.stdout for one in (*parts, shown))
+    said = f"{shown.stdout.strip()}\n{f'{STOPPED} from here' if missing else 'nothing is left to do'}"
+    print(said, flush=True)
+    failed = [one for one in (*parts, shown) if one is not None and one.returncode]
+    text = "\n".join([said, *(one.stdout for one in failed)])
+    write_atomic(options.out / "study.txt", text.encode(), overwrite=True)
+    for file in taken(options.work):
+        shutil.copy(file, options.out / f"study-{file.name}")
+    if failed:
+        sys.exit(last_line(failed[0]))
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Of what a process said."""
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+def go_on(options: argparse.Namespace, seconds: float, more: list[str]) -> subprocess.CompletedProcess[str]:
+    """Call matched_noise.py for a while."""
     here = Path(__file__).parent
     command = [sys.executable, here / "matched_noise.py", "--scale", options.scale, "--data", options.data]
-    command += ["--out", options.work, "--extractor", options.extractor, "--variants", options.variants]
-    seconds = max(clock.left() - min(RESERVE, clock.left() / 4), 1.0)
-    command += ["--budgets", options.budgets, "--minutes", f"{seconds / 60:.3f}"]
+    command += ["--out", options.work, "--extractor", options.extractor, "--budgets", options.budgets]
+    command += ["--minutes", f"{seconds / 60:.3f}", *more]
     path = os.pathsep.join([str(here.parent), str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    return subprocess.run(
         [str(part) for part in command],
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
-    print(done.stdout, flush=True)
-    write_atomic(options.out / "study.txt", done.stdout.encode(), overwrite=True)
-    for file in taken(options.work):
-        shutil.copy(file, options.out / f"study-{file.name}")
-    if done.returncode:
-        sys.exit(done.stdout.strip().rpartition("\n")[2])
 
 
 def taken(work: Path) -> Iterable[Path]:

@@ -8,7 +8,8 @@ same images in the same order; published SSD trains its resolution transitions b
 it says so, by that of matched SSD. For each budget the learning rate falls in the last quarter of the steps
 (a larger budget goes on from before that), images are drawn, and their Frechet and kernel distances to the
 held-out images and to those of the training are taken. The same command again goes on where the minutes ran
-out. Each call writes results.json, a table, distance.png and sample grids of what is there.
+out. Each call writes results.json, a table, distance.png and sample grids of what is there, and may run
+beside others for other variants and seeds; gpu_campaign.py does so.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from denoisers import clean_images, compared
 from study_report import show
-from study_scales import REFERENCES, SCALES, Case, Chain
+from study_scales import BASE, REFERENCES, SCALES, Case, Chain, Scale, every
 
 import ssdiff
+from ssdiff.data import open_data
 from ssdiff.errors import Interrupted, SsdiffError
 from ssdiff.files import write_atomic
 from ssdiff.images import save_image
@@ -36,6 +39,8 @@ from ssdiff.runs import RunFolder
 
 SAMPLERS = ("ancestral", "ddim", "dpm++")
 PART = 1000  # images drawn between two looks at the clock
+ERRORS_OF = 1000  # images
+LEVELS = 14  # of noise, at which errors are taken
 
 
 def main() -> None:
@@ -59,17 +64,30 @@ def main() -> None:
     parser.add_argument(
         "--only-train", action="store_true", help="draw nothing: for denoisers.py and stage_swap.py"
     )
+    parser.add_argument("--only-prepare", action="store_true", help="its folder, data and their features")
+    parser.add_argument("--only-show", action="store_true", help="what there is: train and draw nothing")
+    parser.add_argument(
+        "--errors", action="store_true", help="then compare all that are trained with DDPM as denoisers"
+    )
     options = parser.parse_args()
     scale, cases = SCALES[options.scale], chosen(options)
     begin(options)
     clock = Clock(60 * options.minutes)
+    if options.only_prepare:
+        prepare(scale, options)
+        return
+    if options.only_show:
+        cases = []
     try:
         for case in cases:
             if options.only_train:
                 learn(case, clock)
             else:
                 work(case, options.extractor, clock)
-        print("nothing is left to do")
+        if options.errors:
+            for case in every(scale, options.out):
+                take_errors(case, clock)
+        print("that is all there is" if options.only_show else "nothing is left to do")
     except (Stopped, Interrupted):
         print("stopped; the same command goes on from here")
     except SsdiffError as error:
@@ -148,6 +166,14 @@ def split(data: Path, out: Path, held_out: int) -> None:
                     for name in part:
                         target.writestr(name, source.read(name))
                 partial.replace(path)
+
+
+def prepare(scale: Scale, options: argparse.Namespace) -> None:
+    """Read the sets once, and take their features: what several processes would all do first."""
+    side = ssdiff.load_preset("celeba64", scale.settings).data.size
+    data = {name: options.out / f"{name}.zip" for name in REFERENCES}
+    open_data(str(data["train"]), size=side, channels=3)
+    ssdiff.evaluate(*data.values(), ("fid",), extractor=options.extractor, resize=side)
 
 
 class Stopped(Exception):
@@ -236,6 +262,20 @@ def evaluate(case: Case, chain: Chain, extractor: str, clock: Clock) -> None:
             target = case.result(result["metric"], chain, reference)
             write_atomic(target, json.dumps(result, indent=1).encode(), overwrite=True)
     shutil.rmtree(folder)
+
+
+def take_errors(case: Case, clock: Clock) -> None:
+    """Keep the errors of a network as a denoiser beside those of DDPM with its seed and budget, if both are
+    trained."""
+    base = replace(case, variant=BASE)
+    if case.variant == BASE or case.errors.exists() or not (case.trained and base.trained):
+        return
+    clock.check()
+    print(f"errors of {case.run.name}", flush=True)
+    one, other = (ssdiff.load(each.run, precision="fp32") for each in (case, base))
+    images = clean_images(one, str(case.out / "held-out.zip"), ERRORS_OF).split(case.scale.at_once)
+    found = [asdict(row) for row in compared(one, other, images, LEVELS)]
+    write_atomic(case.errors, json.dumps(found, indent=1).encode(), overwrite=True)
 
 
 def newest_grid(run_folder: Path) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from study_scales import REFERENCES, Case, Scale, every
+from study_scales import BASE, REFERENCES, Case, Scale, every
 
 import ssdiff
 from ssdiff.files import write_atomic
@@ -78,11 +78,42 @@ def show(scale: Scale, out: Path) -> None:
             f"{mean['fd']:.1f}{spread} | {1000 * mean['kd']:.1f} | "
             f"{mean['fd_train']:.1f} | {1000 * mean['kd_train']:.1f} |"
         )
-    table = "\n".join(lines)
+    table = "\n".join([*lines, *errors(every(scale, out))])
     write_atomic(out / "table.md", f"{table}\n".encode(), overwrite=True)
     print(table)
     if found:
         save_panels(out / "distance.png", [*by_training(scale, found), *by_steps(found)], overwrite=True)
+
+
+def errors(cases: Sequence[Case]) -> Iterator[str]:
+    """A table for each budget: errors as denoisers relative to DDPM's, means over the seeds."""
+    for images in sorted({case.images for case in cases}):
+        found: dict[str, list[list[dict[str, Any]]]] = {}
+        for case in cases:
+            if case.images == images and case.errors.exists():
+                found.setdefault(case.variant, []).append(json.loads(case.errors.read_text()))
+        if not found:
+            continue
+        names = [f"{name} ({len(seeds)})" for name, seeds in found.items()]
+        yield from (
+            "",
+            f"Mean square errors after {images:,} images relative to those of {BASE} (seeds):",
+            "",
+        )
+        yield f"| log-SNR | {' | '.join(names)} |"
+        yield "| --- |" + " --- |" * len(names)
+        for level, *of_level in zip(
+            (row["log_snr"] for row in next(iter(found.values()))[0]),
+            *([_ratio(rows) for rows in zip(*seeds, strict=True)] for seeds in found.values()),
+            strict=True,
+        ):
+            yield f"| {level:.2f} | {' | '.join(of_level)} |"
+
+
+def _ratio(rows: Sequence[dict[str, Any]]) -> str:
+    """Of the errors at one level, with the size that the variant has there."""
+    mean = statistics.mean(row["one"][1] / row["other"][1] for row in rows)
+    return f"{mean:.3f}, {rows[0]['one'][0]} px"
 
 
 def standard_error(values: Sequence[float]) -> float:

@@ -15,6 +15,8 @@ DETAILS = "sampling.renoise"
 OWN, OWN_AFTER = "model.own", "training.own_after"
 LOG_SNR: Settings = {"training.timesteps": "log_snr", "training.uncertainty": True}
 NARROW: Settings = {**LOG_SNR, "training.log_snr_mean": 1.0, "training.log_snr_std": 2.0}
+BASE = "DDPM"
+"""The variant that others are compared with."""
 REFERENCES = ("held-out", "train")
 """Zips of the study that drawn images are compared with, in this order."""
 
@@ -226,6 +228,16 @@ class Case:
     def result(self, metric: str, chain: Chain, reference: str) -> Path:
         """Where a distance to one of REFERENCES is kept."""
         return self.run / "results" / f"{chain[0]}-{chain[1]}-{metric}-{reference}.json"
+
+    @property
+    def errors(self) -> Path:
+        """Where its errors as a denoiser are kept, beside those of BASE."""
+        return self.run / "results" / "denoisers.json"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has seen all its images."""
+        return (self.run / "checkpoints" / f"step-{self.steps:08d}").exists()
 
     def evaluated(self) -> list[Chain]:
         """The chains of which all distances are there, fewest steps first."""

@@ -276,12 +276,12 @@ def gpu_campaign(monkeypatch, tmp_path):
 
 
 def test_the_gpu_campaign_measures_steps_by_mode_size_and_batch(gpu_campaign, tmp_path):
-    found = gpu_campaign("step", "--batches", "2,1", "--modes", "eager,contiguous,graphs")
+    found = gpu_campaign("step", "--batches", "2,1", "--modes", "eager,channels-last,graphs")
     modes = {}
     for row in found["rows"]:
         modes.setdefault(row["mode"], []).append(row)
     assert {(row["size"], row["batch"]) for row in modes["eager"]} == {(16, 2), (16, 1), (8, 2), (8, 1)}
-    for row in modes["eager"] + modes["contiguous"]:
+    for row in modes["eager"] + modes["channels-last"]:
         assert row["images_per_second"] == pytest.approx(row["batch"] / row["seconds"])
         assert row["of_peak"] == pytest.approx(row["tflops"] * 1e12 / found["matrix_peak"]["fp32"])
         assert row["first"] > 0 and 0 < row["of_peak"] < 1.5
@@ -299,16 +299,27 @@ def test_the_gpu_campaign_leaves_out_what_does_not_fit_and_goes_on_after_what_fa
 
 def test_the_gpu_campaign_goes_on_with_the_study(photos, tmp_path):
     options = ["study", "--data", photos, "--work", tmp_path / "work", "--out", tmp_path / "measured"]
-    options += ["--scale", "toy", "--extractor", "tinynet:Tiny", "--variants", "DDPM", "--budgets", 32]
+    options += ["--scale", "toy", "--extractor", "tinynet:Tiny", "--budgets", 32, "--workers", 2]
+    options += ["--variants", "DDPM; matched SSD, 2 levels"]
     said = call("gpu_campaign.py", *options, "--minutes", 0.001, home=tmp_path / "home")
     assert "goes on from here" in said
     said = call("gpu_campaign.py", *options, home=tmp_path / "home")
-    assert "nothing is left" in said
-    names = {file.name for file in (tmp_path / "measured").iterdir()}
+    assert "nothing is left" in said and "done or stopped" in said
+    measured, networks = tmp_path / "measured", ("ddpm", "matched-ssd-2-levels")
     tables = {"study.txt", "study-results.json", "study-table.md", "study-distance.png"}
-    assert names == tables | {"study-ddpm-seed0-32.png"}
-    assert json.loads((tmp_path / "measured" / "study-results.json").read_text())[0]["images"] == 32
-    options[options.index("DDPM")] = "none"
+    assert {file.name for file in measured.iterdir()} == tables | {
+        f"study-{k}-seed0-32.png" for k in networks
+    }
+    rows = json.loads((measured / "study-results.json").read_text())
+    assert {(row["variant"], row["images"]) for row in rows} == {("DDPM", 32), ("matched SSD, 2 levels", 32)}
+    [errors] = (tmp_path / "work").glob("runs/*/results/denoisers.json")
+    kept, table = json.loads(errors.read_text()), (measured / "study-table.md").read_text()
+    assert "| log-SNR | matched SSD, 2 levels (1) |" in table
+    for row in kept:
+        assert (
+            f"| {row['log_snr']:.2f} | {row['one'][1] / row['other'][1]:.3f}, {row['one'][0]} px |" in table
+        )
+    options[-1] = "none"
     assert "no variant" in call("gpu_campaign.py", *options, home=tmp_path / "home", code=1)
 
 
