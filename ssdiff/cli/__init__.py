@@ -62,6 +62,7 @@ if "_SSDIFF_COMPLETE" in os.environ:  # a shell asks what may follow
     completion.add_values(app)
 
 _BAD_USAGE, _INTERRUPTED = 2, 130
+_BUSY = 0.25  # share of the processors that others use
 # Typer brings Click along under a name of its own in some versions; this is its UsageError in all of them.
 _USAGE: type[Any] = typer.BadParameter.__bases__[0]
 
@@ -85,6 +86,7 @@ def main() -> None:
     """Run the command line and exit with one of the documented codes."""
     make_lasting()
     _hush_libraries()
+    _share_processors()
     code = run(sys.argv[1:])
     if "WORLD_SIZE" in os.environ:
         # Gloo's threads may still free tensors; while the interpreter is torn down, that aborts the process
@@ -101,6 +103,23 @@ def _hush_libraries() -> None:
     os.environ.setdefault("TORCH_LOGS", "-all")  # read when PyTorch is imported: errors alone
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger().addHandler(logging.NullHandler())  # or Python prints warnings that nobody handles
+
+
+def _share_processors() -> None:
+    """Let threads that wait for one another sleep soon where other programs want the processors, too.
+
+    GNU OpenMP's spin for milliseconds, which with two threads and a busy processor makes sampling take three
+    times as long as with one. The number is the one that it takes by itself for more threads than processors;
+    what is computed does not depend on it, and what the user has set counts.
+    """
+    if "OMP_WAIT_POLICY" in os.environ or not hasattr(os, "getloadavg"):
+        return
+    try:
+        busy = os.getloadavg()[0]
+    except OSError:
+        return
+    if busy > _BUSY * (os.cpu_count() or 1):
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when PyTorch is imported
 
 
 def run(arguments: list[str]) -> int:

@@ -238,3 +238,38 @@ def test_a_small_file_of_many_pixels_takes_memory_once(tmp_path):
 def test_messages_of_any_length_fit_a_screen(ssdiff):
     code, _, err = ssdiff("presets", "show", "x/" * 2000)
     assert code == 2 and len(err) < 1000 and err.startswith("ssdiff: error: ")
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "spins"),
+    [
+        (0.0, {}, None),
+        (99.0, {}, "1000"),
+        (99.0, {"GOMP_SPINCOUNT": "7"}, "7"),
+        (99.0, {"OMP_WAIT_POLICY": "active"}, None),
+        (None, {}, None),
+    ],
+)
+def test_waiting_threads_leave_the_processors_to_others_where_these_are_busy(monkeypatch, load, given, spins):
+    from ssdiff import cli
+
+    def average():
+        if load is None:
+            raise OSError
+        return load, 0.0, 0.0
+
+    monkeypatch.setattr(os, "getloadavg", average)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "run", lambda arguments: 0)
+    monkeypatch.setattr(cli, "make_lasting", lambda: None)
+    monkeypatch.setattr(cli, "_hush_libraries", lambda: None)
+    monkeypatch.setattr(cli.gc, "freeze", lambda: None)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    found = os.environ.pop("GOMP_SPINCOUNT", None)
+    assert left.value.code == 0 and found == spins
