@@ -399,12 +399,11 @@ def _lift_problems(preset: Preset) -> list[str]:
 
 
 def _interval_problems(preset: Preset) -> list[str]:
-    """An interval of noise levels for guidance where there is no guidance, no noise or no interval."""
+    """An interval of noise levels for guidance where there is no noise or no interval; without guidance it
+    does nothing, so that a preset may extend one that has it."""
     interval = preset.sampling.guidance_interval
     if interval is None:
         return []
-    if not preset.model.classes:
-        return ["sampling.guidance_interval: needs model.classes > 0; leave it out"]
     if preset.process.kind == "cold":
         return ["sampling.guidance_interval: kind 'cold' has no noise that log-SNRs tell of; leave it out"]
     low, high = interval

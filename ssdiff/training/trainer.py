@@ -329,9 +329,8 @@ class Trainer:
         """The network as it is run in training."""
         if self.settings.compile:
             return compiled(self.model)
-        known = isinstance(
-            self.model, FlexiUNet | BranchedUNet
-        )  # others may do what a graph would not repeat
+        # Networks of others may do what a graph would not repeat.
+        known = isinstance(self.model, FlexiUNet | BranchedUNet)
         if self.settings.cuda_graphs and known and self._device.type == "cuda":
             return Graphs(self.model, self.precision)
         return self.model

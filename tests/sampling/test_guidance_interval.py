@@ -122,7 +122,7 @@ def test_restoration_counts_and_asks_alike(op, sampler):
     [
         ("shapes32", {"sampling.guidance_interval": [2.0, -2.0]}, "must increase"),
         ("shapes32", {"sampling.guidance_interval": [2.0, 2.0]}, "must increase"),
-        ("celeba64", {"sampling.guidance_interval": [-2.0, 2.0]}, "needs model.classes > 0"),
+        ("shapes32", {"model.classes": 0}, "sampling.guidance: needs model.classes > 0"),
         ("cold-blur-cifar10", COLD | {"sampling.guidance_interval": [-2.0, 2.0]}, "kind 'cold' has no noise"),
     ],
 )
@@ -143,3 +143,8 @@ def test_the_command_takes_it(result, tmp_path):
     assert told["network_evaluations"] == told["steps"] + len(told["guided_timesteps"])
     off = result(*given, tmp_path / "off.png", "--set", "sampling.guidance_interval=[-99,99]")
     assert off["network_evaluations"] == 2 * off["steps"]
+
+
+def test_a_preset_without_classes_may_extend_one_that_guides():
+    preset = ssdiff.load_preset("shapes32", {"model.classes": 0, "sampling.guidance": 1.0})
+    assert preset.sampling.guidance_interval is not None
