@@ -32,11 +32,10 @@ class Graphs:
 
     Args:
         network: on a CUDA device; its weights stay where they are in memory.
-        precision: of its mixed precision.
     """
 
-    def __init__(self, network: nn.Module, precision: torch.dtype) -> None:
-        self._network, self._precision = network, precision
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
         self._passes: dict[tuple[Any, ...], _Passes] = {}
         self._sums: dict[nn.Parameter, Tensor] = {}
         self._memory: Any = None
@@ -45,7 +44,7 @@ class Graphs:
         self._anchor = torch.zeros((), device=self._device, requires_grad=True)  # autograd asks for its sake
 
     def __call__(self, x_t: Tensor, index: Tensor, resolution: int, labels: Tensor | None) -> Tensor:
-        """Predict, as the network does; no gradient by x_t is computed.
+        """Predict, as the network does, in the mixed precision that is on; no gradient by x_t is computed.
 
         Args:
             x_t: (B, C, r, r).
@@ -55,10 +54,12 @@ class Graphs:
         """
         if self._works and x_t.numel() <= SMALL * x_t.shape[1] and torch.is_grad_enabled():
             inputs = (x_t, index) if labels is None else (x_t, index, labels)
-            key = (x_t.shape, x_t.stride(), resolution, labels is None)
+            kind = self._device.type
+            mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+            key = (x_t.shape, x_t.stride(), resolution, labels is None, mixed)
             try:
                 if key not in self._passes:
-                    self._passes[key] = self._captured(inputs, resolution)
+                    self._passes[key] = self._captured(inputs, resolution, mixed)
                 replayed: Tensor = _Replay.apply(self._anchor, self._passes[key], *inputs)
                 return replayed
             except torch.OutOfMemoryError:
@@ -73,7 +74,7 @@ class Graphs:
         output: Tensor = self._network(x_t, index, resolution, labels)
         return output
 
-    def _captured(self, given: tuple[Tensor, ...], resolution: int) -> _Passes:
+    def _captured(self, given: tuple[Tensor, ...], resolution: int, mixed: torch.dtype | None) -> _Passes:
         """Record the passes for inputs of one shape."""
         inputs = tuple(one.detach().clone() for one in given)
         stream = torch.cuda.Stream(self._device)
@@ -82,7 +83,7 @@ class Graphs:
         with preserved(self._network):
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP):
-                    output = self._predict(inputs, resolution)
+                    output = self._predict(inputs, resolution, mixed)
                     gradient = torch.zeros_like(output)
                     found = torch.autograd.grad(output, learners, gradient, allow_unused=True)
                     used = [one is not None for one in found]
@@ -97,16 +98,15 @@ class Graphs:
             # Another thread may be reading the next batch, which this capture must not mind.
             how = {"pool": self._memory, "stream": stream, "capture_error_mode": "thread_local"}
             with torch.cuda.graph(forward, **how):
-                output = self._predict(inputs, resolution)
+                output = self._predict(inputs, resolution, mixed)
             with torch.cuda.graph(backward, **how):
                 torch._foreach_add_(sums, list(torch.autograd.grad(output, learners, gradient)))
         return _Passes(inputs, output.detach(), gradient, learners, sums, forward, backward)
 
-    def _predict(self, inputs: tuple[Tensor, ...], resolution: int) -> Tensor:
+    def _predict(self, inputs: tuple[Tensor, ...], resolution: int, mixed: torch.dtype | None) -> Tensor:
         """One pass; casts of the weights belong to the graph, not to a cache beside it."""
-        mixed = self._precision != torch.float32
         x_t, index, *labels = inputs
-        with torch.autocast("cuda", self._precision if mixed else None, enabled=mixed, cache_enabled=False):
+        with torch.autocast(self._device.type, mixed, enabled=mixed is not None, cache_enabled=False):
             output: Tensor = self._network(x_t, index, resolution, labels[0] if labels else None)
             return output
 

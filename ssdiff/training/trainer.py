@@ -332,7 +332,7 @@ class Trainer:
         # Networks of others may do what a graph would not repeat.
         known = isinstance(self.model, FlexiUNet | BranchedUNet)
         if self.settings.cuda_graphs and known and self._device.type == "cuda":
-            return Graphs(self.model, self.precision)
+            return Graphs(self.model)
         return self.model
 
     def _gather(self) -> None:

@@ -164,12 +164,12 @@ def test_gradients_add_up_and_begin_anew():
 
 
 def test_a_failed_capture_is_told_once_and_trains_all_the_same(monkeypatch):
-    def fails(self, inputs, resolution):
+    def fails(self, inputs, resolution, mixed):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(Graphs, "_captured", fails)
     one, other = make(), make()
-    one._run = Graphs(one.model, torch.float32)
+    one._run = Graphs(one.model)
     with pytest.warns(UserWarning, match="not permitted when stream is capturing"):
         one.advance()
     one.advance()
@@ -180,11 +180,29 @@ def test_a_failed_capture_is_told_once_and_trains_all_the_same(monkeypatch):
 
 
 def test_memory_that_is_full_is_not_taken_for_a_network_that_cannot_be_captured(monkeypatch):
-    def full(self, inputs, resolution):
+    def full(self, inputs, resolution, mixed):
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(Graphs, "_captured", full)
     one = make()
-    one._run = Graphs(one.model, torch.float32)
+    one._run = Graphs(one.model)
     with pytest.raises(Exception, match=r"training\.batch|memory"):
         one.advance()
+
+
+def test_a_precision_that_is_chosen_later_is_that_of_the_graphs(monkeypatch):
+    seen = []
+
+    def fails(self, inputs, resolution, mixed):
+        output = self._predict(inputs, resolution, mixed)
+        seen.append((mixed, output.dtype))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(Graphs, "_captured", fails)
+    one = make()
+    for precision in (torch.bfloat16, torch.float32):
+        one._run = Graphs(one.model)
+        one.precision = precision  # as a run does, when its probe has told
+        with pytest.warns(UserWarning, match="seen"):
+            one.advance()
+    assert seen == [(torch.bfloat16, torch.bfloat16), (None, torch.float32)]
