@@ -170,7 +170,7 @@ def split(data: Path, out: Path, held_out: int) -> None:
 
 def prepare(scale: Scale, options: argparse.Namespace) -> None:
     """Read the sets once, and take their features: what several processes would all do first."""
-    side = ssdiff.load_preset("celeba64", scale.settings).data.size
+    side = ssdiff.load_preset("celeba64", scale.settings | next(iter(scale.variants.values()))).data.size
     data = {name: options.out / f"{name}.zip" for name in REFERENCES}
     open_data(str(data["train"]), size=side, channels=3)
     ssdiff.evaluate(*data.values(), ("fid",), extractor=options.extractor, resize=side)

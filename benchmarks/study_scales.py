@@ -101,6 +101,7 @@ SCALES = {
         {**SMALL, "data.size": 16, "model.multipliers": [1, 2, 2], "model.attention": [4]},
         {
             "DDPM": published(1),
+            "DDPM, batches in four parts": published(1, **{PAIRS: 4}),
             "DDPM, log-SNR": published(1, **LOG_SNR),
             "DDPM, log-SNR, narrow": published(1, **NARROW),
             "DDPM, log-SNR, not weighed": published(1, **{"training.timesteps": "log_snr"}),
@@ -119,6 +120,7 @@ SCALES = {
             "matched SSD, apart": apart(-1.25, -4.25),
             "matched SSD, apart, later": apart(-2.0, -4.0),
             "matched SSD, apart, later, not weighed": apart(-2.0, -4.0, **{"training.size_power": 0.0}),
+            "matched SSD, apart, later, no share of changes": apart(-2.0, -4.0, **{CHANGES: 0.0}),
             "matched SSD, apart, latest": apart(-2.75, -4.25),
             "matched SSD, apart after a quarter": apart(-2.0, -4.0, **{OWN_AFTER: 0.25}),
             "matched SSD, apart after a half": apart(-2.0, -4.0, **{OWN_AFTER: 0.5}),

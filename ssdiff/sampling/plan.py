@@ -243,7 +243,7 @@ def _chain(process: Process, rule: Sampler, top: int, steps: Steps, from_top: bo
     number = {size: i for i, size in enumerate(dict.fromkeys(state.size for state in process.states))}
     sizes = torch.tensor([number[state.size] for state in process.states[1 : top + 1]])
     if rule.spacing == "log-noise":
-        return respace(sizes, steps, process.log_noise()[:top])
+        return respace(sizes, steps, _seen_noise(process)[:top])
     if rule.spacing != "once" and isinstance(steps, int):
         return respace(sizes, steps)
     if rule.spacing != "once":
@@ -256,6 +256,18 @@ def _chain(process: Process, rule: Sampler, top: int, steps: Steps, from_top: bo
             hint=f"choose one of {', '.join(others)}",
         )
     return [top, 0]
+
+
+def _seen_noise(process: Process) -> torch.Tensor:
+    """(T,) log(sigma / a), but no more than hides a whole image [docs/math.md, section 7].
+
+    Some schedules end far above it [Lu et al. 2022]: steps up there predict what is known without a network,
+    and are missing below.
+    """
+    return process.log_noise().clamp(max=math.log(_HIDING * math.sqrt(math.prod(process.states[0].size))))
+
+
+_HIDING = 4.0  # sigma / a for each pixel of a side, at which an image's mean, of std 0.4, has an SNR of 0.01
 
 
 def _eta(process: Process, defaults: SamplingSettings, rule: Sampler, eta: float | None) -> float:

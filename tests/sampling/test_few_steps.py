@@ -1,5 +1,7 @@
 """What is drawn in few steps by default, and what a long wait is told of."""
 
+import math
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from ssdiff.config import SamplingSettings
 from ssdiff.config.load import load_preset, presets
 from ssdiff.pipeline import Pipeline
 from ssdiff.sampling.plan import few_steps, plan_for
+from ssdiff.schedules.resolution import respace
 from ssdiff.weights import single_file
 
 CLASSES = 4
@@ -81,3 +84,21 @@ def test_a_network_to_be_filled_with_weights_is_made_without_drawing_any():
     assert {name: value.shape for name, value in outline.state_dict().items()} == {
         name: value.shape for name, value in stored.weights.items()
     }
+
+
+@pytest.mark.parametrize("steps", [5, 10, 25])
+@pytest.mark.parametrize("name", ["shapes32", "adm-imagenet64", "celeba64", "ddpm-celeba64"])
+def test_no_step_is_spent_where_noise_hides_the_whole_image(name, steps):
+    found = build_process(load_preset(name))
+    plan = plan_for(found, SamplingSettings(sampler="dpm++", steps=steps))
+    noise = found.log_noise()
+    hidden = math.log(4 * found.states[0].resolution)
+    chosen = [t for t in plan.timesteps[1:-1] if found.states[t].size == found.states[t - 1].size]
+    assert plan.timesteps[0] == found.T and chosen
+    assert all(noise[t - 1] <= hidden + 1e-9 for t in chosen)
+
+
+def test_steps_below_are_even_as_before():
+    found = build_process(load_preset("ddpm-celeba64"))  # it ends below what hides the image
+    chain = plan_for(found, SamplingSettings(sampler="dpm++", steps=10)).timesteps
+    assert chain == respace(torch.zeros(found.T), 10, found.log_noise())

@@ -92,9 +92,9 @@ def test_costs_count_two_evaluations_within():
     some = gflops(**{"sampling.guidance_interval": [-9.0, 2.0]})
     assert all_.sampling_flops == 2 * none.sampling_flops
     costs = {path.path: path.flops for path in some.paths}
-    assert some.plan.guidance_told["guided_timesteps"] == [988, 946, 771, 342]
-    assert some.sampling_flops == none.sampling_flops + 3 * costs[8, 8] + costs[8, 16]
-    assert "with guidance 2 at 4 of them, twice the work there" in some.summary()[1]
+    assert some.plan.guidance_told["guided_timesteps"] == [988, 970, 927, 827, 619, 342]
+    assert some.sampling_flops == none.sampling_flops + 5 * costs[8, 8] + costs[8, 16]
+    assert "with guidance 2 at 6 of them, twice the work there" in some.summary()[1]
 
 
 def test_measured_times_are_means_of_both_kinds(result):
