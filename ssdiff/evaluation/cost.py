@@ -24,6 +24,7 @@ from ssdiff.pipeline import Pipeline
 from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.plan import Plan, make_plan
 from ssdiff.schedules.respacing import Steps
+from ssdiff.training.feasible import check_feasible
 from ssdiff.training.precision import choose_by_probe, settle_precision
 from ssdiff.weights.load import find_preset
 
@@ -428,9 +429,13 @@ def dry_run(preset: Preset, device: str = "auto", progress: Progress | None = No
         progress: is told of each measured path.
 
     Raises:
+        UsageError: the training would refuse the settings, as
+            :func:`ssdiff.training.feasible.check_feasible`.
+        ProcessError: likewise.
         ResourceError: the device is absent or out of memory.
     """
     place = pick_device(device)
+    check_feasible(preset, build_process(preset))
     model, paths = _outline(preset)
     settled = settle_precision(preset, None, {}, place)
     dtype, remark = settled.dtype, settled.note

@@ -62,7 +62,8 @@ def choose_condition(pipeline: Pipeline, options: Options) -> Condition:
             )
         return Condition()
     guidance = pipeline.sampling.guidance if options.guidance is None else options.guidance
-    return Condition(tuple(chosen), guidance, guided_timesteps(pipeline.process, pipeline.sampling))
+    guided = None if guidance == 1 else guided_timesteps(pipeline.process, pipeline.sampling)
+    return Condition(tuple(chosen), guidance, guided)
 
 
 def require_label_free(pipeline: Pipeline, condition: Condition) -> None:

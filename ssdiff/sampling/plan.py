@@ -139,7 +139,7 @@ def plan_for(
         _eta(process, defaults, rule, eta),
         guidance,
         _variance(process, defaults, rule),
-        guided_timesteps(process, defaults),
+        None if guidance == 1 else guided_timesteps(process, defaults),
     )
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ssdiff import images
+from ssdiff.config import Preset
 from ssdiff.pipeline import Pipeline
+from ssdiff.process.base import Process
 from ssdiff.progress import Progress
 
 _MOST_COLUMNS = 16  # of a grid with one class a column
@@ -18,6 +20,11 @@ _RESTORED = 12  # images of a grid of restorations
 
 class _Abandoned(Exception):
     """Somebody asked to stop."""
+
+
+def preview_steps(preset: Preset, process: Process) -> int:
+    """Return the sampling steps of a picture."""
+    return min(preset.training.sample_steps, process.T)
 
 
 def preview(pipeline: Pipeline, data: np.ndarray, stop: Callable[[], bool]) -> Tensor | None:
@@ -46,7 +53,7 @@ def preview(pipeline: Pipeline, data: np.ndarray, stop: Callable[[], bool]) -> T
 def _picture(pipeline: Pipeline, data: np.ndarray, progress: Progress) -> Tensor:
     preset, process = pipeline.required_preset(), pipeline.process
     settings = preset.training
-    steps = min(settings.sample_steps, process.T)
+    steps = preview_steps(preset, process)
     if preset.generates:
         classes = preset.model.classes
         columns = classes if 1 < classes <= _MOST_COLUMNS else None

@@ -22,7 +22,6 @@ from ssdiff.build import (
     build_model,
     build_process,
     build_sampling_process,
-    check_network,
     place_model,
 )
 from ssdiff.config import Preset
@@ -52,6 +51,7 @@ from ssdiff.training.dataset import (
     prepare_on_rank0,
     untrained_classes,
 )
+from ssdiff.training.feasible import check_feasible
 from ssdiff.training.patches import Patches
 from ssdiff.training.precision import Decision, choose_by_probe, settle_precision
 from ssdiff.training.preview import preview
@@ -64,8 +64,7 @@ from ssdiff.training.resume import (
     check_unchanged,
     resolve_resume,
 )
-from ssdiff.training.timesteps import training_shares
-from ssdiff.training.trainer import MEMORY_HINT, Trainer, overlapping
+from ssdiff.training.trainer import MEMORY_HINT, Trainer
 from ssdiff.weights import single_file
 from ssdiff.weights.describe import tell_own
 from ssdiff.weights.initial import InitialRequest, check_request
@@ -205,12 +204,7 @@ def train(
             check_same_weights(start.initial, world)
         # First: settings that do not hold together, or need what is not installed, leave no folder.
         process = build_process(start.preset)
-        check_network(start.preset, process)
-        if start.preset.training.overlap_share:
-            overlapping(process, build_full_size(start.preset), start.preset.training.overlap_log_snr)
-        training_shares(process, start.preset.training)
-        if start.preset.sampling.transitions is not None:
-            build_sampling_process(start.preset)
+        check_feasible(start.preset, process)
         for source in (start.source, start.other):
             require_packages(source)
         if (listed := start.preset.data.list) is not None:

@@ -136,6 +136,13 @@ def test_an_interval_without_a_timestep_is_refused_with_what_there_is():
         shades(**{"sampling.guidance_interval": [20.0, 30.0]}).plan()
 
 
+def test_without_guidance_it_does_nothing_wherever_it_lies():
+    pipe = shades(**{"sampling.guidance": 1.0, "sampling.guidance_interval": [20.0, 30.0]})
+    assert pipe.plan().guided is None
+    with pytest.raises(UsageError, match="holds no timestep"):
+        pipe.plan(guidance=2.0)
+
+
 def test_the_command_takes_it(result, tmp_path):
     given = ("sample", "--ckpt", "shapes32", "-n", 1, "--steps", 2, "--out")
     sets = ("--set", "sampling.guidance_interval=[-3,2]")
