@@ -56,6 +56,8 @@ _PUBLISHED: dict[str, Any] = {
     "training.transitions": True,
     "training.overlap_share": 0.0,
     "training.overlap_log_snr": TrainingSettings.model_fields["overlap_log_snr"].default,
+    "model.own": 0,  # DDPM has one size; a step costs what that of the shared network does
+    "training.own_after": 0.0,
 }
 _SNR_PRESERVING_RESIZE = "area"  # keeps noise white
 _COLUMNS = ("steps", "eta", "evaluations", "gflops_an_image", "distance", "exact_distance")

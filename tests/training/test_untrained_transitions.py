@@ -67,12 +67,16 @@ def test_a_dry_run_measures_what_will_be_trained():
     assert set(found.seconds) == {(16, 16), (8, 8)} and found.seconds_per_step > 0
 
 
-@pytest.mark.parametrize("sets", [LINEAR, NONE, {}])
+BRANCHED = {"model.own": 2, "training.own_after": 0.5}
+
+
+@pytest.mark.parametrize("sets", [LINEAR, NONE | BRANCHED, {}])
 def test_planning_knows_what_a_transition_costs(sets):
     preset = load_preset("shapes32", {"training.transition_share": 0.0, **sets})
     plan = plan_schedule(torch.rand(20, 1, 32, 32) - 0.5, preset, steps=[5], eta=[0.0], exact=False)
     assert plan.preset.sampling.lift == preset.sampling.lift
     assert plan.preset.training.transitions == preset.training.transitions
+    assert plan.preset.model == preset.model and plan.preset.training.own_after == preset.training.own_after
     row = next(row for row in plan.rows if row.name == "matched, shapes32")
     counted = count(
         override(preset, {"sampling.guidance": 1.0, "sampling.sampler": "ddim", "sampling.steps": 5})
