@@ -46,4 +46,4 @@ def show(
         Terminal(as_json=json).result(text.rstrip("\n"), {"name": name, "source": text})
         return
     preset = load_preset(name, parse_sets(set_))
-    Terminal(as_json=json).result(preset.to_toml().rstrip("\n"), preset.model_dump(mode="json"))
+    Terminal(as_json=json).result(preset.to_toml(unset=True).rstrip("\n"), preset.model_dump(mode="json"))

@@ -84,8 +84,12 @@ class Preset(Strict):
         drawn = cold is None or cold.kind in _BEGIN or cold.ends_in_colour
         return drawn or self.sampling.terminal_prior is not None
 
-    def to_toml(self) -> str:
-        """Return every field as TOML; loading that text gives an equal preset."""
+    def to_toml(self, *, unset: bool = False) -> str:
+        """Return every field as TOML; loading that text gives an equal preset.
+
+        Args:
+            unset: tell in comments of settings of data and sampling without a value, which TOML cannot say.
+        """
         values = self.model_dump(exclude_none=True)
         for name in ("plugins", "published", "trained_on"):
             if not values[name]:
@@ -99,6 +103,11 @@ class Preset(Strict):
         for section, fields in values.items():
             if isinstance(fields, dict):
                 lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in fields.items())]
+                if unset and section in ("data", "sampling"):
+                    known = type(getattr(self, section)).model_fields.items()
+                    lines += [
+                        f"# {key} is unset: {one.description}" for key, one in known if key not in fields
+                    ]
         return "\n".join(lines) + "\n"
 
     @model_validator(mode="after")

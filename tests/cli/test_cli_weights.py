@@ -132,6 +132,10 @@ def test_info(result, ssdiff, run_folder, tmp_path):
 
 def test_presets(result, ssdiff):
     assert {"celeba64", "shapes32", "ddpm-celeba64"} <= result("presets", "list")["presets"].keys()
+    code, out, _ = ssdiff("presets", "show", "celeba64")
+    assert code == 0 and "# guidance_interval is unset: least and largest log-SNR" in out
+    assert "# transitions is unset: log-SNRs at which sampling changes" in out
+    assert presets.parse_preset(out) == load_preset("celeba64")
     assert result("presets", "show", "celeba64", "--set", "training.lr=1e-3")["training"]["lr"] == 1e-3
     code, out, _ = ssdiff("presets", "show", "celeba64", "--source")
     assert code == 0 and "4.28" in out
