@@ -26,9 +26,9 @@ def main() -> None:
             print(json.dumps({"error": f"{message}; {hint}", "code": _RESOURCES, "path": None, "hint": hint}))
         print(f"ssdiff: error: {message}; {hint}", file=sys.stderr)
         raise SystemExit(_RESOURCES)
-    from ssdiff.cli import main as run
+    from ssdiff.cli import program
 
-    run()
+    program()
 
 
 def foreign() -> tuple[str, str] | None:

@@ -1,6 +1,6 @@
 """``python -m ssdiff`` and ``torchrun -m ssdiff``: the command line."""
 
-from ssdiff.cli import main
+from ssdiff.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

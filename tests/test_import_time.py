@@ -53,6 +53,16 @@ def test_sampling_imports_what_it_needs_alone(tmp_path, monkeypatch):
     assert (tmp_path / "drawn.png").exists()
 
 
+def test_what_is_imported_is_not_searched_for_garbage_later():
+    code = (
+        "import gc\nfrom ssdiff.importing import quick_imports\n"
+        "with quick_imports(): import json\nassert not gc.get_freeze_count()\n"
+        "with quick_imports(): import torch\nfrozen = gc.get_freeze_count()\nassert frozen > 10_000\n"
+        "with quick_imports(): pass\nassert gc.get_freeze_count() <= frozen and gc.isenabled()"
+    )
+    assert heavy_after(code) >= {"torch"}
+
+
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_is_light_and_quick(module):
     code = (

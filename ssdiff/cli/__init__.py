@@ -5,7 +5,7 @@ Nothing here imports torch: commands do, when they run, so that ``--help`` is qu
 
 from __future__ import annotations
 
-import gc
+import atexit
 import json
 import logging
 import os
@@ -82,6 +82,36 @@ def _options(
     pass
 
 
+def program() -> None:
+    """Run :func:`main` as all that a process is for, which ends without taking PyTorch apart.
+
+    What is registered for the end of the interpreter is done; then the system frees at once what would take a
+    third of a second piece by piece.
+    """
+    codes: list[int] = []
+    if sys.gettrace() is None:  # coverage and debuggers have an end of their own
+        atexit.register(_end, codes)  # the last to run, because it is the first
+    try:
+        main()
+    except SystemExit as stop:
+        if isinstance(stop.code, int):
+            codes.append(stop.code)
+        raise
+
+
+def _end(codes: list[int]) -> None:
+    """End the process with a code, if there is one and all that was printed has arrived."""
+    if not codes:
+        return
+    logging.shutdown()  # registered before, when logging was imported
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(codes[0])
+
+
 def main() -> None:
     """Run the command line and exit with one of the documented codes."""
     make_lasting()
@@ -94,7 +124,6 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    gc.freeze()  # the interpreter ends with a search for garbage, of which nothing has to be closed
     raise SystemExit(code)
 
 

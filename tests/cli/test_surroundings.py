@@ -267,9 +267,49 @@ def test_waiting_threads_leave_the_processors_to_others_where_these_are_busy(mon
     monkeypatch.setattr(cli, "run", lambda arguments: 0)
     monkeypatch.setattr(cli, "make_lasting", lambda: None)
     monkeypatch.setattr(cli, "_hush_libraries", lambda: None)
-    monkeypatch.setattr(cli.gc, "freeze", lambda: None)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(SystemExit) as left:
         cli.main()
     found = os.environ.pop("GOMP_SPINCOUNT", None)
     assert left.value.code == 0 and found == spins
+
+
+PROGRAM = """
+import atexit, sys
+from ssdiff import cli
+class Piece:
+    def __del__(self):
+        print("taken apart")
+kept = Piece()
+def run(arguments):
+    sys.settrace(None)
+    atexit.register(print, "registered")
+    print("printed")
+    if {code} is None:
+        raise RuntimeError
+    return {code}
+cli.run = run
+if {traced}:
+    sys.settrace(lambda *about: None)
+cli.program()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "traced", "said"),
+    [
+        (0, False, ["printed", "registered"]),
+        (7, False, ["printed", "registered"]),
+        (7, True, ["printed", "registered", "taken apart"]),
+        (None, False, ["printed", "registered", "taken apart"]),
+    ],
+)
+def test_a_command_ends_at_once_when_what_is_registered_for_the_end_is_done(code, traced, said):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(code=code, traced=traced)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (1 if code is None else code), done.stderr
+    assert done.stdout.split("\n") == [*said, ""] and ("RuntimeError" in done.stderr) == (code is None)
