@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="zip of images")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
     parser.add_argument("--extractor", default="inception", help="as for `ssdiff eval fid`")
-    parser.add_argument("--variants", default="", help="e.g. 'DDPM; matched SSD, 3 levels'; default: all")
+    parser.add_argument(
+        "--variants", default="", help="e.g. 'DDPM; matched SSD, 3 levels'; default: all; the plot's, too"
+    )
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument(
         "--budgets", type=numbers, default=(), help="images seen, e.g. 64000,128000; default: the scale's"
@@ -92,7 +94,7 @@ def main() -> None:
         print("stopped; the same command goes on from here")
     except SsdiffError as error:
         sys.exit(str(error))
-    show(scale, options.out)
+    show(scale, options.out, names_in(options.variants))
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -113,13 +115,18 @@ def chains(text: str) -> tuple[Chain, ...]:
     return tuple(found)
 
 
+def names_in(text: str) -> list[str]:
+    """What is between semicolons."""
+    return [name.strip() for name in text.split(";") if name.strip()]
+
+
 def chosen(options: argparse.Namespace) -> list[Case]:
     """Every network and budget, the cheap ones of all variants first."""
     scale = SCALES[options.scale]
     budgets = options.budgets or scale.budgets
     if options.chains:
         scale, budgets = replace(scale, chains=options.chains), budgets[-1:]
-    wanted = [name.strip() for name in options.variants.split(";") if name.strip()]
+    wanted = names_in(options.variants)
     if unknown := [name for name in wanted if name not in scale.variants]:
         sys.exit(f"no variant {unknown[0]!r}; there are: {'; '.join(scale.variants)}")
     seeds = [int(seed) for seed in options.seeds.split(",")]

@@ -55,8 +55,8 @@ def seconds_of(case: Case, steps: int) -> float:
     return own + (seconds_of(shared, shared.steady) if shared else 0.0)
 
 
-def show(scale: Scale, out: Path) -> None:
-    """Write and print the table, and plot distance against cost."""
+def show(scale: Scale, out: Path, plotted: Sequence[str] = ()) -> None:
+    """Write and print the table, and plot distance against cost, of the variants named or of all."""
     found = list(rows(every(scale, out)))
     write_atomic(out / "results.json", json.dumps(found, indent=1).encode(), overwrite=True)
     lines = [
@@ -81,8 +81,8 @@ def show(scale: Scale, out: Path) -> None:
     table = "\n".join([*lines, *errors(every(scale, out))])
     write_atomic(out / "table.md", f"{table}\n".encode(), overwrite=True)
     print(table)
-    if found:
-        save_panels(out / "distance.png", [*by_training(scale, found), *by_steps(found)], overwrite=True)
+    if drawn := [row for row in found if not plotted or row["variant"] in plotted]:
+        save_panels(out / "distance.png", [*by_training(scale, drawn), *by_steps(drawn)], overwrite=True)
 
 
 def errors(cases: Sequence[Case]) -> Iterator[str]:
@@ -141,17 +141,22 @@ def by_training(scale: Scale, found: Sequence[dict[str, Any]]) -> Iterator[Panel
 
 
 def by_steps(found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Distance against the FLOPs of sampling after all of the training, one panel for each sampler."""
-    last = [row for row in found if row["images"] == max(row["images"] for row in found)]
-    for sampler in dict.fromkeys(row["sampler"] for row in last):
-        of_sampler = [row for row in last if row["sampler"] == sampler]
+    """Distance against the FLOPs of sampling, one panel for each sampler, at the largest of the budgets with
+    the most chains."""
+    chains = {
+        images: {(row["sampler"], row["steps"]) for row in found if row["images"] == images}
+        for images in sorted({row["images"] for row in found}, reverse=True)
+    }
+    images = max(chains, key=lambda one: len(chains[one]))
+    for sampler in dict.fromkeys(name for name, _ in sorted(chains[images])):
+        of_sampler = [row for row in found if (row["images"], row["sampler"]) == (images, sampler)]
         if len({row["steps"] for row in of_sampler}) < 2:
             continue
         curves = [
             curve(variant, [row for row in of_sampler if row["variant"] == variant], "sampling_flops", 1e9)
             for variant in dict.fromkeys(row["variant"] for row in of_sampler)
         ]
-        yield panel(f"{sampler}, few to many steps", "GFLOPs an image", found, curves)
+        yield panel(f"{images:,} images: {sampler}, few to many steps", "GFLOPs an image", found, curves)
 
 
 def panel(title: str, x_label: str, found: Sequence[dict[str, Any]], curves: list[Curve]) -> Panel:
@@ -160,8 +165,11 @@ def panel(title: str, x_label: str, found: Sequence[dict[str, Any]], curves: lis
 
 
 def curve(label: str, found: Sequence[dict[str, Any]], cost: str, unit: float) -> Curve:
-    """Mean distance over the seeds against a cost."""
+    """Mean distance over the seeds against a cost, with its standard error."""
     groups = sorted(grouped(found).values(), key=lambda members: float(members[0][cost]))
     x = [members[0][cost] / unit for members in groups]
     y = [statistics.mean(row["fd"] for row in members) for members in groups]
-    return Curve(label, x, y, markers=True)
+    errors = [
+        standard_error([row["fd"] for row in members]) if len(members) > 1 else 0.0 for members in groups
+    ]
+    return Curve(label, x, y, markers=True, errors=errors)

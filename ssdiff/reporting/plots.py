@@ -28,6 +28,7 @@ class Curve:
         y: values, as many; NaN leaves a gap.
         dashed: draw it dashed.
         markers: mark every point, for few points.
+        errors: half the lengths of the error bars, as many; none where omitted.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Curve:
     y: Sequence[float]
     dashed: bool = False
     markers: bool = False
+    errors: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
                 markersize=3.5,
                 linewidth=1.5,
             )
+            if curve.errors is not None:
+                axes.errorbar(curve.x, curve.y, curve.errors, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
             named.setdefault(curve.label, line)
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.set_xscale("log" if panel.log_x else "linear")

@@ -26,6 +26,7 @@ SSD = [
 NAMES = [
     *SSD,
     *(f"{name}-matched" for name in SSD),
+    *("celeba64-apart", "imagenet64-apart"),
     *("ddpm-celeba64", "ddpm-celeba256", "ddpm-imagenet64", "shapes32", "fashion32", "faces64-small"),
 ]
 QUICK = settings(max_examples=60, deadline=None)
@@ -86,6 +87,16 @@ def test_matched_twin_differs_from_its_published_preset_only_in_noise_shares_and
         "sampling.sampler",
         "sampling.renoise",
     }
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name.endswith("-apart")])
+def test_apart_differs_from_its_matched_twin_only_in_full_size_and_transitions(name):
+    apart, matched = load_preset(name), load_preset(f"{name.removesuffix('apart')}matched")
+    assert {line.split(":")[0] for line in differences(apart, matched)} == {
+        *("name", "summary", "base", "process.resolution.at", "model.own"),
+        *("training.transitions", "training.transition_share", "sampling.lift"),
+    }
+    assert apart.process.resolution.at[0] == matched.process.resolution.at[0] - 0.5
 
 
 @pytest.mark.parametrize(
