@@ -104,7 +104,9 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
                 linewidth=1.5,
             )
             if curve.errors is not None:
-                axes.errorbar(curve.x, curve.y, curve.errors, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
+                axes.errorbar(
+                    curve.x, curve.y, curve.errors, fmt="none", ecolor=colour, elinewidth=1, capsize=2
+                )
             named.setdefault(curve.label, line)
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.set_xscale("log" if panel.log_x else "linear")
