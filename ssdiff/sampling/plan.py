@@ -262,12 +262,12 @@ def _seen_noise(process: Process) -> torch.Tensor:
     """(T,) log(sigma / a), but no more than hides a whole image [docs/math.md, section 7].
 
     Some schedules end far above it [Lu et al. 2022]: steps up there predict what is known without a network,
-    and are missing below.
+    and are missing below. Half the bound costs more at the first step than it saves (docs/laboratory.md).
     """
     return process.log_noise().clamp(max=math.log(_HIDING * math.sqrt(math.prod(process.states[0].size))))
 
 
-_HIDING = 4.0  # sigma / a for each pixel of a side, at which an image's mean, of std 0.4, has an SNR of 0.01
+_HIDING = 8.0  # sigma / a for each pixel of a side, at which an image's mean, of std 0.4, has an SNR of 1/400
 
 
 def _eta(process: Process, defaults: SamplingSettings, rule: Sampler, eta: float | None) -> float:

@@ -92,7 +92,7 @@ def test_no_step_is_spent_where_noise_hides_the_whole_image(name, steps):
     found = build_process(load_preset(name))
     plan = plan_for(found, SamplingSettings(sampler="dpm++", steps=steps))
     noise = found.log_noise()
-    hidden = math.log(4 * found.states[0].resolution)
+    hidden = math.log(8 * found.states[0].resolution)
     chosen = [t for t in plan.timesteps[1:-1] if found.states[t].size == found.states[t - 1].size]
     assert plan.timesteps[0] == found.T and chosen
     assert all(noise[t - 1] <= hidden + 1e-9 for t in chosen)

@@ -29,7 +29,9 @@ SETTINGS = {
     "training.grad_accum_steps": 4,
     "training.batch": 8,
     "training.steps": 12,
+    "training.transitions": True,
     "training.transition_share": 0.1,
+    "sampling.lift": "network",
 }
 
 
