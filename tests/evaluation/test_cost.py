@@ -215,7 +215,7 @@ def test_default_is_the_bundled_model(ssdiff, monkeypatch, tmp_path):
     monkeypatch.setenv("SSDIFF_HOME", str(tmp_path))
     code, out, err = ssdiff("eval", "cost", "--no-timing")
     assert code == 0 and "no run yet" in err
-    assert "2.15 M parameters" in out and "32 ->   32" in out and "12 steps" in out
+    assert "2.15 M parameters" in out and "32 ->   32" in out and "10 steps" in out
 
 
 def test_sources(result, run_folder, tmp_path):

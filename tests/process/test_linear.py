@@ -401,7 +401,8 @@ def test_stages_are_the_product_of_their_parts():
 def preset(*stages, **more):
     process = {"kind": "linear", "stages": list(stages), "T": 20, **more}
     common = {"levels": 1, "resolution": {"kind": "convex_decay"}}
-    return load_preset("shapes32", {"process": common | process, "sampling.steps": 5})
+    layers = {"training.transitions": True, "sampling.lift": "network"}
+    return load_preset("shapes32", {"process": common | process, "sampling.steps": 5, **layers})
 
 
 PRESETS = [
