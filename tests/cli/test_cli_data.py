@@ -124,6 +124,7 @@ def test_classes_by_prefix_through_a_run(pictures, result, ssdiff, tmp_path):
     small += [f"--set={item}" for item in ("model.multipliers=[1]", "model.attention=[]", "data.source=")]
     tiny = ("--preset", "shapes32", "--data", pictures, "--steps", 1, "--set", "sampling.steps=2", *small)
     tiny += ("--set", "process.resolution={kind='equal'}", "--set", "model.width=8")
+    tiny += ("--set", "sampling.lift=network", "--set", "training.transitions=true")
     code, _, err = ssdiff("train", *tiny, "--out", out, *QUIET)
     assert code == 2 and "needs labels" in err
     result("train", *tiny, "--set", "data.classes_from=prefix", "--out", out, *QUIET)
