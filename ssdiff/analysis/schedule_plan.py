@@ -53,6 +53,7 @@ _PUBLISHED: dict[str, Any] = {
     "sampling.renoise": "none",
     **_WITHOUT_MOVES,
     "sampling.lift": "network",
+    "sampling.crossing": "step",
     "training.transitions": True,
     "training.overlap_share": 0.0,
     "training.overlap_log_snr": TrainingSettings.model_fields["overlap_log_snr"].default,
@@ -454,7 +455,8 @@ def _compare(
             training_shares(GaussianProcess(found, RESIZES[_SNR_PRESERVING_RESIZE]), training)
         return found
 
-    search = Search(models[_SNR_PRESERVING_RESIZE], states, settings, _taken(preset, paths))
+    crossing = preset.sampling.crossing
+    search = Search(models[_SNR_PRESERVING_RESIZE], states, settings, _taken(preset, paths), crossing)
     full = search.evaluate((), build_states(presets["DDPM"])).flops
     best = search.best(
         levels - 1, budget * full, lambda tried: progress("searching", tried, None) if progress else None
@@ -514,7 +516,7 @@ def _row(name: str, preset: Preset, model: DataMoments, settings: Sequence[Setti
     process = GaussianProcess(states, model.resize)
     sampled = []
     for setting in settings:
-        chain = chain_of(states, setting.steps)
+        chain = chain_of(states, setting.steps, preset.sampling.crossing)
         sampled.append(
             SampledSchedule(
                 setting,

@@ -14,6 +14,7 @@ from ssdiff.analysis.sampler_error import spectral_distance
 from ssdiff.errors import PresetError, ProcessError
 from ssdiff.process.base import State
 from ssdiff.schedules.resolution import respace
+from ssdiff.schedules.respacing import Crossing
 
 Thresholds = tuple[float, ...]
 """Full-resolution log-SNRs at which the resolution changes, falling."""
@@ -46,9 +47,10 @@ class Outcome:
     flops: float
 
 
-def chain_of(states: Sequence[State], steps: int) -> list[int]:
+def chain_of(states: Sequence[State], steps: int, crossing: Crossing = "step") -> list[int]:
     """Return the timesteps that a sampler visits, T first, 0 last."""
-    return respace(torch.tensor([state.resolution for state in states[1:]]), min(steps, len(states) - 1))
+    sizes = torch.tensor([state.resolution for state in states[1:]])
+    return respace(sizes, min(steps, len(states) - 1), crossing=crossing)
 
 
 def mean_step_flops(states: Sequence[State], paths: Mapping[tuple[int, int], int]) -> float:
@@ -81,6 +83,7 @@ class Search:
             :class:`ssdiff.errors.PresetError`) where they make none.
         settings: that a schedule is evaluated by.
         paths: as in :func:`mean_step_flops`.
+        crossing: of a resolution transition in sampling.
     """
 
     def __init__(
@@ -89,7 +92,9 @@ class Search:
         states: Callable[[Thresholds], Sequence[State]],
         settings: Sequence[Setting],
         paths: Mapping[tuple[int, int], int],
+        crossing: Crossing = "step",
     ) -> None:
+        self._crossing: Crossing = crossing
         self._data, self._states, self._settings, self._paths = data, states, settings, paths
         self._known: dict[Thresholds, Outcome | None] = {}
 
@@ -101,8 +106,9 @@ class Search:
     def evaluate(self, at: Thresholds, states: Sequence[State]) -> Outcome:
         """Evaluate one schedule."""
         logs = [
-            math.log(spectral_distance(self._data, states, chain_of(states, one.steps), one.eta))
+            math.log(spectral_distance(self._data, states, chain, one.eta))
             for one in self._settings
+            for chain in (chain_of(states, one.steps, self._crossing),)
         ]
         return Outcome(at, math.exp(sum(logs) / len(logs)), mean_step_flops(states, self._paths))
 

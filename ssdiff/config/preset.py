@@ -508,6 +508,11 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
     elif sampling.renoise == "spectral" and process.levels == 1:
         problems.append("sampling.renoise: one level never changes resolution; leave it 'none'")
     problems += _lift_problems(preset)
+    if sampling.crossing != "step" and (process.kind != "ssd" or process.levels == 1):
+        problems.append(
+            f"sampling.crossing: {sampling.crossing!r} is for kind 'ssd' with a resolution transition; "
+            "leave it 'step'"
+        )
     if sampling.guidance != 1 and not preset.model.classes:
         problems.append("sampling.guidance: needs model.classes > 0; without classes it must be 1")
     problems += _interval_problems(preset)

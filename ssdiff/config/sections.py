@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from ssdiff.config.base import MOST, Positive, Strict
 from ssdiff.errors import UsageError
 from ssdiff.models.registry import ADM_UNET, CONVNEXT_UNET, FLEXI_UNET
-from ssdiff.schedules.respacing import Steps, parse_steps
+from ssdiff.schedules.respacing import Crossing, Steps, parse_steps
 
 # TOML has no null, so an empty string is how a preset undoes a source that it inherits.
 Source = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
@@ -341,6 +341,11 @@ class SamplingSettings(Strict):
         "network",
         description="how the larger image of a resolution transition is predicted: network, by its layers "
         "for that step; linear, at the small size, then by the best linear map of the training images",
+    )
+    crossing: Crossing = Field(
+        "step",
+        description="what a resolution transition is crossed by: step, as any other; timestep, a single one, "
+        "for which the nearest step is moved: the larger size sees more of what it gains",
     )
     transitions: tuple[float, ...] | None = Field(
         None,

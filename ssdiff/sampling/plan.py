@@ -13,7 +13,7 @@ from ssdiff.process.base import Process
 from ssdiff.sampling.registry import SAMPLERS, Sampler, samplers
 from ssdiff.sampling.walk import Variance
 from ssdiff.schedules.resolution import respace, with_transitions
-from ssdiff.schedules.respacing import Steps, kept_timesteps, parse_steps
+from ssdiff.schedules.respacing import Crossing, Steps, kept_timesteps, parse_steps
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def plan_for(
     if steps is None and isinstance(wanted, int):
         wanted = min(wanted, top)
     from_top = t is not None or not process.noisy or defaults.terminal_prior is not None
-    chain = _chain(process, rule, top, wanted, from_top)
+    chain = _chain(process, rule, top, wanted, from_top, defaults.crossing)
     return Plan(
         chain,
         rule.name,
@@ -238,17 +238,19 @@ def _rule(process: Process, name: str) -> Sampler:
     return found
 
 
-def _chain(process: Process, rule: Sampler, top: int, steps: Steps, from_top: bool) -> list[int]:
+def _chain(
+    process: Process, rule: Sampler, top: int, steps: Steps, from_top: bool, crossing: Crossing
+) -> list[int]:
     """Timesteps from ``top`` down to 0, as a sampler wants them spaced."""
     number = {size: i for i, size in enumerate(dict.fromkeys(state.size for state in process.states))}
     sizes = torch.tensor([number[state.size] for state in process.states[1 : top + 1]])
     if rule.spacing == "log-noise":
-        return respace(sizes, steps, _seen_noise(process)[:top])
+        return respace(sizes, steps, _seen_noise(process)[:top], crossing)
     if rule.spacing != "once" and isinstance(steps, int):
-        return respace(sizes, steps)
+        return respace(sizes, steps, crossing=crossing)
     if rule.spacing != "once":
         kept = {t for t in kept_timesteps(process.T, steps) if t <= top}
-        return with_transitions(sizes, kept | {top} if from_top or not kept else kept)
+        return with_transitions(sizes, kept | {top} if from_top or not kept else kept, crossing)
     if process.states[top - 1].size != process.states[0].size:
         others = [name for name in samplers(process) if name != rule.name]
         raise UsageError(

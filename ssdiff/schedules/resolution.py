@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssdiff.errors import ProcessError
-from ssdiff.schedules.respacing import Steps, kept_timesteps
+from ssdiff.schedules.respacing import Crossing, Steps, kept_timesteps
 
 Pair = TypeVar("Pair", bound=tuple[Hashable, Hashable])
 
@@ -155,7 +155,9 @@ def batch_shares(counts: Mapping[Pair, float], transition_share: float = 0.0) ->
     return {pair: raised.get(pair, left * count / (rest or 1)) for pair, count in counts.items()}
 
 
-def respace(levels: Tensor, steps: Steps, coordinate: Tensor | None = None) -> list[int]:
+def respace(
+    levels: Tensor, steps: Steps, coordinate: Tensor | None = None, crossing: Crossing = "step"
+) -> list[int]:
     """Return the timesteps of a chain of ``steps`` steps, T down to 0, every transition kept.
 
     Args:
@@ -164,6 +166,7 @@ def respace(levels: Tensor, steps: Steps, coordinate: Tensor | None = None) -> l
             level that falls between two of them adds one, so 250 of 1000 with three changes gives up to 253.
         coordinate: (T,) non-decreasing, along which the steps are even between one change of level and the
             next; even in t itself, changes in between, where omitted. With it steps are a number.
+        crossing: see :func:`with_transitions`; the number of steps is the same.
 
     Returns:
         Decreasing timesteps; the last is 0. The first is T, but where a list or a stride ends before it.
@@ -172,7 +175,7 @@ def respace(levels: Tensor, steps: Steps, coordinate: Tensor | None = None) -> l
         ProcessError: if there are not so many timesteps.
     """
     if coordinate is None:
-        return with_transitions(levels, kept_timesteps(len(levels), steps))
+        return with_transitions(levels, kept_timesteps(len(levels), steps), crossing)
     if not isinstance(steps, int):
         raise ProcessError(
             f"steps {steps} are even in t, this sampler's in the logarithm of the noise",
@@ -180,19 +183,32 @@ def respace(levels: Tensor, steps: Steps, coordinate: Tensor | None = None) -> l
         )
     if not 1 <= steps <= len(levels):
         raise ProcessError(f"steps must be between 1 and {len(levels)}, not {steps}")
-    return with_transitions(levels, _even_between(coordinate, steps, _transitions(levels)).tolist())
+    kept = _even_between(coordinate, steps, _transitions(levels), crossing)
+    return with_transitions(levels, kept.tolist(), crossing)
 
 
-def with_transitions(levels: Tensor, kept: Iterable[int]) -> list[int]:
+def with_transitions(levels: Tensor, kept: Iterable[int], crossing: Crossing = "step") -> list[int]:
     """Return a chain down to 0 of timesteps and the first timestep of each coarser level.
 
-    So two neighbours t > s satisfy level(s) == level(t - 1).
+    So two neighbours t > s satisfy level(s) == level(t - 1). What a finer state gains at a transition is all
+    random, whatever s is; the closer s is to t, the more of it the network still sees and corrects. With the
+    crossing ``"timestep"`` s is t - 1 there, and the nearest of the kept timesteps, but for the highest and
+    the lowest, is left out for it.
 
     Args:
         levels: (T,) level of each timestep.
         kept: timesteps within 1..T.
+        crossing: of a transition.
     """
-    return [*sorted({*kept, *_transitions(levels).tolist()}, reverse=True), 0]
+    changes = _transitions(levels).tolist()
+    chain = {*kept, *changes}
+    if crossing == "timestep":
+        after = {t - 1 for t in changes}
+        fixed = {*changes, *after, max(chain), min(chain)} if changes else set()
+        for s in sorted(after - chain):
+            near = min(chain - fixed, key=lambda t: abs(t - s), default=s)
+            chain = chain - {near} | {s}
+    return [*sorted(chain, reverse=True), 0]
 
 
 def _transitions(levels: Tensor) -> Tensor:
@@ -200,12 +216,13 @@ def _transitions(levels: Tensor) -> Tensor:
     return (levels[1:] != levels[:-1]).nonzero().flatten() + 2
 
 
-def _even_between(coordinate: Tensor, steps: int, changes: Tensor) -> Tensor:
+def _even_between(coordinate: Tensor, steps: int, changes: Tensor, crossing: Crossing) -> Tensor:
     """Timesteps even along a (T,) coordinate from T to the last change, to the one before, ..., to
     1."""
     total = len(coordinate)
     lowest = 1 if steps > 1 else total
-    ends = torch.cat([torch.tensor([lowest, total]), changes]).unique()
+    after = changes - 1 if crossing == "timestep" else changes
+    ends = torch.cat([torch.tensor([lowest, total]), changes, after]).unique()
     spans = list(itertools.pairwise(ends[ends >= lowest].tolist()))
     lengths = [float(coordinate[high - 1] - coordinate[low - 1]) for low, high in spans]
     shares = _apportioned(steps - 1 + len(changes), lengths, [high - low for low, high in spans])

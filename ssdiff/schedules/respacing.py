@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from ssdiff.errors import ProcessError, UsageError
 
 Steps: TypeAlias = int | str
 """A number of steps, or one of the texts ``"10,15,20"`` and ``"ddim50"``."""
+Crossing: TypeAlias = Literal["step", "timestep"]
+"""What a resolution transition is crossed by: a step of the chain as any other, or a single timestep."""
 
 FORMS = "a whole number, a list as '10,15,20', or 'ddim50'"
 _LIST, _STRIDED = re.compile(r"\d{1,9}(,\d{1,9})*"), re.compile(r"ddim(\d{1,9})")

@@ -202,6 +202,19 @@ def test_sampling_changes_resolution_where_it_is_told(run):
     assert moved.predict_x0(torch.randn(1, 3, 8, 8), change(moved.process)).shape[-1] == 16
 
 
+def test_sampling_crosses_a_transition_by_one_timestep(run, result, tmp_path):
+    pipe, other = ssdiff.load(run), ssdiff.load(run)
+    t = change(pipe.process)
+    override_sampling(other, {"sampling.crossing": "timestep"})
+    one, two = (set(each.plan(5).timesteps) for each in (pipe, other))
+    assert t in one & two and t - 1 in two - one and len(one) == len(two)
+    drawn = other.sample(2, 5, labels=[0, 1])
+    assert not torch.equal(drawn, pipe.sample(2, 5, labels=[0, 1]))
+    command = ("sample", "--ckpt", run, "-n", 2, "--steps", 5, "--set", "sampling.crossing=timestep")
+    told = result(*command, "--out", tmp_path / "x.npz", "--device", "cpu")
+    assert told["steps"] == len(two) - 1
+
+
 def test_a_chain_costs_what_the_small_size_does():
     linear = load_preset(TINY, SETS | {"sampling.lift": "linear"})
     one, other = count(linear), count(load_preset(TINY, SETS))
@@ -218,6 +231,15 @@ def test_a_chain_costs_what_the_small_size_does():
         (
             {"process.levels": 1, "process.resolution": {"kind": "equal"}},
             "is for kind 'ssd' with a resolution",
+        ),
+        (
+            {
+                "process.levels": 1,
+                "process.resolution": {"kind": "equal"},
+                "sampling.lift": "network",
+                "sampling.crossing": "timestep",
+            },
+            "sampling.crossing: 'timestep' is for kind 'ssd' with a resolution transition",
         ),
         ({"sampling.transitions": [-1.0], "sampling.lift": "network"}, "needs sampling.lift = 'linear'"),
         ({"sampling.transitions": [-2.5]}, "trained from -0.5 down to -2, not at -2.5"),

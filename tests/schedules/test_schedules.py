@@ -59,6 +59,36 @@ def test_respaced_neighbours_agree_on_the_resolution(total, levels, gamma, data)
     assert len(chain) - 1 >= min(steps + changes - (steps == 1 and level[-1] != level[-2]), total)
 
 
+def test_a_crossing_of_one_timestep_takes_the_place_of_the_nearest_step():
+    levels = torch.tensor([0] * 456 + [1] * 544)
+    chain = resolution.respace(levels, 5)
+    assert chain == [1000, 750, 501, 457, 251, 1, 0]
+    assert resolution.respace(levels, 5, crossing="timestep") == [1000, 750, 457, 456, 251, 1, 0]
+    # The ends stay, so that two steps get one more; what is there already is left as it is.
+    assert resolution.respace(levels, 2, crossing="timestep") == [1000, 457, 456, 1, 0]
+    assert resolution.with_transitions(levels, {1000, 456, 1}, "timestep") == [1000, 457, 456, 1, 0]
+    levels = torch.tensor([0] * 401 + [1] * 600)
+    even = resolution.respace(levels, 11, torch.arange(1001, dtype=torch.float64), "timestep")
+    assert even == [1001, 901, 801, 701, 602, 502, 402, 401, 301, 201, 101, 1, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(5, 300), st.integers(2, 5), st.floats(0.2, 3), st.data())
+def test_every_transition_is_crossed_by_one_timestep(total, levels, gamma, data):
+    table = resolution.convex_decay(total, levels, gamma)
+    steps = data.draw(st.integers(1, total))
+    level = [0, *table.tolist()]
+    for coordinate in (None, torch.arange(total, dtype=torch.float64)):
+        chain = resolution.respace(table, steps, coordinate, "timestep")
+        plain = resolution.respace(table, steps, coordinate)
+        assert chain[0] == total and chain[-1] == 0 and chain == sorted(set(chain), reverse=True)
+        assert all(t - s == 1 for t, s in itertools.pairwise(chain) if level[s] != level[t])
+        changes = len(set(table.tolist())) - 1
+        assert len(plain) <= len(chain) <= len(plain) + changes
+        if steps >= 2 + 3 * changes:
+            assert len(chain) == len(plain)
+
+
 def test_steps_are_even_between_changes():
     levels = torch.tensor([0] * 400 + [1] * 601)
     chain = resolution.respace(levels, 10, torch.arange(1001, dtype=torch.float64))
