@@ -338,9 +338,9 @@ def _digest(*parts: bytes) -> str:
 
 
 def _changes(pipeline: Pipeline) -> dict[str, object]:
-    """How resolution transitions are made, if otherwise than by the network where it was trained."""
+    """How steps are corrected, and transitions made if otherwise than by the network where it was trained."""
     sampling = pipeline.sampling
-    made: dict[str, object] = {}
+    made: dict[str, object] = {"correction": sampling.correction} if sampling.correction else {}
     if sampling.lift == "linear" and pipeline.lift is not None:
         tables = (table.numpy().tobytes() for _, table in sorted(pipeline.lift.to_tensors().items()))
         made["lift"] = _digest(*tables)

@@ -22,14 +22,14 @@ from ssdiff.models.branched_unet import BranchedUNet
 from ssdiff.models.flexi_unet import FlexiUNet
 from ssdiff.operators.base import Size
 from ssdiff.priors.coarse_mixture import CoarseMixture
-from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.priors.image_spectrum import ImageSpectrum
 from ssdiff.priors.linear_lift import LinearLift
 from ssdiff.process.base import Process, degradation_streams
 from ssdiff.process.prediction import prediction
 from ssdiff.progress import Counter, Progress
 from ssdiff.sampling.plan import Plan, guided_timesteps, plan_for
 from ssdiff.sampling.registry import SAMPLERS
-from ssdiff.sampling.walk import Noise, Predict, Renoise, Walk
+from ssdiff.sampling.walk import Correct, Noise, Predict, Renoise, Walk
 from ssdiff.schedules.respacing import Steps
 from ssdiff.second_set import OtherImages, find_second_set
 from ssdiff.tiling import TiledNetwork, Tiling, activation_bytes, choose_tile, unit_of
@@ -98,7 +98,7 @@ class Pipeline:
         step: int | None = None,
         precision: torch.dtype = torch.float32,
         terminal_prior: CoarseMixture | None = None,
-        spectrum: HighFrequencySpectrum | None = None,
+        spectrum: ImageSpectrum | None = None,
         lift: LinearLift | None = None,
         other: OtherImages | None = None,
     ) -> None:
@@ -472,6 +472,7 @@ class Pipeline:
                 None if refine else self._renoise(plan, images, seed),
                 None if refine else predict_noise,
                 plan.variance,
+                None if refine else self._correct(plan),
             )
         )
         for s in plan.timesteps[1:]:
@@ -505,6 +506,19 @@ class Pipeline:
             )
         key = rng.derive(seed, "sample/details")
         return lambda t, s: spectrum.draw(process, t, s, key, images)
+
+    def _correct(self, plan: Plan) -> Correct | None:
+        """What steps lose of the training images' variance, given back if the settings ask for it."""
+        share, spectrum = self.sampling.correction, self.spectrum
+        if not share or self._tiles is not None:
+            return None
+        if spectrum is None or spectrum.mean is None:
+            raise UsageError(
+                "sampling.correction needs spectra that are taken in training",
+                hint=f"take them by ssdiff train --resume RUN --set sampling.correction={share:g}, or set it "
+                "to 0",
+            )
+        return lambda x, t, s: spectrum.correct(self.process, x, t, s, plan.eta, share)
 
     def _begin(self, images: Tensor, seed: int, top: int, draw: Noise) -> Tensor:
         """The most degraded state of an image that does not exist yet."""

@@ -55,7 +55,7 @@ def spectral_distance(
         timesteps: the chain, T first, 0 last.
         eta: of every step.
         renoise: whether resolution transitions add high frequencies with the data's spectrum, see
-            :mod:`ssdiff.priors.high_frequency`.
+            :mod:`ssdiff.priors.image_spectrum`.
     """
     top = states[timesteps[0]]
     variance = torch.full_like(data.spectra[top.resolution], top.sigma**2)  # C_T

@@ -407,6 +407,21 @@ def _lift_problems(preset: Preset) -> list[str]:
     )
 
 
+def _correction_problems(preset: Preset) -> list[str]:
+    """Variance given back where no step would do so, or with noise of another variance than the rule has."""
+    process, sampling = preset.process, preset.sampling
+    if not sampling.correction:
+        return []
+    if process.kind not in ("ddpm", "ssd"):
+        return [f"sampling.correction: is for kinds 'ddpm' and 'ssd', not {process.kind!r}; leave it 0"]
+    name = sampling.sampler
+    if name in SAMPLERS.names() and SAMPLERS.get(name).name not in ("ancestral", "ddim"):
+        return [f"sampling.correction: is for samplers 'ancestral' and 'ddim', not {name!r}; leave it 0"]
+    if sampling.variance != "posterior":
+        return ["sampling.correction: needs sampling.variance = 'posterior'; leave it 0"]
+    return []
+
+
 def _interval_problems(preset: Preset) -> list[str]:
     """An interval of noise levels for guidance where there is no noise or no interval; without guidance it
     does nothing, so that a preset may extend one that has it."""
@@ -508,6 +523,7 @@ def _sampling_and_training_problems(preset: Preset) -> list[str]:
     elif sampling.renoise == "spectral" and process.levels == 1:
         problems.append("sampling.renoise: one level never changes resolution; leave it 'none'")
     problems += _lift_problems(preset)
+    problems += _correction_problems(preset)
     if sampling.crossing != "step" and (process.kind != "ssd" or process.levels == 1):
         problems.append(
             f"sampling.crossing: {sampling.crossing!r} is for kind 'ssd' with a resolution transition; "

@@ -337,6 +337,13 @@ class SamplingSettings(Strict):
         description="high-frequency renoising at a resolution transition: none, or random details with the "
         "power spectrum of the training set",
     )
+    correction: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share that each step gives back of the variance that it loses, for Gaussian data with "
+        "the power spectrum of the training set; ancestral and ddim; for kinds ddpm and ssd",
+    )
     lift: Literal["network", "linear"] = Field(
         "network",
         description="how the larger image of a resolution transition is predicted: network, by its layers "

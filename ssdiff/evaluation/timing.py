@@ -26,7 +26,7 @@ from ssdiff.distributed import World
 from ssdiff.evaluation.flops import Path, PathCost, paths_along, paths_of
 from ssdiff.operators.base import Size
 from ssdiff.pipeline import Pipeline
-from ssdiff.priors.high_frequency import fit_spectrum
+from ssdiff.priors.image_spectrum import fit_spectrum
 from ssdiff.priors.linear_lift import fit_lift
 from ssdiff.process.base import Process
 from ssdiff.process.degradations.base import random_noise
@@ -197,7 +197,7 @@ def untrained(preset: Preset, device: torch.device, dtype: torch.dtype) -> Pipel
         model = build_model(preset)
     place_model(model, device)
     blank = [torch.zeros(1, preset.data.channels, *process.states[0].size)]
-    details = fit_spectrum(blank, process) if process.changes_resolution else None
+    details = fit_spectrum(blank, process) if process.isotropic else None
     lift = fit_lift(blank, process) if preset.sampling.lift == "linear" else None
     return Pipeline(process, model.eval(), preset=preset, precision=dtype, spectrum=details, lift=lift)
 

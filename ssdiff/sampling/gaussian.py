@@ -33,7 +33,8 @@ def eta_family(walk: Walk) -> Iterator[tuple[int, Tensor]]:
     """Draw x_s from p(x_s | x_t, x_0 = prediction), or keep the noise of x_t [docs/math.md, equation (12)].
 
     eta = 1 is ancestral sampling [Ho et al. 2020], eta = 0 is DDIM [DDIM]. Of a cold process that mixes in
-    noise or other images, what is mixed in is estimated [CD, section 5.1].
+    noise or other images, what is mixed in is estimated [CD, section 5.1]. What a step at one size loses of
+    the data's variance is given back if the walk says so [docs/math.md, section 18].
 
     Args:
         walk: the batch.
@@ -44,6 +45,8 @@ def eta_family(walk: Walk) -> Iterator[tuple[int, Tensor]]:
     x = walk.x
     for t, s in walk.steps:
         x = walk.step(x, walk.predict(x, t), t, s)
+        if walk.correct and s > 0 and walk.same_size(t, s):
+            x = walk.correct(x, t, s)
         yield s, x
 
 

@@ -18,6 +18,8 @@ Noise: TypeAlias = "Callable[[int, tuple[int, ...]], Tensor]"
 """Timestep and (C, h, w) to (B, C, h, w) standard normal noise."""
 Renoise: TypeAlias = "Callable[[int, int], Tensor]"
 """t and s of a resolution transition to (B, C, h_s, w_s) high frequencies that x_s gains."""
+Correct: TypeAlias = "Callable[[Tensor, int, int], Tensor]"
+"""x_s, t and s of one size to x_s with the variance that the step lost."""
 Variance: TypeAlias = Literal["posterior", "fixed_large"]
 """Of the fresh noise of an ancestral step."""
 
@@ -38,6 +40,7 @@ class Walk:
         renoise: high-frequency renoising, or None.
         noise_prediction: the network, (x_t, t) to the noise that it sees in x_t; None to take it from
             ``predict``.
+        correct: gives a step at one size back the variance that it loses, or None.
         variance: of the fresh noise; ``fixed_large`` needs a process of one size and eta = 1.
     """
 
@@ -51,6 +54,7 @@ class Walk:
     renoise: Renoise | None = None
     noise_prediction: Predict | None = None
     variance: Variance = "posterior"
+    correct: Correct | None = None
 
     @property
     def steps(self) -> Iterator[tuple[int, int]]:

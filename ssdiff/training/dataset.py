@@ -15,9 +15,9 @@ from ssdiff.data import DATA_NAMES, ImageSet, evenly
 from ssdiff.distributed import World
 from ssdiff.errors import PresetError, UsageError
 from ssdiff.images import from_uint8
-from ssdiff.priors import high_frequency
+from ssdiff.priors import image_spectrum
 from ssdiff.priors.coarse_mixture import CoarseMixture, fit_prior
-from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.priors.image_spectrum import ImageSpectrum
 from ssdiff.priors.linear_lift import LinearLift, fit_lift
 from ssdiff.process.base import Process
 from ssdiff.second_set import open_as
@@ -93,20 +93,20 @@ def fit_start(preset: Preset, process: Process, data: np.ndarray) -> CoarseMixtu
     return fit_prior(data, process, settings.grid, settings.basis, settings.components)
 
 
-def fit_details(preset: Preset, process: Process, data: np.ndarray) -> HighFrequencySpectrum | None:
-    """Measure the spectra of the details that resolution transitions add; None where nothing is added.
+def fit_details(preset: Preset, process: Process, data: np.ndarray) -> ImageSpectrum | None:
+    """Measure the spectra of what resolution transitions add and steps give back; None where neither does.
 
     Args:
         preset: says whether.
         process: reduces.
         data: (N, C, S, S) uint8; up to 2,000 images are used, evenly from the whole.
     """
-    if preset.sampling.renoise == "none" or not process.changes_resolution:
+    if preset.sampling.renoise == "none" and not preset.sampling.correction:
         return None
     chosen = evenly(len(data), _MEASURED)
     part = min(_PART, -(-_PIXELS // preset.data.size**2))
     parts = np.array_split(chosen, -(-len(chosen) // part))
-    return high_frequency.fit_spectrum((_pixels(data[part]) for part in parts), process)
+    return image_spectrum.fit_spectrum((_pixels(data[part]) for part in parts), process)
 
 
 def fit_linear_lift(preset: Preset, process: Process, data: np.ndarray) -> LinearLift | None:

@@ -93,9 +93,11 @@ class Start:
 
     @property
     def lacks_spectra(self) -> bool:
-        """Whether a run goes on in its folder with spectra of details that its checkpoint has not."""
-        wanted = self.preset.sampling.renoise == "spectral" and self.goes_on_in_its_folder
-        return wanted and self.loaded is not None and self.loaded.meta.get("details") is None
+        """Whether a run goes on in its folder with spectra that its checkpoint has not, or not in full."""
+        sampling, details = self.preset.sampling, self.loaded.meta.get("details") if self.loaded else None
+        wanted = sampling.renoise == "spectral" or sampling.correction > 0
+        lacking = details is None or (sampling.correction > 0 and "mean" not in details)
+        return wanted and self.goes_on_in_its_folder and lacking
 
     @property
     def lacks_lift(self) -> bool:

@@ -35,7 +35,7 @@ from ssdiff.failures import explain
 from ssdiff.models.convolution import ARITHMETIC, Conv2d
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture
-from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.priors.image_spectrum import ImageSpectrum
 from ssdiff.priors.linear_lift import LinearLift
 from ssdiff.process.base import Process
 from ssdiff.progress import Progress
@@ -271,7 +271,7 @@ class _Run:
         self._device = world.device(pick_device(start.request.device))
         self.grid: Path | None = None
         self._generation: CoarseMixture | None = None
-        self._details: HighFrequencySpectrum | None = None
+        self._details: ImageSpectrum | None = None
         self._lift: LinearLift | None = None
         self._other: str | None = None  # fingerprint of the second set
         self._saved = self._drawn = -1

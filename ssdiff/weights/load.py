@@ -27,7 +27,7 @@ from ssdiff.models import official
 from ssdiff.models.registry import BUILTIN
 from ssdiff.pipeline import Pipeline
 from ssdiff.priors.coarse_mixture import CoarseMixture, fit_prior
-from ssdiff.priors.high_frequency import HighFrequencySpectrum
+from ssdiff.priors.image_spectrum import ImageSpectrum
 from ssdiff.priors.linear_lift import LinearLift
 from ssdiff.progress import Progress, stage
 from ssdiff.second_set import OtherImages, SecondSet, open_as
@@ -141,7 +141,7 @@ def load(
     pipeline.path = path
     pipeline.terminal_prior = None if stored.start is None else CoarseMixture.from_json(stored.start)
     if stored.details is not None and pipeline.process.changes_resolution:
-        pipeline.spectrum = HighFrequencySpectrum.from_json(stored.details)
+        pipeline.spectrum = ImageSpectrum.from_json(stored.details)
         pipeline.spectrum.check(pipeline.process, stored.preset.data.channels)
     if stored.lift is not None:
         pipeline.lift = LinearLift.from_tensors(
@@ -170,8 +170,8 @@ def import_official(
     """Make a pipeline of weights of others: the authors of [SSD] or [CD], guided-diffusion, diffusers.
 
     Files of [CD] carry tables of their process, which must be those of the preset's. No spectra of training
-    images come with any, nor linear maps, so a preset's ``sampling.renoise`` becomes ``"none"`` and its
-    ``sampling.lift`` ``"network"``.
+    images come with any, nor linear maps, so a preset's ``sampling.renoise`` becomes ``"none"``, its
+    ``sampling.lift`` ``"network"`` and its ``sampling.correction`` 0.
 
     Args:
         source: a state dict, a file of one (``.pt`` files are read through the guard of
@@ -203,7 +203,12 @@ def import_official(
         settings = foreign.preset()[0]
     else:
         settings = preset if isinstance(preset, Preset) else load_preset(preset)
-    without = {"sampling.renoise": "none", "sampling.lift": "network", "training.transitions": True}
+    without = {
+        "sampling.renoise": "none",
+        "sampling.lift": "network",
+        "sampling.correction": 0.0,
+        "training.transitions": True,
+    }
     settings = override(settings, without)
     prior = settings.sampling.terminal_prior
     if data is not None and prior is None:

@@ -40,7 +40,7 @@ class Stored:
     Attributes:
         start: where generation begins, as :meth:`ssdiff.priors.coarse_mixture.CoarseMixture.to_json` gives
             it.
-        details: spectra, as :meth:`ssdiff.priors.high_frequency.HighFrequencySpectrum.to_json` gives them.
+        details: spectra, as :meth:`ssdiff.priors.image_spectrum.ImageSpectrum.to_json` gives them.
         other: the second set that it was trained with, of animorphosis; a single file knows that of its
             preset alone.
         init: what its training began with, as :meth:`ssdiff.weights.initial.Origin.to_dict` tells it.

@@ -1,8 +1,10 @@
-"""HighFrequencySpectrum that a resolution transition adds: spectra, their draws, the best normal step, the
+"""ImageSpectrum that a resolution transition adds: spectra, their draws, the best normal step, the
 commands."""
 
 import itertools
+import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -13,7 +15,7 @@ from eightpixels import SIDES, by_area, ddpm, images, preset
 from torch.testing import assert_close
 
 import ssdiff as package
-from ssdiff import rng
+from ssdiff import checkpoints, rng
 from ssdiff.analysis.data_moments import measure_moments
 from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
 from ssdiff.analysis.schedule_search import chain_of
@@ -21,7 +23,7 @@ from ssdiff.build import build_process
 from ssdiff.config.load import load_preset, override
 from ssdiff.errors import CheckpointError, PresetError, UsageError
 from ssdiff.operators import matrices
-from ssdiff.priors.high_frequency import HighFrequencySpectrum, changes, fit_spectrum
+from ssdiff.priors.image_spectrum import ImageSpectrum, changes, fit_spectrum
 from ssdiff.sampling.gaussian import eta_family
 from ssdiff.sampling.walk import Walk
 
@@ -47,7 +49,8 @@ def test_spectra_of_every_size_that_is_reached():
     assert changes(process) == {8: 0} and changes(build_process(ddpm())) == {}
     x, covariance = coloured(20_000)
     details = fit_spectrum(x.split(7000), process)
-    assert set(details.rings) == {8} and len(details.rings[8]) == round(math.hypot(7, 7)) + 1
+    assert set(details.rings) == {4, 8} and len(details.rings[8]) == round(math.hypot(7, 7)) + 1
+    assert_close(details.mean, x.mean(0))
     for ring in range(11):
         assert_close(details.rings[8][ring], covariance(ring), atol=0, rtol=0.1)
 
@@ -149,7 +152,7 @@ def test_only_a_change_of_size_asks_for_details():
 def test_spectra_survive_a_checkpoint():
     process = build_process(by_area())
     details = fit_spectrum([coloured(50)[0]], process)
-    again = HighFrequencySpectrum.from_json(details.to_json())
+    again = ImageSpectrum.from_json(details.to_json())
     where = (process, change(process) + 1, change(process), 3, torch.arange(5))
     assert torch.equal(again.draw(*where), details.draw(*where))
     good = details.to_json()["8"]
@@ -158,7 +161,7 @@ def test_spectra_survive_a_checkpoint():
     tables = ["x", lopsided, *([[[value] * 3] * 3] * 11 for value in (math.nan, 1e300, -1.0, 10**400))]
     for values in (*damaged, *({"8": table} for table in tables)):
         with pytest.raises(CheckpointError, match="damaged"):
-            HighFrequencySpectrum.from_json(values)
+            ImageSpectrum.from_json(values)
 
 
 @pytest.mark.parametrize("rings", [{}, {"4": 5, "8": 11}, {"8": 11}])
@@ -166,7 +169,7 @@ def test_spectra_of_another_model_are_refused(rings):
     """No size, a size that no change leads to, other channels."""
     values = {side: [[[1.0]]] * count for side, count in rings.items()}
     with pytest.raises(CheckpointError, match=r"not those of 3 channels at \[8\] pixels"):
-        HighFrequencySpectrum.from_json(values).check(build_process(by_area()), 3)
+        ImageSpectrum.from_json(values).check(build_process(by_area()), 3)
 
 
 def test_a_single_image_has_no_variance():
@@ -209,6 +212,56 @@ def test_trained_drawn_and_exported(run_folder, result, ssdiff, tmp_path):
     assert np.array_equal(drawn(finished), spectral), "a finished run gets its spectra"
 
 
+def test_a_correction_is_trained_drawn_exported_and_given_to_what_was_finished(
+    run_folder, result, ssdiff, tmp_path
+):
+    """With spectra of transitions alone, too, as older runs have them."""
+    old, model = tmp_path / "old", tmp_path / "model.safetensors"
+    ddim, asked = ("--sampler", "ddim"), ("--set", "sampling.correction=0.5")
+
+    def drawn(ckpt, *options):
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.npz"
+        result("sample", "--ckpt", ckpt, "-n", 3, "--out", out, *options, *CPU)
+        return np.load(out)["arr_0"]
+
+    shutil.copytree(run_folder, old)
+    code, _, err = ssdiff("sample", "--ckpt", old, "--out", tmp_path / "no.npz", *asked, *CPU)
+    assert code == 2 and "--set sampling.correction=0.5, or set it to 0" in err
+    result("train", "--resume", old, "--set", "sampling.renoise=spectral", *CPU)
+    for folder in (checkpoints.list_steps(old / "checkpoints")[-1],):
+        meta = json.loads((folder / "meta.json").read_text())
+        assert set(meta["details"]) == {"16", "8", "mean"}
+    pipeline = package.load(old)
+    pipeline.spectrum = ImageSpectrum({16: pipeline.spectrum.rings[16]})
+    pipeline.spectrum.check(pipeline.process, 3)
+    pipeline.preset = override(pipeline.preset, {"sampling.correction": 0.5})
+    with pytest.raises(UsageError, match="taken in training"):
+        pipeline.sample(1)
+    result("export", old, "--out", model)
+    for options in (ddim, ()):
+        without, corrected = drawn(old, *options), drawn(old, *options, *asked)
+        assert not np.array_equal(without, corrected)
+        assert np.array_equal(corrected, drawn(model, *options, *asked))
+        assert np.array_equal(corrected, drawn(old, *options, *asked, "--batch", 1))
+    solver = ("--sampler", "dpm++")
+    assert np.array_equal(drawn(old, *solver), drawn(old, *solver, *asked)), "its steps lose next to nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "said"),
+    [
+        ("ihdm-cifar10", {}, "is for kinds 'ddpm' and 'ssd', not 'heat'"),
+        ("cold-blur-cifar10", {}, "is for kinds 'ddpm' and 'ssd', not 'cold'"),
+        ("celeba64", {"sampling.sampler": "dpm++"}, "is for samplers 'ancestral' and 'ddim', not 'dpm++'"),
+        ("ddpm-celeba64", {"sampling.variance": "fixed_large"}, "needs sampling.variance = 'posterior'"),
+        ("celeba64", {"sampling.correction": 1.5}, ">= 0 and <= 1, not 1.5"),
+    ],
+)
+def test_a_correction_where_it_means_nothing_is_refused(name, sets, said):
+    with pytest.raises(PresetError, match=re.escape(said)):
+        load_preset(name, {"sampling.correction": 0.5} | sets)
+
+
 def test_what_asks_for_no_details_needs_no_spectra(run_folder):
     """Chains without a change above 0, and restorations that know the details."""
     pipeline = package.load(run_folder, device="cpu")
@@ -249,3 +302,54 @@ def test_matched_presets_have_a_spectrum_for_each_change():
         sizes = [state.resolution for state in build_process(preset).states]
         reached = {a for a, b in itertools.pairwise(sizes) if a != b}
         assert set(changes(build_process(preset))) == reached
+
+
+def gaussian(count, mean=0.2):
+    """Images of 8 px and three channels with a known spectrum in every ring, and a mean that is not even."""
+    x, _ = coloured(count)
+    return x - 0.3 + mean * torch.linspace(-1, 1, 8).double()
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_corrected_chain_draws_images_of_the_right_variance(eta, levels):
+    """Few steps at the smallest size, by the best denoiser of Gaussian data."""
+    count, where = 1500, {"kind": "ddpm", "levels": 1, "snr_preserving": 0.0}
+    if levels == 2:
+        where = {"resize": "area", "resolution": {"kind": "log_snr", "at": [6.0]}}
+    process = build_process(preset(T=100, **({"resolution": {"kind": "convex_decay"}} | where)))
+    x, number = gaussian(count), torch.arange(count)
+    spectrum, side = fit_spectrum([gaussian(6000)], process), process.states[-1].resolution
+    chain = [t for t in chain_of(process.states, 50) if t > 0 and process.states[t].resolution == side]
+    begin, end = process.states[chain[0]], process.states[chain[-1]]
+    table, rings = spectrum._bases[side], spectrum.rings[side]
+    place = torch.arange(side).double()
+    ring = (place[:, None].square() + place.square()).sqrt().round().long()
+
+    def spread(x):
+        return table["dct"] @ x @ table["dct"].mT
+
+    def predict(x, t):
+        state = process.states[t]
+        own = state.signal**2 * rings + state.sigma**2 * torch.eye(3).double()
+        weight = (state.signal * torch.linalg.solve(own, rings)).mT[ring]
+        best = torch.einsum("ijcd,bdij->bcij", weight, spread(x - state.signal * table["mean"]))
+        return table["mean"] + table["dct"].mT @ best @ table["dct"]
+
+    def noise(timestep, shape):
+        return rng.normal(11, number, timestep, shape).double()
+
+    def drawn(share):
+        def correct(x, t, s):
+            return spectrum.correct(process, x, t, s, eta, share)
+
+        x_t = process.marginal(x, chain[0], noise(chain[0], (3, *begin.size)))
+        *_, (_, x_s) = eta_family(Walk(process, predict, x_t, chain, noise, eta, correct=correct))
+        return x_s - end.signal * table["mean"]
+
+    wanted = end.signal**2 * torch.einsum("kcc->k", rings)[ring] / 3 + end.sigma**2
+    plain, half, exact = (spread(drawn(share)).square().mean((0, 1)) for share in (0.0, 0.5, 1.0))
+    assert_close(exact, wanted, rtol=0.15, atol=0)
+    assert float((plain / wanted).min()) < 0.85
+    assert bool((plain < half).all()) and bool((half < exact).all())
+    assert_close(drawn(1.0).mean(0), torch.zeros(3, side, side).double(), atol=0.05, rtol=0)
