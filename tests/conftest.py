@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from programs import Program
 
 from ssdiff import cli
 
@@ -106,17 +107,15 @@ def cold_folder(tmp_path_factory, home):
 
 @pytest.fixture(scope="session")
 def shell():
-    """Run the real command in a process of its own; returns the finished process."""
+    """Run the real command in a process of its own, or in several; returns the finished process."""
 
-    def call(*arguments, processes=1, **options):
-        start = [sys.executable, "-m"]
-        if processes > 1:
-            start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-        command = [*start, "ssdiff", *map(str, arguments)]
+    def call(*arguments, processes=1, cwd=None):
+        if processes == 1:
+            return Program(("-m", "ssdiff"), arguments, cwd=cwd).finished()
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        command = [*start, str(processes), "-m", "ssdiff", *map(str, arguments)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=300, env=environment, **options
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=cwd)
 
     return call
 

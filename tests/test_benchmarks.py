@@ -4,7 +4,6 @@ import importlib
 import itertools
 import json
 import os
-import subprocess
 import sys
 import zipfile
 from io import BytesIO
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from programs import Program
 
 import ssdiff
 from ssdiff.runs import RunFolder
@@ -49,17 +49,11 @@ def stage_swaps(*runs):
 
 
 def call(name, *options, home, code=0):
-    environment = os.environ | {
+    environment = {
         "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
         "SSDIFF_HOME": str(home),
     }
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / name, *map(str, options)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+    done = Program(BENCHMARKS / name, options, environment).finished()
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import torch
+from programs import Program
 
 from ssdiff import checkpoints
 
@@ -25,26 +26,8 @@ SETTINGS = (
 
 def start(out, *more):
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    command = [
-        sys.executable,
-        "-m",
-        "ssdiff",
-        "train",
-        "--preset",
-        str(TINY),
-        "--out",
-        str(out),
-        *sets,
-        "--resume",
-        "auto",
-        "--device",
-        "cpu",
-        "--quiet",
-        *more,
-    ]
-    return subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-    )
+    options = ("--preset", TINY, "--out", out, *sets, "--resume", "auto", "--device", "cpu", "--quiet", *more)
+    return Program(("-m", "ssdiff"), ("train", *options))
 
 
 def published(out):
