@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import resource
 import shutil
 import subprocess
@@ -267,11 +268,42 @@ def test_waiting_threads_leave_the_processors_to_others_where_these_are_busy(mon
     monkeypatch.setattr(cli, "run", lambda arguments: 0)
     monkeypatch.setattr(cli, "make_lasting", lambda: None)
     monkeypatch.setattr(cli, "_hush_libraries", lambda: None)
+    monkeypatch.setattr(cli, "_keep_memory", lambda: None)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(SystemExit) as left:
         cli.main()
     found = os.environ.pop("GOMP_SPINCOUNT", None)
     assert left.value.code == 0 and found == spins
+
+
+FREED = """
+import ctypes, resource
+from ssdiff import cli
+def run(arguments):
+    library, faults = ctypes.CDLL(None), []
+    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = library.malloc(ctypes.c_size_t(1 << 26))
+        ctypes.memset(block, 1, 1 << 26)
+        library.free(block)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    print(*faults)
+    return 0
+cli.run = run
+cli.main()
+"""
+
+
+@pytest.mark.skipif(not platform.libc_ver()[0], reason="another C library than glibc")
+@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_what_tensors_have_freed_is_kept_for_those_that_come(given, kept):
+    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name} | given
+    command = [sys.executable, "-c", FREED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    first, *others = map(int, done.stdout.split())
+    assert first > 100
+    assert all(others) if not kept else sum(others) < 20
 
 
 PROGRAM = """
