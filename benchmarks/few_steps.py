@@ -3,7 +3,7 @@
     python benchmarks/few_steps.py --scale 16px --data faces64.zip \
         --variants "DDPM; published SSD, 3 levels; matched SSD, 3 levels" --steps 8,10,15,20,30
     python benchmarks/few_steps.py --ckpt RUN --data held-out.zip --extractor effnet_features:EffNetLite0 \
-        --samplers "ancestral; ddim; ddim 0.5; dpm++" --steps 5,10,25,50
+        --samplers "ancestral; ddim; ddim 0.5; dpm++" --steps 5,10,25,50 --set sampling.correction=0.5
 
 The data are normal, with the covariance of grey images; their MMSE denoiser is linear, so the samplers of
 ssdiff, run on a basis of all noise that a chain draws, give the covariance of what they generate. Printed is
@@ -31,8 +31,9 @@ from ssdiff import load_preset
 from ssdiff.analysis.covariance import frechet, root_sum
 from ssdiff.analysis.data_moments import measure_moments
 from ssdiff.build import build_process
-from ssdiff.config.load import Preset
+from ssdiff.config.load import Preset, parse_override
 from ssdiff.data import evenly, open_data
+from ssdiff.generation import override_sampling
 from ssdiff.images import from_uint8
 from ssdiff.process.base import Process
 from ssdiff.sampling.plan import make_plan
@@ -51,6 +52,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="images; made grey, but for --ckpt")
     parser.add_argument("--ckpt", type=Path, help="measure this run or model instead")
     parser.add_argument("--samplers", type=samplers, help="of --ckpt, e.g. 'ddim; ddim 0.5; dpm++'")
+    parser.add_argument(
+        "--set", dest="sets", type=parse_override, action="append", default=[], help="of --ckpt's sampling"
+    )
     parser.add_argument("--extractor", default="inception", help="of --ckpt, as for `ssdiff eval fid`")
     parser.add_argument("--scale", choices=SCALES, default="16px", help="of the study; best up to 32px")
     parser.add_argument(
@@ -81,6 +85,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     """Print the table of a trained network: a row for each sampler, a column for each number of steps."""
     pipeline = ssdiff.load(options.ckpt)
+    override_sampling(pipeline, dict(options.sets))
     rows = options.samplers or [(name, None) for name in MEASURED]
     clock = time.process_time if pipeline.device.type == "cpu" else time.perf_counter
     side = pipeline.process.states[0].resolution

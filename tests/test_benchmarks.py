@@ -164,6 +164,7 @@ def test_few_steps_of_second_order_are_nearer_to_the_data(photos, tmp_path):
 
 def test_few_steps_of_a_trained_network(photos, run_folder, tmp_path):
     options = ("--samplers", "ancestral; ddim 0.5; dpm++", "--extractor", "tinynet:Tiny", "--images", 24)
+    options += ("--set", "sampling.crossing=timestep", "--set", "sampling.clip_denoised=false")
     table = call(
         "few_steps.py", "--ckpt", run_folder, "--data", photos, *options, "--steps", "2,4", home=tmp_path
     )

@@ -268,7 +268,10 @@ class SchedulePlan:
         names, at = "; ".join(redrawn), ", ".join(f"{value:g}" for value in self.planned.at)
         note = f"with high-frequency renoising, which the search leaves out: {names}"
         planned = f"planned: resolution transitions at full-resolution log-SNR {at}"
-        return [note, planned] if redrawn else [planned]
+        notes = [note, planned] if redrawn else [planned]
+        if self.preset.sampling.correction:
+            notes.append("without sampling.correction, which takes Gaussian data's loss out of any schedule")
+        return notes
 
     def _csv(self) -> str:
         stream = io.StringIO()

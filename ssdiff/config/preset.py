@@ -408,15 +408,12 @@ def _lift_problems(preset: Preset) -> list[str]:
 
 
 def _correction_problems(preset: Preset) -> list[str]:
-    """Variance given back where no step would do so, or with noise of another variance than the rule has."""
+    """Variance given back where nothing says how much, or beside noise of another variance."""
     process, sampling = preset.process, preset.sampling
     if not sampling.correction:
         return []
     if process.kind not in ("ddpm", "ssd"):
         return [f"sampling.correction: is for kinds 'ddpm' and 'ssd', not {process.kind!r}; leave it 0"]
-    name = sampling.sampler
-    if name in SAMPLERS.names() and SAMPLERS.get(name).name not in ("ancestral", "ddim"):
-        return [f"sampling.correction: is for samplers 'ancestral' and 'ddim', not {name!r}; leave it 0"]
     if sampling.variance != "posterior":
         return ["sampling.correction: needs sampling.variance = 'posterior'; leave it 0"]
     return []

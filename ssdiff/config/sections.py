@@ -342,7 +342,8 @@ class SamplingSettings(Strict):
         ge=0,
         le=1,
         description="share that each step gives back of the variance that it loses, for Gaussian data with "
-        "the power spectrum of the training set; ancestral and ddim; for kinds ddpm and ssd",
+        "the power spectrum of the training set; of ancestral and ddim, others lose little; for kinds ddpm "
+        "and ssd",
     )
     lift: Literal["network", "linear"] = Field(
         "network",

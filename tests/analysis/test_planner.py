@@ -289,6 +289,17 @@ def test_what_is_trained_and_moved_beyond_transitions_does_not_stop_a_plan(plan)
     assert rows[0] == plain[0] and rows[1] == plain[1]
 
 
+def test_a_plan_crosses_as_sampling_does_and_says_that_nothing_is_corrected(plan, ssdiff, tmp_path):
+    crossed = ("--set", "sampling.crossing=timestep")
+    plain = plan("--steps", 5, "--no-exact", "--budget", 0.8)["rows"]
+    rows = plan("--steps", 5, "--no-exact", "--budget", 0.8, "--overwrite", *crossed)["rows"]
+    assert rows[0] == plain[0] and rows[1] == plain[1], "DDPM and the published one"
+    assert rows[2:] != plain[2:]
+    more = ("--set", "sampling.correction=0.5", "--out", tmp_path / "other")
+    code, out, err = ssdiff("eval", "schedule", "--preset", TINY, "--steps", 3, "--budget", 0.8, *more)
+    assert code == 0 and "without sampling.correction" in out, err
+
+
 def test_existing_files_stay(plan, ssdiff, tmp_path):
     plan("--steps", 3, "--no-exact")
     before = (tmp_path / "plan/schedule.csv").read_bytes()

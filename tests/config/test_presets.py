@@ -86,6 +86,7 @@ def test_matched_twin_differs_from_its_published_preset_only_in_noise_shares_and
         "sampling.steps",
         "sampling.sampler",
         "sampling.renoise",
+        "sampling.correction",
     }
 
 
@@ -94,7 +95,7 @@ def test_apart_differs_from_its_matched_twin_only_in_full_size_and_transitions(n
     apart, matched = load_preset(name), load_preset(f"{name.removesuffix('apart')}matched")
     assert {line.split(":")[0] for line in differences(apart, matched)} == {
         *("name", "summary", "base", "process.resolution.at", "model.own"),
-        *("training.transitions", "training.transition_share", "sampling.lift"),
+        *("training.transitions", "training.transition_share", "sampling.lift", "sampling.crossing"),
     }
     assert apart.process.resolution.at[0] == matched.process.resolution.at[0] - 0.5
 

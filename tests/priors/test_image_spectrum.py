@@ -252,7 +252,6 @@ def test_a_correction_is_trained_drawn_exported_and_given_to_what_was_finished(
     [
         ("ihdm-cifar10", {}, "is for kinds 'ddpm' and 'ssd', not 'heat'"),
         ("cold-blur-cifar10", {}, "is for kinds 'ddpm' and 'ssd', not 'cold'"),
-        ("celeba64", {"sampling.sampler": "dpm++"}, "is for samplers 'ancestral' and 'ddim', not 'dpm++'"),
         ("ddpm-celeba64", {"sampling.variance": "fixed_large"}, "needs sampling.variance = 'posterior'"),
         ("celeba64", {"sampling.correction": 1.5}, ">= 0 and <= 1, not 1.5"),
     ],
