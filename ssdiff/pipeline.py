@@ -497,7 +497,7 @@ class Pipeline:
         """High frequencies with the spectra of the training images, if the settings ask for them."""
         process, spectrum = self.process, self.spectrum
         sizes = {process.states[s].size for s in plan.timesteps if s > 0}
-        if self.sampling.renoise == "none" or len(sizes) == 1:
+        if self.sampling.renoise == "none" or len(sizes) == 1 or self._tiles is not None:
             return None
         if spectrum is None:
             raise UsageError(

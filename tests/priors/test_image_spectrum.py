@@ -277,6 +277,16 @@ def test_what_asks_for_no_details_needs_no_spectra(run_folder):
     assert torch.equal(*refined)
 
 
+def test_pictures_of_another_size_are_restored_without_spectra(run_folder):
+    """Also across a transition: spectra are of the model's own size."""
+    pipeline = package.load(run_folder, device="cpu")
+    pipeline.preset = override(pipeline.preset, {"sampling.renoise": "spectral", "sampling.correction": 0.5})
+    pipeline.spectrum = fit_spectrum([torch.randn(50, 3, 16, 16)], pipeline.process)
+    large, top = pipeline.at_size((24, 40)), pipeline.process.T
+    x = torch.randn(1, 3, *large.process.states[top].size)
+    assert large.restore(x, top, "ddim", steps=5).shape == (1, 3, 24, 40)
+
+
 def test_details_have_random_numbers_of_their_own(run_folder, monkeypatch):
     pipeline = package.load(run_folder, device="cpu")
     pipeline.preset = override(pipeline.preset, {"sampling.renoise": "spectral"})
