@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +34,7 @@ from ssdiff.process.base import Process
 from ssdiff.process.eta import gains
 
 _MEAN = 16  # pixels a side of a mean image that is kept, at most: averages of photographs are smooth
-_MOST = math.sqrt(2)  # of standard deviations: half of a variance is given back, not what is hardly there
+_MOST = math.sqrt(2)  # of standard deviations, for a full share: what is hardly there is not enlarged
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,7 @@ class ImageSpectrum:
 
     rings: Mapping[int, Tensor]
     mean: Tensor | None = None
+    _placed: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _tables(self) -> dict[int, Constants]:
@@ -87,8 +88,8 @@ class ImageSpectrum:
         """Return x_s with the variance that the step from t lost given back: mean + r (x_s - mean).
 
         For Gaussian data with these spectra and its MMSE denoiser, V_s / (g^2 V_t + c^2) is what the variance
-        of a coefficient at s should be, over what the step (12) makes of it; r is its power share / 2, at
-        most sqrt(2) [docs/math.md, equation (91)].
+        of a coefficient at s should be, over what the step (12) makes of it, and r the power share / 2 of that
+        ratio, which counts up to 2 [docs/math.md, equation (91)].
 
         Args:
             process: isotropic; t and s have one size.
@@ -100,11 +101,15 @@ class ImageSpectrum:
         """
         side = x.shape[-1]
         table, then = self._bases[side].like(x), process.states[s]
+        vectors = self._bases[side]["vectors"]
         factors = self._factors(process, side, t, s, eta) ** share
-        mixed = (table["vectors"] * factors.to(x)[:, None]) @ table["vectors"].mT
+        mixed = ((vectors * factors[:, None]) @ vectors.mT).to(x)  # of the colours of each ring
+        place = self._placed.get((side, x.device))
+        if place is None:
+            place = self._placed[side, x.device] = _ring(side).to(x.device)
         centred = x - then.signal * table["mean"]
         spread = table["dct"] @ centred @ table["dct"].mT
-        spread = torch.einsum("ijcd,bdij->bcij", mixed[_ring(side).to(x.device)], spread)
+        spread = torch.einsum("ijcd,bdij->bcij", mixed[place], spread)
         return then.signal * table["mean"] + table["dct"].mT @ spread @ table["dct"]
 
     def _factors(self, process: Process, side: int, t: int, s: int, eta: float) -> Tensor:
