@@ -88,8 +88,8 @@ class ImageSpectrum:
         """Return x_s with the variance that the step from t lost given back: mean + r (x_s - mean).
 
         For Gaussian data with these spectra and its MMSE denoiser, V_s / (g^2 V_t + c^2) is what the variance
-        of a coefficient at s should be, over what the step (12) makes of it, and r the power share / 2 of that
-        ratio, which counts up to 2 [docs/math.md, equation (91)].
+        of a coefficient at s should be, over what the step (12) makes of it, and r the power share / 2 of
+        that ratio, which counts up to 2 [docs/math.md, equation (91)].
 
         Args:
             process: isotropic; t and s have one size.
