@@ -14,11 +14,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from children import take_over_threads
 
-# A new interpreter costs seconds, most of them for importing PyTorch; beside a GPU it cannot be forked.
-_FORKS = sys.platform == "linux" and not torch.cuda.is_available()
 _IMPORTED = ("torch._dynamo", "ssdiff.training.run", "ssdiff.generation", "ssdiff.evaluation")  # seconds, too
 
 
@@ -50,7 +47,7 @@ class Program:
         self.returncode: int | None = None
         changes = {"OMP_NUM_THREADS": "1"} | dict(environment or {})
         self._process = None
-        if _FORKS:
+        if _can_fork():
             for name in _IMPORTED:
                 importlib.import_module(name)
             sys.stdout.flush()
@@ -132,6 +129,19 @@ class Program:
         """Exit code and texts, once it has ended."""
         out, err = self.communicate(timeout)
         return subprocess.CompletedProcess(self.args, self.wait(), out, err)
+
+
+def _can_fork() -> bool:
+    """Whether a fork is whole: threads of PyTorch and what a GPU keeps do not come along.
+
+    A new interpreter costs seconds, most of them for importing PyTorch, which is not done before the number of
+    threads is set.
+    """
+    if sys.platform != "linux":
+        return False
+    import torch
+
+    return torch.get_num_threads() == 1 and not torch.cuda.is_available()
 
 
 def _run(what: Path | tuple[str, str], arguments: Sequence[str]) -> int:
