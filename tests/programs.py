@@ -134,7 +134,7 @@ class Program:
 def _can_fork() -> bool:
     """Whether a fork is whole: threads of PyTorch and what a GPU keeps do not come along.
 
-    A new interpreter costs seconds, most of them for importing PyTorch, which is not done before the number of
+    A new interpreter costs seconds, most of them for importing PyTorch, which comes after the number of
     threads is set.
     """
     if sys.platform != "linux":
