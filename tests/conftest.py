@@ -105,19 +105,20 @@ def cold_folder(tmp_path_factory, home):
     return train_cold(tmp_path_factory.mktemp("runs") / "cold", 'kind = "blur", kernel = 5, first = 1.5')
 
 
+def run_command(*arguments, processes=1, cwd=None, fork=True):
+    """Run the real command in a process of its own, or in several; returns the finished process."""
+    if processes == 1:
+        return Program(("-m", "ssdiff"), arguments, cwd=cwd, fork=fork).finished()
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command = [*start, str(processes), "-m", "ssdiff", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=cwd)
+
+
 @pytest.fixture(scope="session")
 def shell():
     """Run the real command in a process of its own, or in several; returns the finished process."""
-
-    def call(*arguments, processes=1, cwd=None):
-        if processes == 1:
-            return Program(("-m", "ssdiff"), arguments, cwd=cwd).finished()
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        command = [*start, str(processes), "-m", "ssdiff", *map(str, arguments)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=cwd)
-
-    return call
+    return run_command
 
 
 @pytest.hookimpl(wrapper=True)

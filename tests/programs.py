@@ -30,6 +30,7 @@ class Program:
         arguments: of its command line.
         environment: what differs from that of this process.
         cwd: where it runs.
+        fork: whether it may find what this process has imported and registered.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Program:
         arguments: Sequence[object] = (),
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        fork: bool = True,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._texts = [Path(self._folder.name, name) for name in ("out", "err")]
@@ -47,7 +49,7 @@ class Program:
         self.returncode: int | None = None
         changes = {"OMP_NUM_THREADS": "1"} | dict(environment or {})
         self._process = None
-        if _can_fork():
+        if fork and _can_fork():
             for name in _IMPORTED:
                 importlib.import_module(name)
             sys.stdout.flush()

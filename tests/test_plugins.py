@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -21,7 +22,14 @@ from ssdiff.evaluation.flops import path_costs
 from ssdiff.models.adapter import adapt
 from ssdiff.schedules.noise import build_noise
 
-from conftest import TINY  # isort: skip
+from conftest import TINY, run_command  # isort: skip
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """Run the real command in a process of its own that knows no plugin yet."""
+    return partial(run_command, fork=False)
+
 
 MINE = '''
 """A small network as a plain nn.Module, a degradation, a noise schedule."""
