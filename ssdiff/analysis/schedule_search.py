@@ -105,11 +105,8 @@ class Search:
 
     def evaluate(self, at: Thresholds, states: Sequence[State]) -> Outcome:
         """Evaluate one schedule."""
-        logs = [
-            math.log(spectral_distance(self._data, states, chain, one.eta))
-            for one in self._settings
-            for chain in (chain_of(states, one.steps, self._crossing),)
-        ]
+        chains = [(chain_of(states, one.steps, self._crossing), one.eta) for one in self._settings]
+        logs = [math.log(spectral_distance(self._data, states, chain, eta)) for chain, eta in chains]
         return Outcome(at, math.exp(sum(logs) / len(logs)), mean_step_flops(states, self._paths))
 
     def best(self, changes: int, budget: float, tell: Callable[[int], None] = lambda tried: None) -> Outcome:
