@@ -140,9 +140,7 @@ class Generation:
             "steps": plan.evaluations,
             "timesteps": _digest(repr(plan.timesteps).encode()),
             "sampler": plan.sampler,
-            "eta": plan.eta,
-            "variance": plan.variance,
-            **plan.guidance_told,
+            **plan.told,
             "classes": classes,
             "clip_denoised": sampling.clip_denoised,
             "renoise": sampling.renoise,
@@ -237,9 +235,7 @@ class GenerationResult:
             "steps": plan.evaluations,
             "network_evaluations": plan.network_evaluations,
             "sampler": self.sampler,
-            "eta": plan.eta,
-            "variance": plan.variance,
-            **plan.guidance_told,
+            **plan.told,
             "seed": made.seed,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self._rate, 3),
@@ -338,9 +334,9 @@ def _digest(*parts: bytes) -> str:
 
 
 def _changes(pipeline: Pipeline) -> dict[str, object]:
-    """How steps are corrected, and transitions made if otherwise than by the network where it was trained."""
+    """How transitions are made if otherwise than by the network where it was trained."""
     sampling = pipeline.sampling
-    made: dict[str, object] = {"correction": sampling.correction} if sampling.correction else {}
+    made: dict[str, object] = {}
     if sampling.lift == "linear" and pipeline.lift is not None:
         tables = (table.numpy().tobytes() for _, table in sorted(pipeline.lift.to_tensors().items()))
         made["lift"] = _digest(*tables)

@@ -168,5 +168,5 @@ def _is_digest(value: object) -> bool:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value)
+    text = "none" if value is None else json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

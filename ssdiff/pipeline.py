@@ -59,7 +59,8 @@ class Pipeline:
         step: of the training, where known.
         precision: of the network's mixed precision.
         terminal_prior: p(x_T) fitted to data, for processes that do not end in noise.
-        spectrum: power spectra of the training images, for ``sampling.renoise = "spectral"``.
+        spectrum: power spectra and mean of the training images, for ``sampling.renoise = "spectral"`` and
+            ``sampling.correction``.
         lift: linear maps of the training images, for ``sampling.lift = "linear"``.
         other: what a process of animorphosis turns images into, as :meth:`with_other` takes it; a process
             that was built with it needs it no more.
@@ -436,7 +437,8 @@ class Pipeline:
             seed: any integer.
             labels: (B,) classes.
             x: (B, C, h, w) at the plan's first timestep; drawn where omitted.
-            refine: makes predictions agree with what is known of the clean images; nothing is renoised then.
+            refine: makes predictions agree with what is known of the clean images; nothing is renoised or
+                corrected then.
 
         Raises:
             UsageError: for numbers, labels or images that do not fit.
@@ -509,14 +511,14 @@ class Pipeline:
 
     def _correct(self, plan: Plan) -> Correct | None:
         """What steps lose of the training images' variance, given back if the settings ask for it."""
-        share, spectrum = self.sampling.correction, self.spectrum
+        share, spectrum = plan.correction, self.spectrum
         if not share or self._tiles is not None:
             return None
         if spectrum is None or spectrum.mean is None:
             raise UsageError(
                 "sampling.correction needs spectra that are taken in training",
-                hint=f"take them by ssdiff train --resume RUN --set sampling.correction={share:g}, or set it "
-                "to 0",
+                hint=f"resume its run by ssdiff train --resume RUN --set sampling.correction={share:g}, or "
+                "set it to 0",
             )
         return lambda x, t, s: spectrum.correct(self.process, x, t, s, plan.eta, share)
 

@@ -195,8 +195,7 @@ class ReverseAnalysis:
         found.about = {
             "sampler": self._plan.sampler,
             "steps": self._plan.evaluations,
-            "eta": self._plan.eta,
-            **self._plan.guidance_told,
+            **self._plan.told,
             "samples": self._n,
             "classes": self._pipeline.classes,
             "begins": "terminal prior" if self._draws else "degraded images of the data",

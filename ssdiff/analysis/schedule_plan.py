@@ -270,7 +270,7 @@ class SchedulePlan:
         planned = f"planned: resolution transitions at full-resolution log-SNR {at}"
         notes = [note, planned] if redrawn else [planned]
         if self.preset.sampling.correction:
-            notes.append("without sampling.correction, which takes Gaussian data's loss out of any schedule")
+            notes.append("without sampling.correction, which gives back a share of what each size loses")
         return notes
 
     def _csv(self) -> str:

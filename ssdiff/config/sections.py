@@ -342,8 +342,8 @@ class SamplingSettings(Strict):
         ge=0,
         le=1,
         description="share that each step gives back of the variance that it loses, for Gaussian data with "
-        "the power spectrum of the training set; of ancestral and ddim, others lose little; for kinds ddpm "
-        "and ssd",
+        "the power spectrum of the training set, at the model's own size; by ancestral and ddim (dpm++ loses "
+        "little); for kinds ddpm and ssd",
     )
     lift: Literal["network", "linear"] = Field(
         "network",
@@ -353,7 +353,8 @@ class SamplingSettings(Strict):
     crossing: Crossing = Field(
         "step",
         description="what a resolution transition is crossed by: step, as any other; timestep, a single one, "
-        "for which the nearest step is moved: the larger size sees more of what it gains",
+        "for which the nearest step is moved, if there is one to spare: the larger size sees more of what it "
+        "gains; dpm++ takes steps alone",
     )
     transitions: tuple[float, ...] | None = Field(
         None,

@@ -109,7 +109,7 @@ class Cost:
             "sampling": {
                 "sampler": self.plan.sampler,
                 "steps": steps,
-                **self.plan.guidance_told,
+                **self.plan.told,
                 "gflops_per_step": self.sampling_flops / steps / 1e9,
                 "gflops_per_image": self.sampling_flops / 1e9,
             },

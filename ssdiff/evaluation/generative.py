@@ -349,9 +349,7 @@ class _Drawn:
             "size": task.size,
             "steps": plan.evaluations,
             "sampler": plan.sampler,
-            "eta": plan.eta,
-            "variance": plan.variance,
-            **plan.guidance_told,
+            **plan.told,
             "seed": drawing.seed,
         }
         return found, about

@@ -54,12 +54,17 @@ class ImageSpectrum:
 
     @cached_property
     def _tables(self) -> dict[int, Constants]:
-        """By pixels a side: the DCT, and (r, r, C, C) symmetric roots of the covariances."""
+        """By pixels a side: the DCT, the principal colours of each ring with their variance, (r, r, C, C)
+        symmetric roots of the covariances, and the mean, if it is known."""
         tables = {}
         for side, covariances in self.rings.items():
-            values, vectors = torch.linalg.eigh(covariances)
-            roots = vectors * values.clamp_min(0).sqrt()[:, None] @ vectors.mT
-            tables[side] = Constants(dct=matrices.dct(side), roots=roots[_ring(side)])
+            variances, vectors = torch.linalg.eigh(covariances)
+            variances = variances.clamp_min(0)
+            roots = vectors * variances.sqrt()[:, None] @ vectors.mT
+            mean = {} if self.mean is None else {"mean": _resized(self.mean, side)}
+            tables[side] = Constants(
+                dct=matrices.dct(side), variances=variances, vectors=vectors, roots=roots[_ring(side)], **mean
+            )
         return tables
 
     def draw(self, process: Process, t: int, s: int, key: int, images: Tensor) -> Tensor:
@@ -100,8 +105,8 @@ class ImageSpectrum:
             share: of the loss that is given back, 0..1; 1 is exact for Gaussian data.
         """
         side = x.shape[-1]
-        table, then = self._bases[side].like(x), process.states[s]
-        vectors = self._bases[side]["vectors"]
+        table, then = self._tables[side].like(x), process.states[s]
+        vectors = self._tables[side]["vectors"]
         factors = self._factors(process, side, t, s, eta) ** share
         mixed = ((vectors * factors[:, None]) @ vectors.mT).to(x)  # of the colours of each ring
         place = self._placed.get((side, x.device))
@@ -114,7 +119,7 @@ class ImageSpectrum:
 
     def _factors(self, process: Process, side: int, t: int, s: int, eta: float) -> Tensor:
         """(K, C) by which a step shrinks each principal colour of a ring, inverted."""
-        variance = self._bases[side]["variances"]
+        variance = self._tables[side]["variances"]
         now, then = process.states[t], process.states[s]
         before, wanted = (state.signal**2 * variance + state.sigma**2 for state in (now, then))
         known = now.signal * variance / before  # of x_t the share that the prediction takes for clean
@@ -124,21 +129,6 @@ class ImageSpectrum:
         step = gains(factor, sigma_s, sigma_t, eta)
         kept = then.signal * known + step.gain * (1 - now.signal * known)
         return (wanted / (kept.square() * before + step.spread**2)).sqrt().clamp(1, _MOST)
-
-    @cached_property
-    def _bases(self) -> dict[int, Constants]:
-        """By pixels a side: the DCT, the mean, and the principal colours of each ring with their variance."""
-        assert self.mean is not None
-        tables = {}
-        for side, covariances in self.rings.items():
-            variances, vectors = torch.linalg.eigh(covariances)
-            tables[side] = Constants(
-                dct=matrices.dct(side),
-                mean=_resized(self.mean, side),
-                variances=variances.clamp_min(0),
-                vectors=vectors,
-            )
-        return tables
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers for a checkpoint."""
@@ -157,9 +147,9 @@ class ImageSpectrum:
             mean = tables.pop("mean", None)
             rings = {int(side): table for side, table in tables.items()}
         except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError):
-            raise CheckpointError("the checkpoint's spectra of details are damaged") from None
+            raise CheckpointError("the checkpoint's spectra of training images are damaged") from None
         if not all(_plausible(side, table) for side, table in rings.items()) or not _is_mean(mean, rings):
-            raise CheckpointError("the checkpoint's spectra of details are damaged")
+            raise CheckpointError("the checkpoint's spectra of training images are damaged")
         return cls(rings, mean)
 
     def check(self, process: Process, channels: int) -> None:
@@ -175,7 +165,8 @@ class ImageSpectrum:
         sides = sorted(changes(process) if self.mean is None else resolutions(process))
         if sorted(self.rings) != sides or any(table.shape[1] != channels for table in self.rings.values()):
             raise CheckpointError(
-                f"the checkpoint's spectra of details are not those of {channels} channels at {sides} pixels"
+                f"the checkpoint's spectra of training images are not of {channels} channels at {sides} "
+                "pixels"
             )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     "ancestral",
     aliases=("posterior",),
     eta=1.0,
+    corrects=True,
     help="draws from the exact posterior, with as much fresh noise as a step can take",
 )
 @register_sampler(
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     cold=True,
     needs=lambda process: process.has_posterior,
     takes_eta=True,
+    corrects=True,
     help="keeps the known noise, all but the share --eta of it",
 )
 def eta_family(walk: Walk) -> Iterator[tuple[int, Tensor]]:

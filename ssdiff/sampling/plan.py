@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,8 @@ class Plan:
         variance: of the fresh noise, ``posterior`` or ``fixed_large``, see
             :meth:`ssdiff.sampling.walk.Walk.step`.
         guided: timesteps at which the weight counts; None for all.
+        correction: share of the variance that its steps lose which they give back, 0..1.
+        crossing: of a resolution transition.
     """
 
     timesteps: list[int]
@@ -36,6 +39,8 @@ class Plan:
     guidance: float
     variance: Variance = "posterior"
     guided: range | None = None
+    correction: float = 0.0
+    crossing: Crossing = "step"
 
     @property
     def severities(self) -> list[int]:
@@ -57,17 +62,25 @@ class Plan:
         return tuple(1 if self.guidance_at(t) == 1 else 2 for t in self.timesteps[:-1])
 
     @property
-    def guidance_told(self) -> dict[str, object]:
-        """The weight of the class, and the chain's timesteps at which it counts where that is not all."""
-        told: dict[str, object] = {"guidance": self.guidance}
+    def told(self) -> dict[str, object]:
+        """The rule of its steps in plain values, for reports and recipes.
+
+        The chain's timesteps at which guidance counts, a correction and the crossing are there only where
+        they are not all, none and that of any step.
+        """
+        told: dict[str, object] = {"eta": self.eta, "variance": self.variance, "guidance": self.guidance}
         if self.guided is not None and self.guidance != 1:
             told["guided_timesteps"] = [t for t in self.timesteps[:-1] if t in self.guided]
+        if self.correction:
+            told["correction"] = self.correction
+        if self.crossing != "step":
+            told["crossing"] = self.crossing
         return told
 
     @property
     def guidance_place(self) -> str:
         """At how many steps the weight of the class counts, in words; nothing where at all of them."""
-        told = self.guidance_told.get("guided_timesteps")
+        told = self.told.get("guided_timesteps")
         return f" at {len(told)} of them" if isinstance(told, list) else ""
 
     @property
@@ -132,14 +145,19 @@ def plan_for(
     if steps is None and isinstance(wanted, int):
         wanted = min(wanted, top)
     from_top = t is not None or not process.noisy or defaults.terminal_prior is not None
-    chain = _chain(process, rule, top, wanted, from_top, defaults.crossing)
+    # A step of one timestep tells the second order of the steps even in noise nothing of where it leads.
+    crossing: Crossing = defaults.crossing if rule.spacing == "timesteps" else "step"
+    chain = _chain(process, rule, top, wanted, from_top, crossing)
+    variance = _variance(process, defaults, rule)
     return Plan(
         chain,
         rule.name,
         _eta(process, defaults, rule, eta),
         guidance,
-        _variance(process, defaults, rule),
+        variance,
         None if guidance == 1 else guided_timesteps(process, defaults),
+        _correction(process, defaults, rule, chain, variance),
+        crossing if process.changes_resolution else "step",
     )
 
 
@@ -245,7 +263,7 @@ def _chain(
     number = {size: i for i, size in enumerate(dict.fromkeys(state.size for state in process.states))}
     sizes = torch.tensor([number[state.size] for state in process.states[1 : top + 1]])
     if rule.spacing == "log-noise":
-        return respace(sizes, steps, _seen_noise(process)[:top], crossing)
+        return respace(sizes, steps, _seen_noise(process)[:top])
     if rule.spacing != "once" and isinstance(steps, int):
         return respace(sizes, steps, crossing=crossing)
     if rule.spacing != "once":
@@ -299,3 +317,19 @@ def _variance(process: Process, defaults: SamplingSettings, rule: Sampler) -> Va
             hint="set it to 'posterior'",
         )
     return defaults.variance
+
+
+def _correction(
+    process: Process, defaults: SamplingSettings, rule: Sampler, chain: list[int], variance: Variance
+) -> float:
+    """The share that steps give back, where a sampler and a chain have steps that lose something."""
+    states = process.states
+    loses = any(s > 0 and states[t].size == states[s].size for t, s in itertools.pairwise(chain))
+    if not (defaults.correction and rule.corrects and process.noisy and loses):
+        return 0.0
+    if not process.isotropic or variance != "posterior":
+        raise UsageError(
+            "sampling.correction is for plain and scale-space diffusion with the posterior's variance",
+            hint="set it to 0",
+        )
+    return defaults.correction

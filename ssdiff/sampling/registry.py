@@ -38,6 +38,7 @@ class Sampler:
         evaluations: of the network, in a step.
         needs: what else a process must have, a function of the process.
         kinds: of process in a preset that it is for; all of them where empty.
+        corrects: whether it gives back what its steps lose, if ``sampling.correction`` asks for it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Sampler:
     evaluations: int = 1
     needs: Callable[[Any], bool] = lambda process: True
     kinds: tuple[str, ...] = ()
+    corrects: bool = False
 
     def __post_init__(self) -> None:
         # The registry tells parts of ssdiff from those of plugins by their module.
@@ -86,6 +88,7 @@ def register_sampler(
     evaluations: int = 1,
     needs: Callable[[Any], bool] = lambda process: True,
     kinds: tuple[str, ...] = (),
+    corrects: bool = False,
     aliases: tuple[str, ...] = (),
 ) -> Callable[[_Function], _Function]:
     """Return a decorator that makes a generator function known as the sampler ``name``.
@@ -106,6 +109,8 @@ def register_sampler(
         evaluations: of the network, in a step.
         needs: what else a process must have, a function of the process.
         kinds: ``process.kind`` of the presets that may choose it; all where empty.
+        corrects: each of its steps at one size is :meth:`Walk.step <ssdiff.sampling.walk.Walk.step>` by its
+            prediction, and it passes x_s with s > 0 through ``walk.correct`` where that is not None.
         aliases: more names of the same.
 
     Raises:
@@ -134,7 +139,7 @@ def register_sampler(
     def add(function: _Function) -> _Function:
         _check_signature(name, function)
         sampler = Sampler(
-            name, function, help, noisy, cold, eta, takes_eta, spacing, evaluations, needs, kinds
+            name, function, help, noisy, cold, eta, takes_eta, spacing, evaluations, needs, kinds, corrects
         )
         for decorate in decorators:
             decorate(sampler)

@@ -7,6 +7,7 @@ Facts of the decays: the official code of [SSD]; golden tables in the tests.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -166,7 +167,7 @@ def respace(
             level that falls between two of them adds one, so 250 of 1000 with three changes gives up to 253.
         coordinate: (T,) non-decreasing, along which the steps are even between one change of level and the
             next; even in t itself, changes in between, where omitted. With it steps are a number.
-        crossing: see :func:`with_transitions`; the number of steps is the same.
+        crossing: see :func:`with_transitions`; of steps even in t, and their number is the same.
 
     Returns:
         Decreasing timesteps; the last is 0. The first is T, but where a list or a stride ends before it.
@@ -183,8 +184,7 @@ def respace(
         )
     if not 1 <= steps <= len(levels):
         raise ProcessError(f"steps must be between 1 and {len(levels)}, not {steps}")
-    kept = _even_between(coordinate, steps, _transitions(levels), crossing)
-    return with_transitions(levels, kept.tolist(), crossing)
+    return with_transitions(levels, _even_between(coordinate, steps, _transitions(levels)).tolist())
 
 
 def with_transitions(levels: Tensor, kept: Iterable[int], crossing: Crossing = "step") -> list[int]:
@@ -192,8 +192,9 @@ def with_transitions(levels: Tensor, kept: Iterable[int], crossing: Crossing = "
 
     So two neighbours t > s satisfy level(s) == level(t - 1). What a finer state gains at a transition is all
     random, whatever s is; the closer s is to t, the more of it the network still sees and corrects. With the
-    crossing ``"timestep"`` s is t - 1 there, and the nearest of the kept timesteps, but for the highest and
-    the lowest, is left out for it.
+    crossing ``"timestep"`` s is t - 1 there, in place of the nearest of the kept timesteps of the two levels:
+    the highest and the lowest of the chain stay, and so does the last that a level has beside them, in which
+    case s is what it would be otherwise.
 
     Args:
         levels: (T,) level of each timestep.
@@ -202,12 +203,16 @@ def with_transitions(levels: Tensor, kept: Iterable[int], crossing: Crossing = "
     """
     changes = _transitions(levels).tolist()
     chain = {*kept, *changes}
-    if crossing == "timestep":
-        after = {t - 1 for t in changes}
-        fixed = {*changes, *after, max(chain), min(chain)} if changes else set()
-        for s in sorted(after - chain):
-            near = min(chain - fixed, key=lambda t: abs(t - s), default=s)
-            chain = chain - {near} | {s}
+    if crossing == "timestep" and changes:
+        of = [None, *levels.tolist()]
+        free = chain - {*changes, *(t - 1 for t in changes), max(chain), min(chain)}
+        for s in (t - 1 for t in changes if t - 1 not in chain):
+            spare = Counter(of[t] for t in free)
+            movable = [t for t in free if of[t] in (of[s], of[s + 1]) and spare[of[t]] > 1]
+            if movable:
+                nearest = min(movable, key=lambda t: (abs(t - s), t))
+                free.remove(nearest)
+                chain = chain - {nearest} | {s}
     return [*sorted(chain, reverse=True), 0]
 
 
@@ -216,13 +221,12 @@ def _transitions(levels: Tensor) -> Tensor:
     return (levels[1:] != levels[:-1]).nonzero().flatten() + 2
 
 
-def _even_between(coordinate: Tensor, steps: int, changes: Tensor, crossing: Crossing) -> Tensor:
+def _even_between(coordinate: Tensor, steps: int, changes: Tensor) -> Tensor:
     """Timesteps even along a (T,) coordinate from T to the last change, to the one before, ..., to
     1."""
     total = len(coordinate)
     lowest = 1 if steps > 1 else total
-    after = changes - 1 if crossing == "timestep" else changes
-    ends = torch.cat([torch.tensor([lowest, total]), changes, after]).unique()
+    ends = torch.cat([torch.tensor([lowest, total]), changes]).unique()
     spans = list(itertools.pairwise(ends[ends >= lowest].tolist()))
     lengths = [float(coordinate[high - 1] - coordinate[low - 1]) for low, high in spans]
     shares = _apportioned(steps - 1 + len(changes), lengths, [high - low for low, high in spans])

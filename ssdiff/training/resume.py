@@ -14,6 +14,7 @@ from ssdiff.config.load import differences, for_data_set, override, parse_preset
 from ssdiff.data import check_source
 from ssdiff.distributed import World
 from ssdiff.errors import CheckpointError, DataError, UsageError
+from ssdiff.priors.image_spectrum import ImageSpectrum
 from ssdiff.weights.initial import Initial, InitialRequest, Origin, choose_initial
 
 _MODEL_SECTIONS = ("data", "process", "model")
@@ -91,19 +92,18 @@ class Start:
         names = self.loaded.meta.get("class_names") if self.loaded else None
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
-    @property
-    def lacks_spectra(self) -> bool:
-        """Whether a run goes on in its folder with spectra that its checkpoint has not, or not in full."""
-        sampling, details = self.preset.sampling, self.loaded.meta.get("details") if self.loaded else None
-        wanted = sampling.renoise == "spectral" or sampling.correction > 0
-        lacking = details is None or (sampling.correction > 0 and "mean" not in details)
-        return wanted and self.goes_on_in_its_folder and lacking
+    def is_drawn_otherwise(self, spectrum: ImageSpectrum | None) -> bool:
+        """Return whether a run goes on in its folder with settings of sampling, spectra or linear maps that
+        are not those of its checkpoint, which is what images are drawn by.
 
-    @property
-    def lacks_lift(self) -> bool:
-        """Whether a run goes on in its folder with linear maps that its checkpoint has not."""
-        wanted = self.preset.sampling.lift == "linear" and self.goes_on_in_its_folder
-        return wanted and self.loaded is not None and "lift" not in self.loaded.tensors
+        Args:
+            spectrum: taken of the training images, if the settings ask for it.
+        """
+        if self.loaded is None or self.stored is None or not self.goes_on_in_its_folder:
+            return False
+        lacks_lift = self.preset.sampling.lift == "linear" and "lift" not in self.loaded.tensors
+        other_spectra = spectrum is not None and self.loaded.meta.get("details") != spectrum.to_json()
+        return self.stored.sampling != self.preset.sampling or lacks_lift or other_spectra
 
     @property
     def other(self) -> str | Path | None:

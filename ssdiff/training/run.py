@@ -296,8 +296,8 @@ class _Run:
             window = time.monotonic()
             if self.start.initial is not None:
                 self._save(data)  # whose model it is, and that it need not be there again
-            if self.start.lacks_spectra or self.start.lacks_lift:
-                self._save(data)  # a finished run gets them, too
+            if self.world.any(self.start.is_drawn_otherwise(self._details)):
+                self._save(data)  # also where the run is finished
             self._show("training", trainer.step, settings.steps)
             # A run that was ended between a checkpoint and its picture still owes the picture.
             stopping = self._draw_if_due(data, stop, missing=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssdiff.arguments import as_path
 from ssdiff.build import outline_model
 from ssdiff.config import Preset
-from ssdiff.config.load import load_preset
+from ssdiff.config.load import differences, load_preset
 from ssdiff.errors import CheckpointError
 from ssdiff.files import check_output
 from ssdiff.models import official, official_cold
@@ -149,7 +149,7 @@ def import_model(
         data=data,
         progress=progress,
     )
-    settings, ours = pipeline.required_preset(), pipeline.model.state_dict()
+    asked, settings, ours = settings, pipeline.required_preset(), pipeline.model.state_dict()
     start = None if pipeline.terminal_prior is None else pipeline.terminal_prior.to_json()
     note = f"imported from {path.name}"
     single_file.export(target, settings, ours, start=start, note=note, overwrite=overwrite)
@@ -159,10 +159,9 @@ def import_model(
     if any("adapters_in." in name for name in state):
         layout = "Flexi-UNet"
     count = sum(weight.numel() for weight in ours.values())
-    notes, warnings = (
-        [*unsaid, *_notes(state, settings, averaged_adapters, start is not None)],
-        _contradictions(path, settings),
-    )
+    notes = [*unsaid, *_notes(state, settings, averaged_adapters, start is not None)]
+    if changed := differences(asked, settings, ("sampling",)):
+        notes.append(f"nothing taken of training images comes with them (asked != now): {'; '.join(changed)}")
     return ImportedModel(
         target,
         layout,
@@ -171,7 +170,7 @@ def import_model(
         len(ours),
         count,
         tuple(notes),
-        tuple(warnings),
+        tuple(_contradictions(path, settings)),
         _following(pipeline, shlex.quote(str(target))),
     )
 

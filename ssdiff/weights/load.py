@@ -140,7 +140,7 @@ def load(
     pipeline.class_names, pipeline.origin, pipeline.step = stored.class_names, stored.origin, stored.step
     pipeline.path = path
     pipeline.terminal_prior = None if stored.start is None else CoarseMixture.from_json(stored.start)
-    if stored.details is not None and pipeline.process.changes_resolution:
+    if stored.details is not None:
         pipeline.spectrum = ImageSpectrum.from_json(stored.details)
         pipeline.spectrum.check(pipeline.process, stored.preset.data.channels)
     if stored.lift is not None:

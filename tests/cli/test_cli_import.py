@@ -92,6 +92,15 @@ def test_shared_adapters_with_two_values(ssdiff, result, tmp_path, averaged):
     published.check(name, pipe.model(x, torch.tensor([entry["i"]]), entry["rs"]), atol=1e-4)
 
 
+def test_settings_that_need_training_images_are_told_to_be_set_back(result, tmp_path):
+    published = golden("flexi_256_shared_adapters")
+    file = tmp_path / "ssd_256res_celeba_6levels_ema.pt"
+    torch.save(named_weights(published.meta["keys"]), file)
+    sets = ("--set", "model.width=32", "--set", "sampling.correction=0.5")
+    values = result("import", file, "--preset", "celeba256", *sets, "--out", tmp_path / "x.safetensors")
+    assert any("(asked != now): sampling.correction: 0.5 != 0" in note for note in values["notes"])
+
+
 def guided(name):
     case = golden("adm_unet").meta["cases"][name]
     return case, named_weights(case["keys"])

@@ -1,5 +1,4 @@
-"""ImageSpectrum that a resolution transition adds: spectra, their draws, the best normal step, the
-commands."""
+"""Spectra of the training images: what transitions add by them, what steps give back, the commands."""
 
 import itertools
 import json
@@ -20,11 +19,13 @@ from ssdiff.analysis.data_moments import measure_moments
 from ssdiff.analysis.sampler_error import ExactChains, spectral_distance
 from ssdiff.analysis.schedule_search import chain_of
 from ssdiff.build import build_process
+from ssdiff.config import SamplingSettings
 from ssdiff.config.load import load_preset, override
 from ssdiff.errors import CheckpointError, PresetError, UsageError
 from ssdiff.operators import matrices
 from ssdiff.priors.image_spectrum import ImageSpectrum, changes, fit_spectrum
 from ssdiff.sampling.gaussian import eta_family
+from ssdiff.sampling.plan import plan_for
 from ssdiff.sampling.walk import Walk
 
 
@@ -245,6 +246,87 @@ def test_a_correction_is_trained_drawn_exported_and_given_to_what_was_finished(
         assert np.array_equal(corrected, drawn(old, *options, *asked, "--batch", 1))
     solver = ("--sampler", "dpm++")
     assert np.array_equal(drawn(old, *solver), drawn(old, *solver, *asked)), "its steps lose next to nothing"
+    plain = drawn(old, *solver, "--set", "sampling.renoise=none")
+    assert np.array_equal(plain, drawn(run_folder, *solver, *asked)), "nor need they spectra"
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_finished_run_is_drawn_by_settings_of_sampling_that_it_is_resumed_with(
+    levels, result, ssdiff, tmp_path
+):
+    """Of one size, too, whose spectra are for corrections alone; exported files and reports follow."""
+    run, model = tmp_path / "run", tmp_path / "model.safetensors"
+    sets = ("--set", f"process.levels={levels}", "--set", "process.snr_preserving=0.0")
+    result("train", "--preset", TINY, "--out", run, *sets, *CPU)
+    drawn = [self_drawn(result, run, tmp_path)]
+    for share in (0.5, 0.9, 0.9):
+        result("train", "--resume", run, "--set", f"sampling.correction={share}", *CPU)
+        drawn.append(self_drawn(result, run, tmp_path))
+        asked = ("--set", f"sampling.correction={share}")
+        assert np.array_equal(drawn[-1], self_drawn(result, run, tmp_path, *asked))
+    assert [np.array_equal(a, b) for a, b in itertools.pairwise(drawn)] == [False, False, True]
+    result("export", run, "--out", model)
+    assert np.array_equal(drawn[-1], self_drawn(result, model, tmp_path))
+    assert np.array_equal(drawn[0], self_drawn(result, model, tmp_path, "--set", "sampling.correction=0.0"))
+    folder = tmp_path / "many"
+    many = ("sample", "--ckpt", run, "-n", 2, "--out", folder, "--sampler")
+    assert result(*many, "ddim", *CPU)["correction"] == 0.9
+    code, _, err = ssdiff(*many, "ddim", "--set", "sampling.correction=0.0", *CPU)
+    assert code == 2 and "correction 0.9, not none" in err
+    folder = tmp_path / "solved"
+    many = ("sample", "--ckpt", run, "-n", 2, "--out", folder, "--sampler")
+    assert "correction" not in result(*many, "dpm++", *CPU)
+    assert result(*many, "dpm++", "--set", "sampling.correction=0.0", *CPU)["kept"] == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda details: 5,
+        lambda details: None,
+        lambda details: "mean",
+        lambda details: {**details, "mean": [[[5.0]]]},
+        lambda details: {side: rings for side, rings in details.items() if side != "8"},
+    ],
+)
+def test_spectra_that_are_damaged_are_refused_and_taken_again_by_resuming(
+    change, run_folder, result, ssdiff, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    result("train", "--resume", run, "--set", "sampling.correction=0.5", *CPU)
+    whole = self_drawn(result, run, tmp_path)
+    folder = checkpoints.latest(run / "checkpoints")[0].path
+    loaded = checkpoints.load(folder)
+    meta = loaded.meta | {"details": change(loaded.meta["details"])}
+    shutil.rmtree(folder)
+    checkpoints.save(run / "checkpoints", 12, loaded.tensors, meta, keep=100)
+    code, _, err = ssdiff("sample", "--ckpt", run, "-n", 1, "--out", tmp_path / "no.npz", *CPU)
+    assert code == (2 if meta["details"] is None else 4) and "spectra" in err
+    result("train", "--resume", run, *CPU)
+    assert np.array_equal(whole, self_drawn(result, run, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("ihdm-cifar10", {}),
+        ("blurdiff-church64", {}),
+        ("ddpm-celeba64", {"sampler": "ancestral", "variance": "fixed_large"}),
+    ],
+)
+def test_corrections_of_other_processes_are_refused_without_a_preset_as_well(name, more):
+    process = build_process(load_preset(name, {"process.T": 20, "sampling.steps": 5}))
+    asked = SamplingSettings(**{"steps": 5, "correction": 1.0, "sampler": "ancestral"} | more)
+    with pytest.raises(UsageError, match="is for plain and scale-space diffusion"):
+        plan_for(process, asked)
+
+
+def self_drawn(result, ckpt, folder, *options):
+    """Images of a model's own settings."""
+    out = folder / f"{len(list(folder.iterdir()))}.npz"
+    result("sample", "--ckpt", ckpt, "-n", 3, "--out", out, "--sampler", "ddim", *options, *CPU)
+    return np.load(out)["arr_0"]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +413,7 @@ def test_a_corrected_chain_draws_images_of_the_right_variance(eta, levels):
     spectrum, side = fit_spectrum([gaussian(6000)], process), process.states[-1].resolution
     chain = [t for t in chain_of(process.states, 50) if t > 0 and process.states[t].resolution == side]
     begin, end = process.states[chain[0]], process.states[chain[-1]]
-    table, rings = spectrum._bases[side], spectrum.rings[side]
+    table, rings = spectrum._tables[side], spectrum.rings[side]
     place = torch.arange(side).double()
     ring = (place[:, None].square() + place.square()).sqrt().round().long()
 

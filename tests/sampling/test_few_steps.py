@@ -102,3 +102,20 @@ def test_steps_below_are_even_as_before():
     found = build_process(load_preset("ddpm-celeba64"))  # it ends below what hides the image
     chain = plan_for(found, SamplingSettings(sampler="dpm++", steps=10)).timesteps
     assert chain == respace(torch.zeros(found.T), 10, found.log_noise())
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8, 25])
+def test_second_order_crosses_a_transition_by_a_step(steps):
+    """After a step of one timestep it would be first order in the long one that follows."""
+    found = build_process(load_preset("celeba64-apart"))
+    step, timestep = (
+        {
+            name: plan_for(found, SamplingSettings(sampler=name, steps=steps, crossing=crossing))
+            for name in ("ddim", "dpm++")
+        }
+        for crossing in ("step", "timestep")
+    )
+    assert step["dpm++"] == timestep["dpm++"] and "crossing" not in timestep["dpm++"].told
+    assert len(step["ddim"].timesteps) == len(timestep["ddim"].timesteps)
+    assert (step["ddim"].timesteps == timestep["ddim"].timesteps) == (steps < 8)
+    assert timestep["ddim"].told["crossing"] == "timestep"

@@ -55,7 +55,7 @@ def test_the_network_is_asked_twice_within_the_interval_alone(sampler, ends, ste
         [(t, CLASSES) for t in within] + [(t, 2) for t in plan.timesteps[:-1]]
     )
     assert plan.network_evaluations == len(pipe.model.asked) == plan.evaluations + len(within)
-    assert plan.guidance_told == {"guidance": 3.0, "guided_timesteps": within}
+    assert plan.told["guidance"] == 3 and plan.told["guided_timesteps"] == within
 
 
 def test_predictions_are_weighed_within_and_plain_outside():
@@ -72,7 +72,7 @@ def test_an_interval_that_holds_all_changes_nothing_but_what_is_told(tmp_path):
     plain, whole = shades(), shades(**{"sampling.guidance_interval": [-99.0, 99.0]})
     assert torch.equal(plain.sample(3, 5), whole.sample(3, 5))
     assert plain.plan(5).network_evaluations == whole.plan(5).network_evaluations
-    assert "guided_timesteps" not in plain.plan(5).guidance_told
+    assert "guided_timesteps" not in plain.plan(5).told
 
 
 def test_a_folder_of_another_interval_is_another_job(tmp_path):
@@ -93,7 +93,7 @@ def test_costs_count_two_evaluations_within():
     some = gflops(**{"sampling.guidance_interval": [-9.0, 2.0]})
     assert all_.sampling_flops == 2 * none.sampling_flops
     costs = {path.path: path.flops for path in some.paths}
-    assert some.plan.guidance_told["guided_timesteps"] == [981, 949, 861, 652, 342]
+    assert some.plan.told["guided_timesteps"] == [981, 949, 861, 652, 342]
     assert some.sampling_flops == none.sampling_flops + 4 * costs[8, 8] + costs[8, 16]
     assert "with guidance 2 at 5 of them, twice the work there" in some.summary()[1]
 

@@ -8,8 +8,9 @@ import torch
 
 import ssdiff
 from ssdiff.build import build_process
-from ssdiff.config.load import load_preset
+from ssdiff.config.load import load_preset, override
 from ssdiff.errors import PresetError, UsageError
+from ssdiff.priors.image_spectrum import fit_spectrum
 from ssdiff.registry import credited_to
 from ssdiff.sampling.registry import SAMPLERS, register_sampler, sampler_help, samplers
 
@@ -86,6 +87,26 @@ def test_an_own_sampler_is_known_everywhere(forgetful):
 
 
 OPTIONS = ({"sampler": "halfway"}, {"sampler": "ddim", "eta": 0.5})
+
+
+@pytest.mark.parametrize("corrects", [False, True])
+def test_an_own_sampler_gives_back_what_steps_lose_if_it_says_so(forgetful, corrects):
+    @register_sampler("own", corrects=corrects)
+    def own(walk):
+        x = walk.x
+        for t, s in walk.steps:
+            x = walk.step(x, walk.predict(x, t), t, s)
+            if walk.correct and s and walk.same_size(t, s):
+                x = walk.correct(x, t, s)
+            yield s, x
+
+    pipe = bundled()
+    pipe.preset = override(pipe.preset, {"sampling.correction": 0.5, "sampling.sampler": "ddim"})
+    pipe.spectrum = fit_spectrum([torch.randn(50, 3, 32, 32) / 3], pipe.process)
+    told = [pipe.plan(5, name).told.get("correction") for name in ("ddim", "own", "dpm++")]
+    assert told == [0.5, 0.5 if corrects else None, None]
+    found = [pipe.sample(2, 5, name) for name in ("ddim", "own")]
+    assert torch.equal(*found) == corrects
 
 
 def bundled():

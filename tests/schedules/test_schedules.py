@@ -64,29 +64,34 @@ def test_a_crossing_of_one_timestep_takes_the_place_of_the_nearest_step():
     chain = resolution.respace(levels, 5)
     assert chain == [1000, 750, 501, 457, 251, 1, 0]
     assert resolution.respace(levels, 5, crossing="timestep") == [1000, 750, 457, 456, 251, 1, 0]
-    # The ends stay, so that two steps get one more; what is there already is left as it is.
-    assert resolution.respace(levels, 2, crossing="timestep") == [1000, 457, 456, 1, 0]
+    # The ends stay, and a step of its own for each level; what is there already is left as it is.
+    assert resolution.respace(levels, 4, crossing="timestep") == [1000, 667, 457, 334, 1, 0]
+    assert resolution.respace(levels, 2, crossing="timestep") == [1000, 457, 1, 0]
     assert resolution.with_transitions(levels, {1000, 456, 1}, "timestep") == [1000, 457, 456, 1, 0]
-    levels = torch.tensor([0] * 401 + [1] * 600)
-    even = resolution.respace(levels, 11, torch.arange(1001, dtype=torch.float64), "timestep")
-    assert even == [1001, 901, 801, 701, 602, 502, 402, 401, 301, 201, 101, 1, 0]
+    even = resolution.respace(levels, 11, torch.arange(1000, dtype=torch.float64), "timestep")
+    assert even == resolution.respace(levels, 11, torch.arange(1000, dtype=torch.float64))
+    # Of two that are as near the earlier in the process goes.
+    levels = torch.tensor([0] * 50 + [1] * 50)
+    kept = {100, 80, 55, 45, 20, 1}
+    assert resolution.with_transitions(levels, kept, "timestep") == [100, 80, 55, 51, 50, 20, 1, 0]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(5, 300), st.integers(2, 5), st.floats(0.2, 3), st.data())
-def test_every_transition_is_crossed_by_one_timestep(total, levels, gamma, data):
+def test_every_transition_is_crossed_by_one_timestep_where_steps_can_be_spared(total, levels, gamma, data):
     table = resolution.convex_decay(total, levels, gamma)
     steps = data.draw(st.integers(1, total))
     level = [0, *table.tolist()]
-    for coordinate in (None, torch.arange(total, dtype=torch.float64)):
-        chain = resolution.respace(table, steps, coordinate, "timestep")
-        plain = resolution.respace(table, steps, coordinate)
-        assert chain[0] == total and chain[-1] == 0 and chain == sorted(set(chain), reverse=True)
+    plain, chain = (resolution.respace(table, steps, crossing=how) for how in ("step", "timestep"))
+    assert len(chain) == len(plain) and (chain[0], *chain[-2:]) == (plain[0], *plain[-2:])
+    assert chain == sorted(set(chain), reverse=True)
+    changes = {t for t in range(2, total + 1) if level[t] != level[t - 1]}
+    spare = {k: len([t for t in set(plain[1:-2]) - changes if level[t] == k]) for k in set(level)}
+    left = {k: len([t for t in set(chain[1:-2]) - changes if level[t] == k]) for k in set(level)}
+    for k, count in spare.items():
+        assert left[k] >= min(count, 1), "a level keeps a step of its own"
+    if all(count >= 3 for count in spare.values()):
         assert all(t - s == 1 for t, s in itertools.pairwise(chain) if level[s] != level[t])
-        changes = len(set(table.tolist())) - 1
-        assert len(plain) <= len(chain) <= len(plain) + changes
-        if steps >= 2 + 3 * changes:
-            assert len(chain) == len(plain)
 
 
 def test_steps_are_even_between_changes():
