@@ -165,8 +165,7 @@ class ImageSpectrum:
         sides = sorted(changes(process) if self.mean is None else resolutions(process))
         if sorted(self.rings) != sides or any(table.shape[1] != channels for table in self.rings.values()):
             raise CheckpointError(
-                f"the checkpoint's spectra of training images are not of {channels} channels at {sides} "
-                "pixels"
+                f"the checkpoint's spectra are not those of {channels} channels at {sides} pixels"
             )
 
 

@@ -119,7 +119,8 @@ def test_settings_of_thousands_of_digits_and_parts(ssdiff, tmp_path):
 def test_what_a_scheduler_left_keeps_nothing_back(ssdiff, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     out = tmp_path / "a.png"
-    code, told, _ = ssdiff("sample", "-n", 1, "--steps", 2, "--out", out, "--json", *CPU)
+    options = ("--ckpt", "shapes32", "-n", 1, "--steps", 2, "--out", out, "--json")
+    code, told, _ = ssdiff("sample", *options, *CPU)
     assert code == 0 and json.loads(told)["out"] == str(out)
 
 
