@@ -55,7 +55,9 @@ USUAL = {
     "compiled": 75.0,
 }  # seconds of one, until one is known
 CHAINS = (("ancestral", 50), ("ddim", 25), ("dpm++", 10))
-VARIANTS = "DDPM; matched SSD, apart, later; matched SSD, 4 levels; published SSD, trained as matched"
+VARIANTS = (
+    "DDPM; matched SSD, apart, later, linear lift; matched SSD, 4 levels; published SSD, trained as matched"
+)
 STUDY_FILES = ("results.json", "table.md", "distance.png")
 STOPPED = "the same command goes on"
 PICTURES = 3  # of the newest networks

@@ -34,10 +34,12 @@ import ssdiff
 from ssdiff.data import open_data
 from ssdiff.errors import Interrupted, SsdiffError
 from ssdiff.files import write_atomic
+from ssdiff.generation import override_sampling
 from ssdiff.images import save_image
 from ssdiff.runs import RunFolder
 
-SAMPLERS = ("ancestral", "ddim", "dpm++")
+CORRECTED = ("ancestral", "ddim")
+SAMPLERS = (*CORRECTED, "dpm++")
 PART = 1000  # images drawn between two looks at the clock
 ERRORS_OF = 1000  # images
 LEVELS = 14  # of noise, at which errors are taken
@@ -61,7 +63,11 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time for this call")
     parser.add_argument(
-        "--chains", type=chains, default=(), help="e.g. 10:ddim,50:dpm++; evaluate the last budget by these"
+        "--chains",
+        type=chains,
+        default=(),
+        help="evaluate the last budget by these: STEPS:SAMPLER, or STEPS:SAMPLER:SHARE with that share of "
+        "what steps lose given back, e.g. 10:dpm++,50:ddim,10:ddim:1",
     )
     parser.add_argument(
         "--only-train", action="store_true", help="draw nothing: for denoisers.py and stage_swap.py"
@@ -106,13 +112,23 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def chains(text: str) -> tuple[Chain, ...]:
-    """Steps and samplers between commas."""
-    found = [(int(steps), sampler) for steps, _, sampler in (one.partition(":") for one in text.split(","))]
-    if wrong := [f"{steps}:{name}" for steps, name in found if steps < 1 or name not in SAMPLERS]:
+    """Chains between commas."""
+    return tuple(chain(one) for one in text.split(","))
+
+
+def chain(text: str) -> Chain:
+    """One that there is."""
+    try:
+        found = Chain.read(text)
+    except ValueError:
+        found = Chain(0, text)
+    shares = (0, 1) if found.sampler in CORRECTED else (0, 0)
+    if found.steps < 1 or found.sampler not in SAMPLERS or not shares[0] <= found.share <= shares[1]:
         raise argparse.ArgumentTypeError(
-            f"{wrong[0]} is not STEPS:SAMPLER, with one of {', '.join(SAMPLERS)}"
+            f"{text} is not STEPS:SAMPLER with one of {', '.join(SAMPLERS)}, nor STEPS:SAMPLER:SHARE "
+            f"with one of {', '.join(CORRECTED)} and a share from 0 to 1"
         )
-    return tuple(found)
+    return found
 
 
 def names_in(text: str) -> list[str]:
@@ -242,16 +258,18 @@ def beginning(case: Case) -> str | Path:
 
 def evaluate(case: Case, chain: Chain, extractor: str, clock: Clock) -> None:
     """Draw images and take their distances to those that were held out, and to those of the training."""
-    steps, sampler = chain
     precision = str(case.settings().get("training.precision", "auto"))
-    folder, pipeline = case.run / f"drawn-{steps}-{sampler}", ssdiff.load(case.run, precision=precision)
+    folder, pipeline = case.run / f"drawn-{chain.name}", ssdiff.load(case.run, precision=precision)
+    override_sampling(pipeline, {"sampling.correction": chain.share})
     # An image depends on the seed and its number alone, so a call that is stopped loses one part at most.
     for first in range(0, case.scale.samples, PART):
         files = [folder / f"{k:06d}.png" for k in range(first, min(first + PART, case.scale.samples))]
         if not all(file.exists() for file in files):
             clock.check()
-            print(f"draw {len(files)} images of {case.run.name}, {steps} steps of {sampler}", flush=True)
-            images = pipeline.sample(len(files), steps, sampler, batch=case.scale.at_once, first=first)
+            print(f"draw {len(files)} images of {case.run.name}, {chain.said}", flush=True)
+            images = pipeline.sample(
+                len(files), chain.steps, chain.sampler, batch=case.scale.at_once, first=first
+            )
             for image, file in zip(images, files, strict=True):
                 save_image(image, file, overwrite=True)
     for reference in REFERENCES:

@@ -9,35 +9,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from study_scales import BASE, REFERENCES, Case, Scale, every
+from study_scales import BASE, REFERENCES, Case, Chain, Scale, every
 
 import ssdiff
 from ssdiff.files import write_atomic
 from ssdiff.reporting.plots import Curve, Panel, save_panels
 
-KEYS = ("variant", "images", "steps", "sampler")
+KEYS = ("variant", "images", "steps", "sampler", "share")
 """What rows have in common that differ by their seed alone."""
 
 
 def rows(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     """What was found, one row for each network, budget and chain that is done."""
     for case in cases:
-        preset = ssdiff.load_preset("celeba64", case.settings())
         for chain in case.evaluated():
+            preset = ssdiff.load_preset("celeba64", {**case.settings(), "sampling.sampler": chain.sampler})
             values = {
                 (metric, reference): json.loads(case.result(metric, chain, reference).read_text())
                 for metric in ("fid", "kid")
                 for reference in REFERENCES
             }
-            spent = ssdiff.cost(preset, steps=chain[0])
+            spent = ssdiff.cost(preset, steps=chain.steps)
             yield {
                 "variant": case.variant,
                 "seed": case.seed,
                 "images": case.images,
                 "training_flops": case.images * spent.training_flops,
                 "training_seconds": seconds_of(case, case.steps),
-                "steps": chain[0],
-                "sampler": chain[1],
+                **chain._asdict(),
                 "sampling_flops": spent.sampling_flops,
                 "fd": values["fid", "held-out"]["value"],
                 "kd": values["kid", "held-out"]["value"],
@@ -65,7 +64,7 @@ def show(scale: Scale, out: Path, plotted: Sequence[str] = ()) -> None:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key, group in grouped(found).items():
-        variant, images, steps, sampler = key
+        variant, images, *chain = key
         mean = {
             name: statistics.mean(row[name] for row in group)
             for name in group[0]
@@ -74,15 +73,16 @@ def show(scale: Scale, out: Path, plotted: Sequence[str] = ()) -> None:
         spread = f" ± {standard_error([row['fd'] for row in group]):.1f}" if len(group) > 1 else ""
         lines.append(
             f"| {variant} | {len(group)} | {images:,} | {mean['training_flops'] / 1e12:.3g} | "
-            f"{mean['training_seconds']:.0f} | {steps}, {sampler} | {mean['sampling_flops'] / 1e9:.3g} | "
+            f"{mean['training_seconds']:.0f} | {Chain(*chain).said} | {mean['sampling_flops'] / 1e9:.3g} | "
             f"{mean['fd']:.1f}{spread} | {1000 * mean['kd']:.1f} | "
             f"{mean['fd_train']:.1f} | {1000 * mean['kd_train']:.1f} |"
         )
     table = "\n".join([*lines, *errors(every(scale, out))])
     write_atomic(out / "table.md", f"{table}\n".encode(), overwrite=True)
     print(table)
-    if drawn := [row for row in found if not plotted or row["variant"] in plotted]:
-        save_panels(out / "distance.png", [*by_training(scale, drawn), *by_steps(drawn)], overwrite=True)
+    drawn = [row for row in found if not plotted or row["variant"] in plotted]
+    if panels := [*by_training(scale, drawn), *by_steps(drawn)] if drawn else []:
+        save_panels(out / "distance.png", panels, overwrite=True)
 
 
 def errors(cases: Sequence[Case]) -> Iterator[str]:
@@ -130,33 +130,46 @@ def grouped(found: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[
 
 
 def by_training(scale: Scale, found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Distance against the FLOPs of training, one panel for each of the scale's chains."""
-    for steps, sampler in scale.chains:
-        of_chain = [row for row in found if (row["steps"], row["sampler"]) == (steps, sampler)]
+    """Distance against the FLOPs of training, one panel for each of the scale's chains that was taken."""
+    for chain in scale.chains:
+        of_chain = [row for row in found if tuple(row[key] for key in Chain._fields) == chain]
         curves = [
             curve(variant, [row for row in of_chain if row["variant"] == variant], "training_flops", 1e12)
             for variant in dict.fromkeys(row["variant"] for row in of_chain)
         ]
-        yield panel(f"{steps} steps, {sampler}", "TFLOPs of training", found, curves)
+        if curves:
+            yield panel(chain.said, "TFLOPs of training", found, curves)
 
 
 def by_steps(found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Distance against the FLOPs of sampling, one panel for each sampler, at the largest of the budgets with
-    the most chains."""
+    """Distance against the FLOPs of sampling, one panel for each sampler with a curve for each variant and
+    share, at the largest of the budgets with the most chains."""
     chains = {
-        images: {(row["sampler"], row["steps"]) for row in found if row["images"] == images}
+        images: {(row["sampler"], row["share"], row["steps"]) for row in found if row["images"] == images}
         for images in sorted({row["images"] for row in found}, reverse=True)
     }
     images = max(chains, key=lambda one: len(chains[one]))
-    for sampler in dict.fromkeys(name for name, _ in sorted(chains[images])):
+    for sampler in sorted({name for name, _, _ in chains[images]}):
         of_sampler = [row for row in found if (row["images"], row["sampler"]) == (images, sampler)]
         if len({row["steps"] for row in of_sampler}) < 2:
             continue
-        curves = [
-            curve(variant, [row for row in of_sampler if row["variant"] == variant], "sampling_flops", 1e9)
-            for variant in dict.fromkeys(row["variant"] for row in of_sampler)
-        ]
-        yield panel(f"{images:,} images: {sampler}, few to many steps", "GFLOPs an image", found, curves)
+        curves = {
+            f"{row['variant']}, share {row['share']:g}" if row["share"] else row["variant"]: [
+                other for other in of_sampler if alike(row, other, ("variant", "share"))
+            ]
+            for row in of_sampler
+        }
+        yield panel(
+            f"{images:,} images: {sampler}, few to many steps",
+            "GFLOPs an image",
+            found,
+            [curve(label, rows, "sampling_flops", 1e9) for label, rows in curves.items()],
+        )
+
+
+def alike(one: dict[str, Any], other: dict[str, Any], keys: Sequence[str]) -> bool:
+    """Whether two rows agree in these."""
+    return all(one[key] == other[key] for key in keys)
 
 
 def panel(title: str, x_label: str, found: Sequence[dict[str, Any]], curves: list[Curve]) -> Panel:

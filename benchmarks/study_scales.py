@@ -5,20 +5,55 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 Settings = dict[str, object]
-Chain = tuple[int, str]
-"""Steps and sampler."""
 CHANGES = "training.transition_share"
 PAIRS = "training.grad_accum_steps"
 DETAILS = "sampling.renoise"
 OWN, OWN_AFTER = "model.own", "training.own_after"
 LOG_SNR: Settings = {"training.timesteps": "log_snr", "training.uncertainty": True}
 NARROW: Settings = {**LOG_SNR, "training.log_snr_mean": 1.0, "training.log_snr_std": 2.0}
+LINEAR: Settings = {CHANGES: 0.0, "sampling.lift": "linear", "sampling.crossing": "timestep"}
 BASE = "DDPM"
 """The variant that others are compared with."""
 REFERENCES = ("held-out", "train")
 """Zips of the study that drawn images are compared with, in this order."""
+
+
+class Chain(NamedTuple):
+    """How images are drawn.
+
+    Attributes:
+        steps: of the sampler.
+        sampler: its name.
+        share: of what its steps lose that is given back (sampling.correction), in [0, 1].
+    """
+
+    steps: int
+    sampler: str
+    share: float = 0.0
+
+    @classmethod
+    def read(cls, text: str, separator: str = ":") -> Chain:
+        """Parse ``STEPS:SAMPLER`` or ``STEPS:SAMPLER:SHARE``.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        parts = text.split(separator)
+        steps, sampler, share = parts if len(parts) > 2 else (*parts, "0")
+        return cls(int(steps), sampler, float(share))
+
+    @property
+    def name(self) -> str:
+        """As part of a file's name."""
+        return f"{self.steps}-{self.sampler}-{self.share:g}"
+
+    @property
+    def said(self) -> str:
+        """As a table has it."""
+        return f"{self.steps}, {self.sampler}" + (f", share {self.share:g}" if self.share else "")
 
 
 @dataclass(frozen=True)
@@ -32,7 +67,7 @@ class Scale:
         budgets: images seen at which a network is evaluated.
         held_out: images kept for the reference.
         samples: drawn at each budget.
-        chains: (steps, sampler) of the drawing.
+        chains: of the drawing.
         at_once: images drawn together.
     """
 
@@ -42,7 +77,12 @@ class Scale:
     budgets: tuple[int, ...]
     held_out: int = 2700
     samples: int = 5000
-    chains: tuple[Chain, ...] = ((50, "ancestral"), (25, "ddim"))
+    chains: tuple[Chain, ...] = (
+        Chain(50, "ancestral"),
+        Chain(25, "ddim"),
+        Chain(25, "ddim", 0.5),
+        Chain(10, "ddim", 1.0),
+    )
     at_once: int = 1000
 
 
@@ -72,6 +112,7 @@ def apart(*at: float, **more: object) -> Settings:
 WIDE: Settings = {"model.width": 32}
 SMALL: Settings = {
     "data.resize": "antialias",  # as the reference is, or no model could come nearer than the difference
+    "sampling.correction": 1.0,  # so that every run has the spectra that a chain with a share needs
     "training.precision": "fp32",  # so small a network is no quicker in bf16
     "model.width": 24,
     "model.blocks": 1,
@@ -96,7 +137,7 @@ SCALES = {
         budgets=(32, 64),
         held_out=8,
         samples=8,
-        chains=((3, "ddim"),),
+        chains=(Chain(3, "ddim"), Chain(3, "ddim", 1.0)),
     ),
     "16px": Scale(
         {**SMALL, "data.size": 16, "model.multipliers": [1, 2, 2], "model.attention": [4]},
@@ -126,9 +167,7 @@ SCALES = {
             "matched SSD, apart after a quarter": apart(-2.0, -4.0, **{OWN_AFTER: 0.25}),
             "matched SSD, apart after a half": apart(-2.0, -4.0, **{OWN_AFTER: 0.5}),
             "matched SSD, apart, overlap": apart(-1.25, -4.0, **{"training.overlap_share": 0.1}),
-            "matched SSD, apart, later, linear lift": apart(
-                -2.0, -4.0, **{CHANGES: 0.0, "sampling.lift": "linear"}
-            ),
+            "matched SSD, apart, later, linear lift": apart(-2.0, -4.0, **LINEAR),
             "matched SSD, apart, later, log-SNR": apart(
                 -2.0, -4.0, **{"training.size_power": 0.0}, **LOG_SNR
             ),
@@ -158,6 +197,7 @@ SCALES = {
             ),
             "matched SSD, apart": apart(-1.0, -3.25, -6.5),
             "matched SSD, apart, later": apart(-1.75, -3.25, -6.5),
+            "matched SSD, apart, later, linear lift": apart(-1.75, -3.25, -6.5, **LINEAR),
             "matched SSD, apart after a quarter": apart(-1.75, -3.25, -6.5, **{OWN_AFTER: 0.25}),
         },
         batch=64,
@@ -165,13 +205,20 @@ SCALES = {
         samples=2000,
     ),
     "64px": Scale(
-        {"model.width": 64, "training.lr": 3e-4, "training.warmup": 200, "training.ema": 0.999},
+        {
+            "sampling.correction": 1.0,
+            "model.width": 64,
+            "training.lr": 3e-4,
+            "training.warmup": 200,
+            "training.ema": 0.999,
+        },
         {
             "DDPM": published(1),
             "matched SSD, 4 levels": matched(
                 -1.0, -2.0, -7.5, **{"training.size_power": 2.0, DETAILS: "spectral"}
             ),
             "matched SSD, apart, later": apart(-1.5, -2.5, -7.5),
+            "matched SSD, apart, later, linear lift": apart(-1.5, -2.5, -7.5, **LINEAR),
             "published SSD, trained as matched": published(4, **{CHANGES: 0.03, PAIRS: 4}),
             "published SSD, 4 levels": published(4),
             "published SSD, 2 levels": published(2),
@@ -230,7 +277,7 @@ class Case:
 
     def result(self, metric: str, chain: Chain, reference: str) -> Path:
         """Where a distance to one of REFERENCES is kept."""
-        return self.run / "results" / f"{chain[0]}-{chain[1]}-{metric}-{reference}.json"
+        return self.run / "results" / f"{chain.name}-{metric}-{reference}.json"
 
     @property
     def errors(self) -> Path:
@@ -245,8 +292,9 @@ class Case:
     def evaluated(self) -> list[Chain]:
         """The chains of which all distances are there, fewest steps first."""
         # This distance is the last that is taken.
-        found = (path.stem.split("-")[:2] for path in self.run.glob(f"results/*-kid-{REFERENCES[-1]}.json"))
-        return sorted((int(steps), sampler) for steps, sampler in found)
+        last = f"-kid-{REFERENCES[-1]}.json"
+        found = (path.name.removesuffix(last) for path in self.run.glob(f"results/*{last}"))
+        return sorted(Chain.read(name, "-") for name in found)
 
     def settings(self) -> Settings:
         """Of the preset celeba64."""

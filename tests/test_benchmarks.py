@@ -61,7 +61,7 @@ def call(name, *options, home, code=0):
 def test_curves_are_means_over_seeds_in_order_of_cost(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     report = importlib.import_module("study_report")
-    row = {"variant": "DDPM", "images": 1, "sampler": "ddim"}
+    row = {"variant": "DDPM", "images": 1, "sampler": "ddim", "share": 0.0}
     found = [
         {**row, "steps": steps, "seed": seed, "sampling_flops": 1e9 * steps, "fd": fd}
         for seed, steps, fd in ((0, 50, 4.0), (1, 10, 7.0), (1, 50, 6.0))
@@ -102,17 +102,21 @@ def test_the_study_ends_with_a_table(photos, tmp_path):
     assert "nothing is left" in ended
     assert f"resume {out / 'runs' / 'ddpm-seed0-32' / 'checkpoints' / 'step-00000003'}\n" in ended
     rows = json.loads((out / "results.json").read_text())
-    assert len(rows) == 2 * 2  # variants, budgets
+    assert len(rows) == 2 * 2 * 2  # variants, budgets, chains
+    plain, corrected = ([row["fd"] for row in rows if row["share"] == share] for share in (0, 1))
+    assert all(one != other for one, other in zip(plain, corrected, strict=True))
     assert {row["images"] for row in rows} == {32, 64}
     by_name = {row["variant"]: row for row in rows}
     assert by_name["matched SSD, 2 levels"]["training_flops"] < by_name["DDPM"]["training_flops"]
     assert all(row["fd"] > 0 and row["fd_train"] > 0 and row["training_seconds"] > 0 for row in rows)
     assert (out / "table.md").read_text().count("\n") == 2 + len(rows)
+    assert (out / "table.md").read_text().count("| 3, ddim, share 1 |") == 4
     assert Image.open(out / "distance.png").width > 500
     assert "train " not in study(photos, out).partition("|")[0]
     more = study(photos, out, "--variants", "DDPM", "--chains", "2:ancestral,4:ancestral")
     assert more.count("draw 8 images of ddpm-seed0-64") == 2
     assert len(json.loads((out / "results.json").read_text())) == len(rows) + 2
+    assert "draw 8 images" not in study(photos, out, "--variants", "DDPM", "--chains", "4:ancestral")
     runs = [out / "runs" / f"{name}-seed0-64" for name in ("matched-ssd-2-levels", "ddpm")]
     compared = call("denoisers.py", *runs, "--data", photos, "--timesteps", 3, home=out / "home")
     cells = [line.strip("| ").split(" | ") for line in compared.splitlines()[2:]]
@@ -144,7 +148,8 @@ def test_the_study_ends_with_a_table(photos, tmp_path):
     assert "full size at every timestep" in turned
     other = study(photos, out, "--extractor", "tinynet:Other", code=1)
     assert "holds another study (extractor)" in other
-    assert "4:dim is not STEPS:SAMPLER" in study(photos, out, "--chains", "4:dim", code=2)
+    for wrong in ("4:dim", "ddim", "4:ddim:2", "4:dpm++:0.5", "4:ddim:0.5:1"):
+        assert f"{wrong} is not STEPS:SAMPLER" in study(photos, out, "--chains", wrong, code=2)
 
 
 def test_few_steps_of_second_order_are_nearer_to_the_data(photos, tmp_path):
