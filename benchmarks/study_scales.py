@@ -174,6 +174,9 @@ SCALES = {
             "matched SSD, apart, later, log-SNR, narrow": apart(
                 -2.0, -4.0, **{"training.size_power": 0.0}, **NARROW
             ),
+            "matched SSD, apart, later, linear lift, log-SNR, narrow": apart(
+                -2.0, -4.0, **{"training.size_power": 0.0}, **LINEAR, **NARROW
+            ),
             "matched SSD, apart, later, wide": apart(-1.75, -3.5, **WIDE),
             "DDPM, wide": published(1, **WIDE),
             "matched SSD, later changes": matched(-2.0, -4.25, **{DETAILS: "spectral"}),
