@@ -142,34 +142,30 @@ def by_training(scale: Scale, found: Sequence[dict[str, Any]]) -> Iterator[Panel
 
 
 def by_steps(found: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Distance against the FLOPs of sampling, one panel for each sampler with a curve for each variant and
-    share, at the largest of the budgets with the most chains."""
+    """Distance against the FLOPs of sampling, one panel for each sampler and share that was taken with
+    several numbers of steps, at the largest of the budgets with the most chains."""
     chains = {
         images: {(row["sampler"], row["share"], row["steps"]) for row in found if row["images"] == images}
         for images in sorted({row["images"] for row in found}, reverse=True)
     }
     images = max(chains, key=lambda one: len(chains[one]))
-    for sampler in sorted({name for name, _, _ in chains[images]}):
-        of_sampler = [row for row in found if (row["images"], row["sampler"]) == (images, sampler)]
-        if len({row["steps"] for row in of_sampler}) < 2:
+    for sampler, share in sorted({(name, share) for name, share, _ in chains[images]}):
+        alike = [
+            row for row in found if (row["images"], row["sampler"], row["share"]) == (images, sampler, share)
+        ]
+        steps = sorted({row["steps"] for row in alike})
+        if len(steps) < 2:
             continue
-        curves = {
-            f"{row['variant']}, share {row['share']:g}" if row["share"] else row["variant"]: [
-                other for other in of_sampler if alike(row, other, ("variant", "share"))
-            ]
-            for row in of_sampler
-        }
+        chain = f"{sampler}, share {share:g}" if share else sampler
         yield panel(
-            f"{images:,} images: {sampler}, few to many steps",
+            f"{images:,} images, {chain}: {steps[0]} to {steps[-1]} steps",
             "GFLOPs an image",
             found,
-            [curve(label, rows, "sampling_flops", 1e9) for label, rows in curves.items()],
+            [
+                curve(variant, [row for row in alike if row["variant"] == variant], "sampling_flops", 1e9)
+                for variant in dict.fromkeys(row["variant"] for row in alike)
+            ],
         )
-
-
-def alike(one: dict[str, Any], other: dict[str, Any], keys: Sequence[str]) -> bool:
-    """Whether two rows agree in these."""
-    return all(one[key] == other[key] for key in keys)
 
 
 def panel(title: str, x_label: str, found: Sequence[dict[str, Any]], curves: list[Curve]) -> Panel:
